@@ -1,0 +1,308 @@
+//! What a handler is given beside the event: who it is, how often it was tried, the burst, and the effects.
+
+use std::{
+    future::{Future, IntoFuture},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::{
+    BoxError, BoxFuture, Cancellation, Clock, CommandReply, CommandRequest, Effect, EffectContext, EffectError, EffectKind, EffectPort, EffectReply,
+    EffectRequest, Envelope, HttpReply, HttpRequest, RouteName, RoutingKey, Store, StoreError,
+};
+
+/// The namespace of ids that this router derives (UUID version 5), itself the version-5 UUID of `event-router` in the DNS namespace.
+pub const ID_NAMESPACE: Uuid = Uuid::from_u128(0x0b6c_9d0e_52f4_5b5e_9a64_0f2a_7c55_1e1d);
+
+/// Which try this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Attempt {
+    /// From 1.
+    pub number: u32,
+    /// The last number that will run.
+    pub max: u32,
+}
+
+/// Everything a [`Context`] is made of; filled by the router and by test kits.
+#[allow(missing_docs)]
+pub struct ContextParts {
+    pub route: RouteName,
+    pub lane: Option<String>,
+    pub attempt: Attempt,
+    /// All events, oldest first; never empty.
+    pub burst: Vec<Arc<Envelope>>,
+    /// Names what is handled: the delivery's dedup identity, or the frozen burst's id.
+    pub subject: String,
+    pub deadline: Duration,
+    pub cancellation: Cancellation,
+    pub clock: Arc<dyn Clock>,
+    pub effects: Arc<dyn EffectPort>,
+    pub store: Arc<dyn Store>,
+    /// True where writing effects are only recorded.
+    pub dry_run: bool,
+    /// This machine's name, for the `source` of emitted events.
+    pub host: String,
+}
+
+/// What a handler is given beside the event.
+pub struct Context {
+    parts: ContextParts,
+    emits: Mutex<Vec<Emit>>,
+}
+
+/// An event that a handler wants published when it has succeeded.
+#[derive(Debug, Clone)]
+pub struct Emit {
+    /// Its routing key.
+    pub key: RoutingKey,
+    /// Its id, the same at every repeat.
+    pub id: Uuid,
+    /// A whole Bloodbank v2 envelope.
+    pub body: Value,
+    /// Comes back to the emitting route alone, after this long.
+    pub after: Option<Duration>,
+}
+
+impl Context {
+    /// For the router and for test kits.
+    ///
+    /// # Panics
+    ///
+    /// When the burst is empty.
+    #[must_use]
+    pub fn new(parts: ContextParts) -> Self {
+        assert!(!parts.burst.is_empty(), "a handling has at least one event");
+        Self { parts, emits: Mutex::new(Vec::new()) }
+    }
+
+    /// The route.
+    #[must_use]
+    pub fn route(&self) -> &RouteName {
+        &self.parts.route
+    }
+
+    /// The routing key of the newest event.
+    #[must_use]
+    pub fn key(&self) -> &RoutingKey {
+        self.newest().key()
+    }
+
+    /// The lane, where the route orders or coalesces.
+    #[must_use]
+    pub fn lane(&self) -> Option<&str> {
+        self.parts.lane.as_deref()
+    }
+
+    /// Which try this is.
+    #[must_use]
+    pub fn attempt(&self) -> Attempt {
+        self.parts.attempt
+    }
+
+    /// All events of this handling, oldest first. One, unless the route coalesces.
+    #[must_use]
+    pub fn burst(&self) -> &[Arc<Envelope>] {
+        &self.parts.burst
+    }
+
+    fn newest(&self) -> &Envelope {
+        self.parts.burst.last().expect("a handling has at least one event")
+    }
+
+    /// How much time is left until the handling is ended.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.parts.deadline.saturating_sub(self.parts.clock.monotonic())
+    }
+
+    /// The wall clock.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.parts.clock.now()
+    }
+
+    /// Resolves or turns true when the work is no longer wanted.
+    #[must_use]
+    pub fn cancellation(&self) -> &Cancellation {
+        &self.parts.cancellation
+    }
+
+    /// True where writing effects are only recorded: shadow routes, `demo`, `try`. Rarely needed: effects know it themselves.
+    #[must_use]
+    pub fn is_dry_run(&self) -> bool {
+        self.parts.dry_run
+    }
+
+    /// The same for every repeat of this handling on this route, and for no other: for a target's `Idempotency-Key`.
+    ///
+    /// A version-5 UUID of the route and the event (its dedup key), or the burst.
+    #[must_use]
+    pub fn idempotency_key(&self) -> String {
+        self.derived_id("handling").to_string()
+    }
+
+    fn derived_id(&self, name: &str) -> Uuid {
+        let mut hash = Sha256::new();
+        for part in [self.parts.route.as_str(), &self.parts.subject, name] {
+            // Lengths keep ("ab", "c") and ("a", "bc") apart.
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        Uuid::new_v5(&ID_NAMESPACE, &hash.finalize())
+    }
+
+    /// Calls a URL. Await the result; `.read()`, `.named(..)` and `.dry_run_reply(..)` come before.
+    #[must_use]
+    pub fn http(&self, request: HttpRequest) -> HttpCall<'_> {
+        HttpCall { cx: self, effect: Effect { name: "http".to_owned(), kind: EffectKind::Write, request: EffectRequest::Http(request), dry_run_reply: None } }
+    }
+
+    /// Runs a program. Await the result; `.read()`, `.named(..)` and `.dry_run_reply(..)` come before.
+    #[must_use]
+    pub fn command(&self, request: CommandRequest) -> CommandCall<'_> {
+        CommandCall { cx: self, effect: Effect { name: "command".to_owned(), kind: EffectKind::Write, request: EffectRequest::Command(request), dry_run_reply: None } }
+    }
+
+    /// Does a plugin's own I/O (SQL, gRPC, …) under the same rules: `work` is not called in a dry run.
+    ///
+    /// `input` is what the work depends on, for records.
+    ///
+    /// # Errors
+    ///
+    /// The work's own error, as one that may heal; or what an [`EffectPort`] adds.
+    pub async fn effect<F, Fut>(&self, name: &str, input: Value, work: F) -> Result<Value, EffectError>
+    where
+        F: FnOnce() -> Fut + Send,
+        Fut: Future<Output = Result<Value, BoxError>> + Send,
+    {
+        let effect = Effect { name: name.to_owned(), kind: EffectKind::Write, request: EffectRequest::Own { input }, dry_run_reply: None };
+        match self.parts.effects.perform(effect, Some(Box::new(|| Box::pin(async move { work().await }))), &self.effect_context()).await? {
+            EffectReply::Own(value) => Ok(value),
+            EffectReply::Http(_) | EffectReply::Command(_) => unreachable!("an effect port answers in kind"),
+        }
+    }
+
+    fn effect_context(&self) -> EffectContext {
+        EffectContext {
+            route: self.parts.route.as_str().to_owned(),
+            handling: self.idempotency_key(),
+            remaining: self.remaining(),
+            cancellation: self.parts.cancellation.clone(),
+        }
+    }
+
+    /// Publishes an event after the handling has succeeded and before the handled one is settled; drops it on an error.
+    ///
+    /// The event is a Bloodbank v2 envelope around `payload`, its `correlation_ids` the ids of the burst. Its id derives from
+    /// the route, the handled event and the name `key#n` (the n-th emit of this key), so that a repeat is the same event.
+    pub fn emit(&self, key: &RoutingKey, payload: Value) {
+        self.collect(key, payload, None);
+    }
+
+    /// Like [`Context::emit`], but the event comes back to this route only, after `delay`, past its patterns, filter and
+    /// coalescing.
+    pub fn emit_after(&self, delay: Duration, key: &RoutingKey, payload: Value) {
+        self.collect(key, payload, Some(delay));
+    }
+
+    fn collect(&self, key: &RoutingKey, payload: Value, after: Option<Duration>) {
+        let mut emits = self.emits.lock().expect("no code panics while it holds the emits");
+        let nth = emits.iter().filter(|emit| emit.key == *key).count();
+        let id = self.derived_id(&format!("{key}#{nth}"));
+        let causes: Vec<&str> = self.parts.burst.iter().filter_map(|event| event.id()).map(crate::EventId::as_str).collect();
+        let body = json!({
+            "event_id": id,
+            "event_type": key.as_str(),
+            "timestamp": self.now().to_string(),
+            "version": "1.0.0",
+            "source": { "host": self.parts.host, "type": "service", "app": "event-router", "meta": { "route": self.parts.route.as_str() } },
+            "correlation_ids": causes,
+            "agent_context": null,
+            "payload": payload,
+        });
+        emits.push(Emit { key: key.clone(), id, body, after });
+    }
+
+    /// What was emitted so far; for the router and for test kits.
+    pub fn take_emits(&self) -> Vec<Emit> {
+        std::mem::take(&mut *self.emits.lock().expect("no code panics while it holds the emits"))
+    }
+
+    /// This route's own small state under `key`.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn state(&self, key: &str) -> Result<Option<Value>, StoreError> {
+        self.parts.store.state(&self.parts.route, key).await
+    }
+
+    /// Replaces it; `None` removes it. Ignored in a dry run.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be written.
+    pub async fn set_state(&self, key: &str, value: Option<Value>) -> Result<(), StoreError> {
+        if self.parts.dry_run { Ok(()) } else { self.parts.store.set_state(&self.parts.route, key, value).await }
+    }
+}
+
+macro_rules! call {
+    ($(#[$doc:meta])* $name:ident, $reply:ident, $variant:ident) => {
+        $(#[$doc])*
+        #[must_use = "nothing happens until it is awaited"]
+        pub struct $name<'a> {
+            cx: &'a Context,
+            effect: Effect,
+        }
+
+        impl<'a> $name<'a> {
+            /// It changes nothing outside: performed in a dry run too.
+            pub fn read(mut self) -> Self {
+                self.effect.kind = EffectKind::Read;
+                self
+            }
+
+            /// Names it within the handling, for records.
+            pub fn named(mut self, name: impl Into<String>) -> Self {
+                self.effect.name = name.into();
+                self
+            }
+
+            /// The answer with which a dry run goes on, instead of ending here.
+            pub fn dry_run_reply(mut self, reply: $reply) -> Self {
+                self.effect.dry_run_reply = Some(EffectReply::$variant(reply));
+                self
+            }
+        }
+
+        impl<'a> IntoFuture for $name<'a> {
+            type Output = Result<$reply, EffectError>;
+            type IntoFuture = BoxFuture<'a, Self::Output>;
+
+            fn into_future(self) -> Self::IntoFuture {
+                Box::pin(async move {
+                    match self.cx.parts.effects.perform(self.effect, None, &self.cx.effect_context()).await? {
+                        EffectReply::$variant(reply) => Ok(reply),
+                        _ => unreachable!("an effect port answers in kind"),
+                    }
+                })
+            }
+        }
+    };
+}
+
+call!(
+    /// An HTTP call to be awaited.
+    HttpCall, HttpReply, Http
+);
+call!(
+    /// A command to be awaited.
+    CommandCall, CommandReply, Command
+);

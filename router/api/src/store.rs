@@ -1,0 +1,185 @@
+//! The port to what the router remembers beside its transport: done keys, frozen bursts, noted attempts, what runs now, plugin
+//! state, configurations, and the archive.
+//!
+//! On the embedded transport the same file holds the queues. On AMQP an ack never depends on it.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{AttemptRecord, DeadLetterReason, Fate, InboxKey, RouteName, RoutingKey, RoutingPattern};
+
+/// The store could not do it.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct StoreError {
+    /// For people, with the path of the store.
+    pub message: String,
+    /// The disk is full, or the reserve is used up.
+    pub full: bool,
+}
+
+/// The fixed composition of a burst that has been begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrozenBurst {
+    /// Derived from the members; names the burst in keys and records.
+    pub id: String,
+    /// The lane.
+    pub lane: String,
+    /// Identities of the deliveries, in order.
+    pub members: Vec<String>,
+}
+
+/// Failed attempts of a delivery that waits in hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotedAttempts {
+    /// The delivery, or the frozen burst.
+    pub identity: String,
+    /// How many.
+    pub attempts: u32,
+    /// Oldest first.
+    pub history: Vec<AttemptRecord>,
+    /// The next attempt is not before this.
+    pub due_at: Timestamp,
+}
+
+/// A handling that ran when the process died.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspect {
+    /// The delivery, or the frozen burst.
+    pub identity: String,
+    /// How often the process has died while it ran.
+    pub crashes: u32,
+}
+
+/// Names a running handling; give it back to [`Store::end_running`].
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub struct RunningSlot(pub u32);
+
+/// Which events of the archive.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct EventQuery {
+    /// At most so many, newest first; 20 if absent.
+    pub last: Option<u32>,
+    /// With a key that fits.
+    pub pattern: Option<RoutingPattern>,
+    /// That no route wanted.
+    pub unmatched: bool,
+    /// Of this session.
+    pub session: Option<String>,
+}
+
+/// One event of the archive, with what became of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ArchivedEvent {
+    /// Its number, from 1.
+    pub seq: u64,
+    /// Its own id, where its dialect has one.
+    pub id: Option<String>,
+    /// Its routing key.
+    pub key: RoutingKey,
+    /// The exact bytes, after redaction.
+    #[serde(with = "crate::bytes_as_text")]
+    pub body: Bytes,
+    /// When it was stored.
+    pub stored_at: Timestamp,
+    /// How many emits led to it.
+    pub hops: u8,
+    /// How many values redaction replaced in `body`.
+    pub redactions: u32,
+    /// What became of it, one for each route that wanted it.
+    pub deliveries: Vec<DeliveryRecord>,
+}
+
+/// What became of an event on one route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryRecord {
+    /// The route.
+    pub route: RouteName,
+    /// Where it stands.
+    pub state: DeliveryState,
+    /// Failed attempts.
+    pub attempts: u32,
+    /// When the state was reached; for one that waits, when it is due.
+    pub at: Timestamp,
+}
+
+/// Where an event stands on one route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum DeliveryState {
+    /// Still owned by its queue.
+    Queued,
+    /// Waiting for its next attempt.
+    Waiting {
+        /// The last error.
+        error: Option<String>,
+    },
+    /// Finished.
+    Finished(Fate),
+    /// Given up on.
+    Dead {
+        /// Names the dead letter.
+        id: String,
+        /// Why.
+        reason: DeadLetterReason,
+    },
+}
+
+/// What the router remembers.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Has this route done an event with this key, and not forgotten it yet?
+    async fn inbox_contains(&self, route: &RouteName, key: &str, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// Remembers keys as done, for a transport that does not keep the inbox itself.
+    async fn inbox_insert(&self, route: &RouteName, keys: Vec<InboxKey>) -> Result<(), StoreError>;
+
+    /// Fixes the composition of a burst; on disk when it returns.
+    async fn freeze(&self, route: &RouteName, burst: &FrozenBurst) -> Result<(), StoreError>;
+
+    /// Forgets a burst that is settled.
+    async fn thaw(&self, route: &RouteName, burst: &str) -> Result<(), StoreError>;
+
+    /// The bursts of a route that were begun and not settled, oldest first.
+    async fn frozen(&self, route: &RouteName) -> Result<Vec<FrozenBurst>, StoreError>;
+
+    /// Notes the failed attempts of something that waits in hand, replacing an earlier note.
+    async fn note_attempts(&self, route: &RouteName, noted: NotedAttempts) -> Result<(), StoreError>;
+
+    /// Forgets notes of what is settled.
+    async fn forget_attempts(&self, route: &RouteName, identities: &[String]) -> Result<(), StoreError>;
+
+    /// All notes of a route.
+    async fn noted_attempts(&self, route: &RouteName) -> Result<Vec<NotedAttempts>, StoreError>;
+
+    /// Marks a handling as running, in a way that survives the death of the process and costs no disk sync. `None` when all
+    /// slots are taken: the handling runs unmarked.
+    fn begin_running(&self, route: &RouteName, identity: &str) -> Option<RunningSlot>;
+
+    /// Ends [`Store::begin_running`].
+    fn end_running(&self, slot: RunningSlot);
+
+    /// What ran when the process last died, of one route.
+    async fn suspects(&self, route: &RouteName) -> Result<Vec<Suspect>, StoreError>;
+
+    /// Forgets suspects that were settled or buried.
+    async fn clear_suspect(&self, route: &RouteName, identity: &str) -> Result<(), StoreError>;
+
+    /// A plugin's own small state.
+    async fn state(&self, route: &RouteName, key: &str) -> Result<Option<Value>, StoreError>;
+
+    /// Replaces it; `None` removes it.
+    async fn set_state(&self, route: &RouteName, key: &str, value: Option<Value>) -> Result<(), StoreError>;
+
+    /// Keeps the text of a configuration that is now in force.
+    async fn record_config(&self, hash: &str, text: &str, since: Timestamp) -> Result<(), StoreError>;
+
+    /// Events of the archive, newest first.
+    async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, StoreError>;
+
+    /// Events by number (`17`) or by their own id, newest first; a prefix of at least 4 characters of an id will do.
+    async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, StoreError>;
+}

@@ -1,0 +1,356 @@
+//! The port to where events come from and go to: durable queues, one for each route.
+//!
+//! Read [`Transport`] first, then [`Consumer`] and [`Settlement`].
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{AttemptRecord, DeadLetter, Envelope, RouteName, RoutingKey, RoutingPattern};
+
+/// Says which events a route wants, beyond its patterns, and which lane an event belongs to.
+///
+/// A transport that filters at intake (the embedded one) asks it before it queues an event. The answer may be out of date
+/// after a reload; the router asks again before it handles anything.
+pub trait Matcher: Send + Sync {
+    /// Is this event wanted?
+    fn matches(&self, event: &Envelope) -> bool;
+
+    /// The lane of the event, where the route orders its events.
+    fn lane(&self, event: &Envelope) -> Option<String>;
+}
+
+/// What one route wants to receive.
+#[derive(Clone)]
+pub struct Subscription {
+    /// Owns the queue.
+    pub route: RouteName,
+    /// An event that fits any of them is delivered once.
+    pub patterns: Vec<RoutingPattern>,
+    /// The content filter and the lane key.
+    pub matcher: Arc<dyn Matcher>,
+}
+
+/// One event in hand. Settled exactly once, by value: see [`Consumer::settle`].
+#[derive(Debug)]
+pub struct Delivery {
+    /// The transport's handle; means nothing outside its consumer.
+    pub tag: u64,
+    /// The same for each redelivery of this event to this route, and for no other.
+    pub identity: String,
+    /// The key the event was first published with, whatever detours it took.
+    pub key: RoutingKey,
+    /// The exact bytes.
+    pub body: Bytes,
+    /// When the transport stored it.
+    pub stored_at: Timestamp,
+    /// Failed attempts so far.
+    pub attempts: u32,
+    /// The failed attempts, oldest first; the middle of a long history is dropped, the count is not.
+    pub history: Vec<AttemptRecord>,
+    /// How many emits led to this event; 0 for one from outside.
+    pub hops: u8,
+    /// Addressed to this route alone (redriven, replayed, `emit_after`): skips patterns, filter and coalescing.
+    pub direct: bool,
+    /// Handed out before.
+    pub redelivered: bool,
+    /// Its number in the archive, where the transport has one.
+    pub seq: Option<u64>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+}
+
+/// How an event was finished without a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "fate")]
+pub enum Fate {
+    /// The handler did its work.
+    Handled {
+        /// Shows that this event was one of a burst: its id and size.
+        burst: Option<BurstNote>,
+    },
+    /// The handler had nothing to do.
+    Skipped {
+        /// Its reason.
+        reason: String,
+    },
+    /// The route's filter does not want it (any more).
+    Filtered,
+    /// The route has already done an event with this dedup key.
+    Duplicate {
+        /// The key.
+        key: String,
+    },
+    /// A shadow route recorded what it would have done.
+    Shadowed {
+        /// The effects, one line each.
+        effects: Vec<String>,
+    },
+}
+
+/// Membership in a burst.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BurstNote {
+    /// The burst's id.
+    pub id: String,
+    /// How many events it had.
+    pub events: u32,
+}
+
+/// Marks an event as done for its route, so that a duplicate is recognised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboxKey {
+    /// The dedup key.
+    pub key: String,
+    /// When it may be forgotten.
+    pub expires_at: Timestamp,
+}
+
+/// What becomes of deliveries in hand. What is one commit is the transport's decision.
+///
+/// There is no "release": a delivery goes back unfinished only when its consumer leaves ([`Consumer::close`]).
+#[derive(Debug)]
+pub enum Settlement {
+    /// Finished.
+    Done {
+        /// How, once for each delivery in the order of the call.
+        fates: Vec<Fate>,
+        /// Kept by a transport that owns a store, in the same commit. One for each delivery, or none.
+        inbox: Vec<Option<InboxKey>>,
+    },
+    /// Comes back after `delay` with one more attempt in its history.
+    RetryIn {
+        /// Held by the transport, blocking nobody.
+        delay: Duration,
+        /// The attempt that failed.
+        failure: AttemptRecord,
+    },
+    /// Given up on: to the dead letters of the route, once for each delivery, then finished.
+    Bury(Box<DeadLetter>),
+}
+
+/// Why deliveries could not be settled.
+#[derive(Debug, thiserror::Error)]
+pub enum SettleError {
+    /// The consumer or its session is gone. What was in hand comes back by itself; drop it.
+    #[error("the consumer's session is over")]
+    SessionOver,
+    /// Not recorded, but the session lives: try again later.
+    #[error("not recorded: {0}")]
+    NotRecorded(String),
+}
+
+/// Why a transport could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// May heal by itself: try again.
+    #[error("{0}")]
+    Unavailable(String),
+    /// No room for new events; handling goes on.
+    #[error("{0}")]
+    Full(String),
+    /// Will not heal without a person.
+    #[error("{0}")]
+    Refused(String),
+    /// This transport cannot do that; the sentence says what to use instead.
+    #[error("{0}")]
+    Unsupported(&'static str),
+}
+
+/// An event on its way into the transport.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    /// Where it goes.
+    pub to: Destination,
+    /// Its routing key.
+    pub key: RoutingKey,
+    /// The exact bytes.
+    pub body: Bytes,
+    /// How many emits led to it.
+    pub hops: u8,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// How many values redaction replaced in `body` before it came here.
+    pub redactions: u32,
+}
+
+impl Publication {
+    /// An event from outside, for whoever wants it.
+    #[must_use]
+    pub fn new(key: RoutingKey, body: impl Into<Bytes>) -> Self {
+        Self { to: Destination::Subscribers, key, body: body.into(), hops: 0, traceparent: None, redactions: 0 }
+    }
+}
+
+/// Where a published event goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// To every route that wants it.
+    Subscribers,
+    /// To one route alone, past its patterns, filter and coalescing.
+    Route {
+        /// The route.
+        route: RouteName,
+        /// Not before this long from now.
+        delay: Duration,
+    },
+}
+
+/// What became of a published event. It is safe: on disk, or confirmed by the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// True if at least one queue took it.
+    pub routed: bool,
+    /// Its number in the archive, where the transport has one.
+    pub seq: Option<u64>,
+}
+
+/// What a transport can do beyond the port's core, for the conformance suite and for honest messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Features {
+    /// Queued events survive a restart of the process.
+    pub persistent: bool,
+    /// Filters at intake with the subscription's matcher.
+    pub filters_at_intake: bool,
+    /// Keeps the inbox in the same commit as the settlement.
+    pub inbox_in_settlement: bool,
+    /// Hands out nothing of a lane that is held.
+    pub holds_lanes: bool,
+    /// Keeps every event in an archive of its own.
+    pub archives: bool,
+    /// Several consumers may share one route's queue.
+    pub competing_consumers: bool,
+}
+
+/// Where events come from and go to.
+///
+/// All methods may be called from any task at any time.
+#[async_trait]
+pub trait Transport: Send + Sync + 'static {
+    /// A short name for messages: `embedded`, `amqp`.
+    fn name(&self) -> &'static str;
+
+    /// What it can do.
+    fn features(&self) -> Features;
+
+    /// Makes `subscriptions` the complete set: their queues exist and collect before it returns.
+    ///
+    /// A route that is missing collects no more and keeps what waits. New subscriptions work before old ones end.
+    /// A bound route that nobody consumes keeps what comes.
+    async fn bind(&self, subscriptions: &[Subscription]) -> Result<(), TransportError>;
+
+    /// Takes up the queue of `route`, with at most `prefetch` deliveries in hand.
+    async fn consume(&self, route: &RouteName, prefetch: u32) -> Result<Arc<dyn Consumer>, TransportError>;
+
+    /// Stores an event; returns once it is safe.
+    async fn publish(&self, publication: Publication) -> Result<Published, TransportError>;
+
+    /// What operators need.
+    fn admin(&self) -> &dyn TransportAdmin;
+
+    /// Ends all work; consumers that are left are closed.
+    async fn close(&self);
+}
+
+/// The taker of one route's queue.
+#[async_trait]
+pub trait Consumer: Send + Sync {
+    /// The next delivery; waits for one, and for room when `prefetch` deliveries are in hand.
+    ///
+    /// `None` means that the consumer is closed or its session over: nothing comes any more, and what was in hand goes
+    /// back. Dropping the future loses nothing. Called by one task at a time.
+    async fn next(&self) -> Option<Result<Delivery, TransportError>>;
+
+    /// Settles deliveries of this consumer, all in the same way. Returns when the fate is recorded; an `amqp` transport may
+    /// return earlier for [`Settlement::Done`].
+    ///
+    /// # Errors
+    ///
+    /// The deliveries come back in hand.
+    async fn settle(&self, deliveries: Vec<Delivery>, settlement: Settlement) -> Result<(), (SettleError, Vec<Delivery>)>;
+
+    /// Asks the transport to hand out nothing more of `lane`, whose head waits in hand. A transport without the feature
+    /// `holds_lanes` does nothing.
+    fn hold_lane(&self, lane: &str) {
+        let _ = lane;
+    }
+
+    /// Ends [`Consumer::hold_lane`].
+    fn free_lane(&self, lane: &str) {
+        let _ = lane;
+    }
+
+    /// Leaves: what is unfinished goes back in order, and no attempt is counted.
+    async fn close(&self);
+}
+
+/// State of one route's queue.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct QueueStats {
+    /// The route.
+    pub route: RouteName,
+    /// Waiting to be handed out now.
+    pub ready: u64,
+    /// Waiting for a due time.
+    pub waiting: u64,
+    /// In hand.
+    pub in_flight: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// When the oldest unfinished one was stored.
+    pub oldest: Option<Timestamp>,
+}
+
+/// Which dead letters.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct DeadLetterQuery {
+    /// Of this route only.
+    pub route: Option<RouteName>,
+    /// Of this reason only, as [`crate::DeadLetterReason::name`] prints it.
+    pub reason: Option<String>,
+    /// At most so many, newest first; 100 if absent.
+    pub limit: Option<u32>,
+}
+
+/// A dead letter as it lies in its queue.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoredDeadLetter {
+    /// Names it for `dead-letters show`.
+    pub id: String,
+    /// The key the event was first published with.
+    pub key: RoutingKey,
+    /// The exact bytes of the event.
+    #[serde(with = "crate::bytes_as_text")]
+    pub body: Bytes,
+    /// When the transport stored the event.
+    pub stored_at: Timestamp,
+    /// Why, and what was tried.
+    pub letter: DeadLetter,
+}
+
+/// What operators need from a transport. A feature that one does not have answers [`TransportError::Unsupported`] with a
+/// sentence.
+#[async_trait]
+pub trait TransportAdmin: Send + Sync {
+    /// State of every queue, sorted by route; queues of routes that are no longer bound included.
+    async fn queues(&self) -> Result<Vec<QueueStats>, TransportError>;
+
+    /// Dead letters, newest first.
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, TransportError>;
+
+    /// One dead letter.
+    async fn dead_letter(&self, id: &str) -> Result<Option<StoredDeadLetter>, TransportError>;
+
+    /// Puts dead letters back into the queues of their routes, addressed to them alone; returns how many there were. Their
+    /// history stays, their attempts start at 0.
+    async fn redrive(&self, ids: &[String]) -> Result<u64, TransportError>;
+
+    /// Deletes dead letters for good; returns how many there were.
+    async fn discard(&self, ids: &[String]) -> Result<u64, TransportError>;
+
+    /// Deletes the queue of a route that is not bound, with what waits in it; returns how many events that were.
+    async fn remove_queue(&self, route: &RouteName) -> Result<u64, TransportError>;
+}

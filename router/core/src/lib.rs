@@ -1,0 +1,5 @@
+//! config → routes → workers.
+
+pub mod config;
+pub mod filter;
+pub mod observe;

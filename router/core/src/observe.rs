@@ -1,0 +1,72 @@
+//! Everything the router can say about itself: one closed list, told to every [`Observer`]. Logs, metrics, `demo` and tests hang here.
+
+use std::{sync::Arc, time::Duration};
+
+use router_api::{DeadLetterReason, Envelope, FailureClass, Fate, RecordedEffect, RouteName, RoutingKey};
+
+use crate::filter::ClauseFailure;
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum RouterEvent {
+    /// A route takes events.
+    RouteStarted { route: RouteName },
+    /// A route takes no more events.
+    RouteStopped { route: RouteName },
+    /// A route's target is down: it comes back after `delay` with one event as a probe.
+    RoutePaused { route: RouteName, delay: Duration, error: String },
+    /// The probe succeeded.
+    RouteResumed { route: RouteName },
+    /// Waiting deliveries fill half the prefetch; the route takes no more until one is settled.
+    RouteHeldUp { route: RouteName, lane: String },
+    /// The consumer of a route ended or could not start; it is taken up again after `delay`.
+    ConsumerLost { route: RouteName, error: String, delay: Duration },
+    /// An event came into the transport through this router.
+    Accepted { key: RoutingKey, seq: Option<u64>, routed: bool, redactions: u32 },
+    /// A delivery was taken from a queue.
+    Received { route: RouteName, key: RoutingKey },
+    /// A route's filter does not want the event.
+    Filtered { route: RouteName, event: Arc<Envelope>, failure: Option<ClauseFailure> },
+    /// An attempt begins.
+    Started { route: RouteName, event: Arc<Envelope>, attempt: u32, events: usize, lane: Option<String> },
+    /// An attempt succeeded and its events are settled.
+    Finished { route: RouteName, event: Arc<Envelope>, attempt: u32, events: usize, fate: Fate, effects: Vec<RecordedEffect>, elapsed: Duration },
+    /// An attempt failed and will be repeated.
+    Failed { route: RouteName, event: Arc<Envelope>, attempt: u32, events: usize, class: FailureClass, error: String, retry_in: Duration },
+    /// Events were given up on; `key` is that of the newest one.
+    Buried { route: RouteName, key: RoutingKey, event_id: Option<String>, events: usize, reason: DeadLetterReason, error: String, attempts: u32 },
+    /// An event was emitted.
+    Emitted { route: RouteName, key: RoutingKey, id: String },
+    /// A settlement was not recorded and is tried again.
+    SettlementDelayed { route: RouteName, error: String },
+    /// Something beside the delivery went wrong; nothing is lost.
+    StoreTrouble { error: String },
+}
+
+/// Is told everything. Must not block: it is called from the pipeline.
+pub trait Observer: Send + Sync + 'static {
+    /// Something happened.
+    fn observe(&self, event: &RouterEvent);
+}
+
+/// Tells several observers.
+#[derive(Clone, Default)]
+pub struct Observers {
+    all: Vec<Arc<dyn Observer>>,
+}
+
+impl Observers {
+    /// Adds one.
+    pub fn add(&mut self, observer: Arc<dyn Observer>) {
+        self.all.push(observer);
+    }
+
+    /// Tells all.
+    pub fn tell(&self, event: RouterEvent) {
+        for observer in &self.all {
+            observer.observe(&event);
+        }
+    }
+}
