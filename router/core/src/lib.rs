@@ -3,3 +3,6 @@
 pub mod config;
 pub mod filter;
 pub mod observe;
+mod router;
+
+pub use router::{Applied, ApplyError, Drained, Router, RouterBuilder};
