@@ -12,6 +12,9 @@ pub enum AdminError {
     /// No such thing.
     #[error("{0}")]
     NotFound(String),
+    /// What was given cannot be taken: an event that is no JSON object within the limits, a wrong query.
+    #[error("{0}")]
+    Invalid(String),
     /// The transport could not.
     #[error(transparent)]
     Transport(#[from] TransportError),

@@ -4,8 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use router_api::{DeadLetterReason, Envelope, FailureClass, Fate, RecordedEffect, RouteName, RoutingKey};
 
-use crate::filter::ClauseFailure;
-
 /// Something that happened.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -27,8 +25,10 @@ pub enum RouterEvent {
     Accepted { key: RoutingKey, seq: Option<u64>, routed: bool, redactions: u32 },
     /// A delivery was taken from a queue.
     Received { route: RouteName, key: RoutingKey },
-    /// A route's filter does not want the event.
-    Filtered { route: RouteName, event: Arc<Envelope>, failure: Option<ClauseFailure> },
+    /// A route's patterns or filter do not want the event (any more). `explain` says why.
+    Filtered { route: RouteName, key: RoutingKey },
+    /// The route has already done an event with this dedup key.
+    Duplicate { route: RouteName, key: RoutingKey, dedup_key: String },
     /// An attempt begins.
     Started { route: RouteName, event: Arc<Envelope>, attempt: u32, events: usize, lane: Option<String> },
     /// An attempt succeeded and its events are settled.
