@@ -5,6 +5,8 @@
 
 mod chance;
 mod clock;
+mod memory;
 
 pub use chance::SeededChance;
 pub use clock::VirtualClock;
+pub use memory::{Calls, MemoryState, MemoryStore, MemoryTransport, Settled, SettledHow};

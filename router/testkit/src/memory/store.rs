@@ -1,0 +1,185 @@
+//! The store in memory.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use router_api::{ArchivedEvent, DecodeLimits, Envelope, EventQuery, FrozenBurst, InboxKey, NotedAttempts, RouteName, RunningSlot, Store, StoreError, Suspect};
+use serde_json::Value;
+
+use super::{
+    MemoryState,
+    state::{Data, Shared},
+};
+
+/// Handlings that can be marked as running at once.
+const SLOTS_MAX: usize = 4_096;
+
+/// Events that a query without a limit gets.
+const LAST: u32 = 20;
+
+/// The shortest beginning of an id that finds an event.
+const PREFIX_CHARS_MIN: usize = 4;
+
+/// A [`Store`] in memory, over the same state as a [`crate::MemoryTransport`].
+#[derive(Clone)]
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore").finish_non_exhaustive()
+    }
+}
+
+impl MemoryStore {
+    /// Opens `state`.
+    #[must_use]
+    pub fn new(state: &MemoryState) -> Self {
+        Self { shared: Arc::clone(&state.shared) }
+    }
+
+    /// The next `count` calls fail and do nothing; `begin_running` has no slot then.
+    pub fn fail(&self, count: u32) {
+        self.shared.lock().store_fails = count;
+    }
+
+    /// What is marked as running now, in the order of the marks.
+    #[must_use]
+    pub fn running(&self) -> Vec<(RouteName, String)> {
+        self.shared.lock().running.values().cloned().collect()
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Data) -> T) -> Result<T, StoreError> {
+        let mut data = self.shared.lock();
+        if data.store_fails > 0 {
+            data.store_fails -= 1;
+            return Err(StoreError { message: "a test made this call of the store fail".to_owned(), full: false });
+        }
+        let value = work(&mut data);
+        drop(data);
+        self.shared.changed.notify_waiters();
+        Ok(value)
+    }
+}
+
+fn is_of_session(event: &ArchivedEvent, session: &str) -> bool {
+    Envelope::decode(event.key.clone(), event.body.clone(), DecodeLimits::default()).is_ok_and(|event| event.session_id() == Some(session))
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn inbox_contains(&self, route: &RouteName, key: &str, now: Timestamp) -> Result<bool, StoreError> {
+        self.with(|data| data.inbox.get(&(route.clone(), key.to_owned())).is_some_and(|expires_at| *expires_at > now))
+    }
+
+    async fn inbox_insert(&self, route: &RouteName, keys: Vec<InboxKey>) -> Result<(), StoreError> {
+        self.with(|data| data.inbox.extend(keys.into_iter().map(|key| ((route.clone(), key.key), key.expires_at))))
+    }
+
+    async fn freeze(&self, route: &RouteName, burst: &FrozenBurst) -> Result<(), StoreError> {
+        self.with(|data| {
+            let bursts = data.frozen.entry(route.clone()).or_default();
+            match bursts.iter_mut().find(|known| known.id == burst.id) {
+                Some(known) => *known = burst.clone(),
+                None => bursts.push(burst.clone()),
+            }
+        })
+    }
+
+    async fn thaw(&self, route: &RouteName, burst: &str) -> Result<(), StoreError> {
+        self.with(|data| {
+            if let Some(bursts) = data.frozen.get_mut(route) {
+                bursts.retain(|known| known.id != burst);
+            }
+        })
+    }
+
+    async fn frozen(&self, route: &RouteName) -> Result<Vec<FrozenBurst>, StoreError> {
+        self.with(|data| data.frozen.get(route).cloned().unwrap_or_default())
+    }
+
+    async fn note_attempts(&self, route: &RouteName, noted: NotedAttempts) -> Result<(), StoreError> {
+        self.with(|data| {
+            data.noted.entry(route.clone()).or_default().insert(noted.identity.clone(), noted);
+        })
+    }
+
+    async fn forget_attempts(&self, route: &RouteName, identities: &[String]) -> Result<(), StoreError> {
+        self.with(|data| {
+            if let Some(noted) = data.noted.get_mut(route) {
+                noted.retain(|identity, _| !identities.contains(identity));
+            }
+        })
+    }
+
+    async fn noted_attempts(&self, route: &RouteName) -> Result<Vec<NotedAttempts>, StoreError> {
+        self.with(|data| data.noted.get(route).map(|noted| noted.values().cloned().collect()).unwrap_or_default())
+    }
+
+    fn begin_running(&self, route: &RouteName, identity: &str) -> Option<RunningSlot> {
+        self.with(|data| {
+            let slot = (0..SLOTS_MAX).filter_map(|slot| u32::try_from(slot).ok()).find(|slot| !data.running.contains_key(slot))?;
+            data.running.insert(slot, (route.clone(), identity.to_owned()));
+            Some(RunningSlot(slot))
+        })
+        .ok()
+        .flatten()
+    }
+
+    fn end_running(&self, slot: RunningSlot) {
+        // Never fails: a mark that stays would accuse the innocent.
+        self.shared.lock().running.remove(&slot.0);
+        self.shared.changed.notify_waiters();
+    }
+
+    async fn suspects(&self, route: &RouteName) -> Result<Vec<Suspect>, StoreError> {
+        self.with(|data| data.suspects.get(route).cloned().unwrap_or_default())
+    }
+
+    async fn clear_suspect(&self, route: &RouteName, identity: &str) -> Result<(), StoreError> {
+        self.with(|data| {
+            if let Some(suspects) = data.suspects.get_mut(route) {
+                suspects.retain(|suspect| suspect.identity != identity);
+            }
+        })
+    }
+
+    async fn state(&self, route: &RouteName, key: &str) -> Result<Option<Value>, StoreError> {
+        self.with(|data| data.plugin_state.get(&(route.clone(), key.to_owned())).cloned())
+    }
+
+    async fn set_state(&self, route: &RouteName, key: &str, value: Option<Value>) -> Result<(), StoreError> {
+        self.with(|data| {
+            let key = (route.clone(), key.to_owned());
+            match value {
+                Some(value) => data.plugin_state.insert(key, value),
+                None => data.plugin_state.remove(&key),
+            };
+        })
+    }
+
+    async fn record_config(&self, hash: &str, text: &str, since: Timestamp) -> Result<(), StoreError> {
+        self.with(|data| data.configs.push((hash.to_owned(), text.to_owned(), since)))
+    }
+
+    async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, StoreError> {
+        let wanted = |event: &&ArchivedEvent| {
+            query.pattern.as_ref().is_none_or(|pattern| pattern.matches(&event.key))
+                && (!query.unmatched || event.deliveries.is_empty())
+                && query.session.as_deref().is_none_or(|session| is_of_session(event, session))
+        };
+        let last = usize::try_from(query.last.unwrap_or(LAST)).unwrap_or(usize::MAX);
+        self.with(|data| data.archive.iter().rev().filter(wanted).take(last).cloned().collect())
+    }
+
+    async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, StoreError> {
+        let number = reference.parse::<u64>().ok();
+        let by_id = |event: &ArchivedEvent| {
+            let long_enough = reference.chars().count() >= PREFIX_CHARS_MIN;
+            event.id.as_deref().is_some_and(|id| id == reference || (long_enough && id.starts_with(reference)))
+        };
+        self.with(|data| data.archive.iter().rev().filter(|event| Some(event.seq) == number || by_id(event)).cloned().collect())
+    }
+}
