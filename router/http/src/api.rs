@@ -1,0 +1,135 @@
+//! The admin API `/api/v1` on the Unix socket: what the command line asks a running router.
+//!
+//! The socket's mode is its authentication. Paths and parameters are read here, everything else is [`Admin`]'s business.
+
+use std::{future::Future, path::Path, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::{Path as UrlPath, Query, State, rejection::QueryRejection},
+    routing::{get, post},
+};
+use router_api::{Admin, DeadLetterQuery, DecodeLimits, EventQuery, RouteName, RoutingPattern};
+use serde::Deserialize;
+
+use crate::{
+    connections::{self, ServeLimits},
+    ingest::{Ingest, post_event},
+    socket::{SocketError, SocketFile, listen_at, socket_path},
+    wire::{DeadLetterAnswer, DeadLettersAnswer, ErrorAnswer, ErrorKind, EventsAnswer, StatusAnswer},
+};
+
+/// Events or dead letters in one answer.
+pub(crate) const ANSWER_ITEMS_MAX: u32 = 1_000;
+
+/// A listening admin socket. Its file goes when it is dropped or served out.
+pub struct AdminSocket {
+    listener: tokio::net::UnixListener,
+    file: SocketFile,
+    admin: Arc<dyn Admin>,
+    decode: DecodeLimits,
+    limits: ServeLimits,
+}
+
+impl AdminSocket {
+    /// Makes the socket of the router that holds `store`, replacing one that a dead process left.
+    ///
+    /// Call it only while holding the store's lock, and within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When something else lies at its path, or the system refuses.
+    pub fn bind(store: &Path, admin: Arc<dyn Admin>, decode: DecodeLimits) -> Result<Self, SocketError> {
+        let (listener, file) = listen_at(&socket_path(store))?;
+        Ok(Self { listener, file, admin, decode, limits: ServeLimits::default() })
+    }
+
+    /// Replaces the limits.
+    #[must_use]
+    pub fn limits(mut self, limits: ServeLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Answers until `shutdown`, then lets requests that run finish, within the limits.
+    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
+        let Self { listener, file, admin, decode, limits } = self;
+        let ingest =
+            Ingest { admin: Arc::clone(&admin), limits: decode, body_timeout: limits.body_timeout, publish_timeout: limits.publish_timeout, addressing: true };
+        connections::serve(listener, routes(admin, ingest), limits, shutdown).await;
+        drop(file);
+    }
+}
+
+fn routes(admin: Arc<dyn Admin>, ingest: Ingest) -> Router {
+    let reads = Router::new()
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/events", get(events))
+        .route("/api/v1/events/{reference}", get(event))
+        .route("/api/v1/dead-letters", get(dead_letters))
+        .route("/api/v1/dead-letters/{id}", get(dead_letter))
+        .with_state(admin);
+    let writes = Router::new().route("/api/v1/events", post(post_event)).with_state(ingest);
+    reads
+        .merge(writes)
+        .fallback(|| async { ErrorAnswer::new(ErrorKind::NotFound, "no such path: this router's program may be older than the one that asks") })
+        .method_not_allowed_fallback(|| async { ErrorAnswer::new(ErrorKind::MethodNotAllowed, "this path has another method") })
+}
+
+type Answer<T> = Result<Json<T>, ErrorAnswer>;
+type Asked = State<Arc<dyn Admin>>;
+
+async fn status(State(admin): Asked) -> Answer<StatusAnswer> {
+    Ok(Json(StatusAnswer { schema: StatusAnswer::SCHEMA.into(), status: admin.status().await? }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsQuery {
+    last: Option<u32>,
+    key: Option<RoutingPattern>,
+    #[serde(default)]
+    unmatched: bool,
+    session: Option<String>,
+}
+
+async fn events(State(admin): Asked, query: Result<Query<EventsQuery>, QueryRejection>) -> Answer<EventsAnswer> {
+    let EventsQuery { last, key, unmatched, session } = parameters(query)?;
+    let query = EventQuery { last: within_limit(last)?, pattern: key, unmatched, session };
+    Ok(Json(EventsAnswer { schema: EventsAnswer::SCHEMA.into(), events: admin.events(&query).await? }))
+}
+
+async fn event(State(admin): Asked, UrlPath(reference): UrlPath<String>) -> Answer<EventsAnswer> {
+    Ok(Json(EventsAnswer { schema: EventsAnswer::SCHEMA.into(), events: admin.event(&reference).await? }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LettersQuery {
+    route: Option<RouteName>,
+    reason: Option<String>,
+    limit: Option<u32>,
+}
+
+async fn dead_letters(State(admin): Asked, query: Result<Query<LettersQuery>, QueryRejection>) -> Answer<DeadLettersAnswer> {
+    let LettersQuery { route, reason, limit } = parameters(query)?;
+    let query = DeadLetterQuery { route, reason, limit: within_limit(limit)? };
+    Ok(Json(DeadLettersAnswer { schema: DeadLettersAnswer::SCHEMA.into(), dead_letters: admin.dead_letters(&query).await? }))
+}
+
+async fn dead_letter(State(admin): Asked, UrlPath(id): UrlPath<String>) -> Answer<DeadLetterAnswer> {
+    Ok(Json(DeadLetterAnswer { schema: DeadLetterAnswer::SCHEMA.into(), dead_letter: admin.dead_letter(&id).await? }))
+}
+
+fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ErrorAnswer> {
+    query.map(|Query(parameters)| parameters).map_err(|rejection| ErrorAnswer::new(ErrorKind::BadRequest, rejection.body_text()))
+}
+
+fn within_limit(wanted: Option<u32>) -> Result<Option<u32>, ErrorAnswer> {
+    match wanted {
+        Some(items) if items > ANSWER_ITEMS_MAX => {
+            Err(ErrorAnswer::new(ErrorKind::BadRequest, format!("{items} at once are too many: ask for at most {ANSWER_ITEMS_MAX}")))
+        }
+        within => Ok(within),
+    }
+}

@@ -1,0 +1,190 @@
+//! The counterpart of the admin socket: a running router, asked from another process.
+//!
+//! [`AdminClient`] is an [`Admin`] like the router's own, with the same answers and errors, so a command does not care which
+//! one it holds. One connection a call: commands make one or two.
+
+use std::{
+    fmt::Write as _,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use http::{Method, Request, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use router_api::{
+    Admin, AdminError, ArchivedEvent, DeadLetterQuery, Destination, EventQuery, Publication, Published, RouterStatus, StoredDeadLetter, TransportError,
+};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    socket::{connect_to, socket_path},
+    wire::{DeadLetterAnswer, DeadLettersAnswer, ErrorAnswer, EventsAnswer, PublishedAnswer, StatusAnswer},
+};
+
+/// For a whole call; longer than the router gives itself for making an event safe.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Bytes of an answer.
+const ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// Why there is no running router to ask.
+#[derive(Debug, thiserror::Error)]
+#[error("no router answers at `{path}`: {source}")]
+pub struct ConnectError {
+    /// The socket.
+    pub path: PathBuf,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// A running router, reached through the socket beside its store.
+#[derive(Debug, Clone)]
+pub struct AdminClient {
+    path: PathBuf,
+}
+
+impl AdminClient {
+    /// Finds out whether a router listens beside `store`.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens there.
+    pub async fn connect(store: &Path) -> Result<Self, ConnectError> {
+        let path = socket_path(store);
+        match connect_to(&path) {
+            Ok(_) => Ok(Self { path }),
+            Err(source) => Err(ConnectError { path, source }),
+        }
+    }
+
+    async fn get<T: DeserializeOwned>(&self, target: String) -> Result<T, AdminError> {
+        let request = Request::builder().method(Method::GET).uri(target).header(header::HOST, "localhost").body(Full::default());
+        self.call(request.map_err(|error| self.broken(&error))?).await
+    }
+
+    async fn call<T: DeserializeOwned>(&self, request: Request<Full<Bytes>>) -> Result<T, AdminError> {
+        match tokio::time::timeout(CALL_TIMEOUT, self.exchange(request)).await {
+            Ok(result) => result,
+            Err(_) => Err(self.broken(&format!("no answer within {} s", CALL_TIMEOUT.as_secs()))),
+        }
+    }
+
+    async fn exchange<T: DeserializeOwned>(&self, request: Request<Full<Bytes>>) -> Result<T, AdminError> {
+        let stream = connect_to(&self.path).map_err(|error| self.broken(&error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
+        let talking = async {
+            let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
+            let (head, mut body) = response.into_parts();
+            let mut answer = BytesMut::new();
+            while let Some(frame) = body.frame().await {
+                if let Ok(data) = frame.map_err(|error| self.broken(&error))?.into_data() {
+                    if answer.len() + data.len() > ANSWER_BYTES_MAX {
+                        return Err(self.broken(&format!("its answer is longer than {ANSWER_BYTES_MAX} bytes: ask for less")));
+                    }
+                    answer.extend_from_slice(&data);
+                }
+            }
+            Ok((head.status, answer.freeze()))
+        };
+        tokio::pin!(connection, talking);
+        let (status, answer) = loop {
+            tokio::select! {
+                done = &mut talking => break done?,
+                // The connection is driven until the answer is here; its own error comes out of the talk as well.
+                _ = &mut connection => break talking.await?,
+            }
+        };
+        if status.is_success() {
+            return serde_json::from_slice(&answer).map_err(|error| self.broken(&format!("its answer is not understood: {error}")));
+        }
+        match serde_json::from_slice::<ErrorAnswer>(&answer) {
+            Ok(error) => Err(error.into_admin_error()),
+            Err(_) => Err(self.broken(&format!("it answered {status}"))),
+        }
+    }
+
+    fn broken(&self, error: &dyn std::fmt::Display) -> AdminError {
+        TransportError::Unavailable(format!("the router at `{}`: {error}", self.path.display())).into()
+    }
+}
+
+fn encoded(text: &str) -> impl std::fmt::Display + '_ {
+    utf8_percent_encode(text, NON_ALPHANUMERIC)
+}
+
+/// Adds `name=value` to a target, after `?` or `&`.
+fn parameter(target: &mut String, name: &str, value: impl std::fmt::Display) {
+    let separator = if target.contains('?') { '&' } else { '?' };
+    let _ = write!(target, "{separator}{name}={}", encoded(&value.to_string()));
+}
+
+#[async_trait]
+impl Admin for AdminClient {
+    async fn status(&self) -> Result<RouterStatus, AdminError> {
+        self.get::<StatusAnswer>("/api/v1/status".to_owned()).await.map(|answer| answer.status)
+    }
+
+    async fn publish(&self, publication: Publication) -> Result<Published, AdminError> {
+        let mut target = "/api/v1/events".to_owned();
+        parameter(&mut target, "key", &publication.key);
+        if let Destination::Route { route, delay } = &publication.to {
+            parameter(&mut target, "route", route);
+            parameter(&mut target, "delay_ms", delay.as_millis());
+        }
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(target)
+            .header(header::HOST, "localhost")
+            .header(header::CONTENT_TYPE, "application/json")
+            .header("x-router-hops", u16::from(publication.hops));
+        if let Some(trace) = &publication.traceparent {
+            request = request.header("traceparent", trace);
+        }
+        let request = request.body(Full::new(publication.body)).map_err(|error| self.broken(&error))?;
+        self.call::<PublishedAnswer>(request).await.map(|answer| Published { routed: answer.routed, seq: answer.seq })
+    }
+
+    async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, AdminError> {
+        let mut target = "/api/v1/events".to_owned();
+        if let Some(last) = query.last {
+            parameter(&mut target, "last", last);
+        }
+        if let Some(pattern) = &query.pattern {
+            parameter(&mut target, "key", pattern);
+        }
+        if query.unmatched {
+            parameter(&mut target, "unmatched", true);
+        }
+        if let Some(session) = &query.session {
+            parameter(&mut target, "session", session);
+        }
+        self.get::<EventsAnswer>(target).await.map(|answer| answer.events)
+    }
+
+    async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, AdminError> {
+        self.get::<EventsAnswer>(format!("/api/v1/events/{}", encoded(reference))).await.map(|answer| answer.events)
+    }
+
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, AdminError> {
+        let mut target = "/api/v1/dead-letters".to_owned();
+        if let Some(route) = &query.route {
+            parameter(&mut target, "route", route);
+        }
+        if let Some(reason) = &query.reason {
+            parameter(&mut target, "reason", reason);
+        }
+        if let Some(limit) = query.limit {
+            parameter(&mut target, "limit", limit);
+        }
+        self.get::<DeadLettersAnswer>(target).await.map(|answer| answer.dead_letters)
+    }
+
+    async fn dead_letter(&self, id: &str) -> Result<StoredDeadLetter, AdminError> {
+        self.get::<DeadLetterAnswer>(format!("/api/v1/dead-letters/{}", encoded(id))).await.map(|answer| answer.dead_letter)
+    }
+}

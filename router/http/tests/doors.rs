@@ -1,0 +1,417 @@
+//! Both doors on real sockets: what is let in, what is refused and how, what a stalled or rude sender can and cannot do.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use router_api::{
+    Admin, AdminError, ArchivedEvent, DeadLetterQuery, DecodeLimits, Destination, EventQuery, Publication, Published, RouterStatus, RoutingKey,
+    StoredDeadLetter, TransportError,
+};
+use router_http::{AdminClient, AdminSocket, Door, DoorError, ServeLimits};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::oneshot,
+    task::JoinHandle,
+};
+
+/// An answer is waited for so long before a test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Default)]
+struct FakeAdmin {
+    published: Mutex<Vec<Publication>>,
+    asked: Mutex<Vec<String>>,
+    /// What `publish` fails with, once.
+    failure: Mutex<Option<AdminError>>,
+    /// `publish` never returns.
+    hangs: bool,
+}
+
+#[async_trait]
+impl Admin for FakeAdmin {
+    async fn status(&self) -> Result<RouterStatus, AdminError> {
+        Ok(RouterStatus { version: "0".into(), started_at: jiff::Timestamp::UNIX_EPOCH, transport: "fake".into(), config_hash: "h".into(), routes: Vec::new() })
+    }
+
+    async fn publish(&self, publication: Publication) -> Result<Published, AdminError> {
+        if self.hangs {
+            std::future::pending::<()>().await;
+        }
+        if let Some(error) = self.failure.lock().unwrap().take() {
+            return Err(error);
+        }
+        let mut published = self.published.lock().unwrap();
+        published.push(publication);
+        Ok(Published { routed: true, seq: Some(published.len() as u64) })
+    }
+
+    async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, AdminError> {
+        self.asked.lock().unwrap().push(serde_json::to_string(query).unwrap());
+        Ok(vec![archived(7)])
+    }
+
+    async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, AdminError> {
+        self.asked.lock().unwrap().push(reference.to_owned());
+        Err(AdminError::NotFound(format!("no event `{reference}`")))
+    }
+
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, AdminError> {
+        self.asked.lock().unwrap().push(serde_json::to_string(query).unwrap());
+        Ok(Vec::new())
+    }
+
+    async fn dead_letter(&self, id: &str) -> Result<StoredDeadLetter, AdminError> {
+        Err(AdminError::NotFound(format!("no dead letter `{id}`")))
+    }
+}
+
+fn archived(seq: u64) -> ArchivedEvent {
+    ArchivedEvent {
+        seq,
+        id: Some("e-1".into()),
+        key: RoutingKey::new("a.b").unwrap(),
+        body: bytes::Bytes::from_static(b"\xff not text"),
+        stored_at: jiff::Timestamp::UNIX_EPOCH,
+        hops: 0,
+        redactions: 0,
+        deliveries: Vec::new(),
+    }
+}
+
+struct Running {
+    address: SocketAddr,
+    admin: Arc<FakeAdmin>,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+}
+
+async fn open(admin: FakeAdmin, limits: ServeLimits) -> Running {
+    let admin = Arc::new(admin);
+    let decode = DecodeLimits { body_bytes_max: 1_000, depth_max: 8 };
+    let door = Door::bind("127.0.0.1:0".parse().unwrap(), admin.clone(), decode).await.unwrap().limits(limits);
+    let address = door.address();
+    let (stop, stopped) = oneshot::channel();
+    let serving = tokio::spawn(door.serve(async {
+        let _ = stopped.await;
+    }));
+    Running { address, admin, stop, serving }
+}
+
+impl Running {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends `request` as it is and reads until the door closes.
+    async fn raw(&self, request: &str) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        read_to_end(&mut stream).await
+    }
+
+    /// A request with the right `Host` and any further header lines.
+    async fn send(&self, line: &str, headers: &str, body: &str) -> String {
+        let port = self.address.port();
+        self.raw(&format!("{line} HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len())).await
+    }
+
+    async fn post(&self, target: &str, body: &str) -> String {
+        self.send(&format!("POST {target}"), "Content-Type: application/json\r\n", body).await
+    }
+
+    async fn end(self) {
+        self.stop.send(()).unwrap();
+        tokio::time::timeout(PATIENCE, self.serving).await.expect("serving ends").unwrap();
+    }
+}
+
+async fn read_to_end(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an answer in time");
+    if answer.is_empty() {
+        read.expect("an answer");
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+fn status(answer: &str) -> u16 {
+    answer.split(' ').nth(1).unwrap_or_else(|| panic!("no status line in {answer:?}")).parse().unwrap()
+}
+
+fn json(answer: &str) -> serde_json::Value {
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+#[tokio::test]
+async fn health_is_the_answer_that_bloodbanks_users_know() {
+    let door = open(FakeAdmin::default(), ServeLimits::default()).await;
+    let answer = door.send("GET /healthz", "", "").await;
+    assert_eq!(status(&answer), 200);
+    assert_eq!(json(&answer), serde_json::json!({ "ok": true, "service": "event-router" }));
+    door.end().await;
+}
+
+#[tokio::test]
+async fn an_event_is_answered_with_its_key_id_and_number_once_it_is_published() {
+    let door = open(FakeAdmin::default(), ServeLimits::default()).await;
+    let body = r#"{"event_id":"e-1","event_type":"session.thread.start","payload":{}}"#;
+    let answer = door.post("/events", body).await;
+    assert_eq!(status(&answer), 200, "{answer}");
+    let expected = serde_json::json!({ "schema": "event-router.published.v1", "key": "session.thread.start", "event_id": "e-1", "seq": 1, "routed": true });
+    assert_eq!(json(&answer), expected);
+    let answer = door.post("/events?key=my.own%20key", body).await;
+    assert_eq!(json(&answer)["key"], "my.own key");
+    let published = door.admin.published.lock().unwrap().clone();
+    assert_eq!(published[0].body, body.as_bytes(), "byte for byte");
+    assert_eq!((published[1].key.as_str(), &published[1].to), ("my.own key", &Destination::Subscribers));
+    door.end().await;
+}
+
+#[tokio::test]
+async fn what_is_no_event_is_refused_with_a_sentence_and_not_published() {
+    let door = open(FakeAdmin::default(), ServeLimits::default()).await;
+    let deep = format!("{}1{}", r#"{"a":"#.repeat(20), "}".repeat(20));
+    for (target, body, word) in [
+        ("/events?key=a", "", "JSON"),
+        ("/events?key=a", "not json", "JSON"),
+        ("/events?key=a", "[1,2]", "object"),
+        ("/events?key=a", &deep, "nested"),
+        ("/events", r#"{"x":1}"#, "no routing key"),
+        ("/events?key=", r#"{"x":1}"#, "empty"),
+        ("/events?key=a%0Ab", r#"{"x":1}"#, "control character"),
+        ("/events?kye=a", r#"{"x":1}"#, "kye"),
+        ("/events?key=a&route=ci", r#"{"x":1}"#, "socket only"),
+    ] {
+        let answer = door.post(target, body).await;
+        assert_eq!(status(&answer), 400, "{target} {body}: {answer}");
+        let sentence = json(&answer)["error"].as_str().unwrap().to_owned();
+        assert!(sentence.contains(word), "{sentence}");
+    }
+    assert!(door.admin.published.lock().unwrap().is_empty());
+    door.end().await;
+}
+
+#[tokio::test]
+async fn types_that_a_web_page_may_send_unasked_are_refused() {
+    let door = open(FakeAdmin::default(), ServeLimits::default()).await;
+    let body = r#"{"event_type":"a"}"#;
+    for kind in [
+        "",
+        "Content-Type: text/plain\r\n",
+        "Content-Type: application/x-www-form-urlencoded\r\n",
+        "Content-Type: multipart/form-data; boundary=x\r\n",
+        "Content-Type: text/plain+json\r\n",
+    ] {
+        assert_eq!(status(&door.send("POST /events", kind, body).await), 415, "{kind:?}");
+    }
+    for kind in ["application/json", "Application/JSON; charset=utf-8", "application/cloudevents+json"] {
+        assert_eq!(status(&door.send("POST /events", &format!("Content-Type: {kind}\r\n"), body).await), 200, "{kind:?}");
+    }
+    door.end().await;
+}
+
+#[tokio::test]
+async fn a_rebound_name_and_a_foreign_page_stay_outside() {
+    let door = open(FakeAdmin::default(), ServeLimits::default()).await;
+    let port = door.address.port();
+    let rest = "Content-Type: application/json\r\nContent-Length: 18\r\nConnection: close\r\n\r\n{\"event_type\":\"a\"}";
+    let foreign_host = door.raw(&format!("POST /events HTTP/1.1\r\nHost: evil.example:{port}\r\n{rest}")).await;
+    assert_eq!(status(&foreign_host), 403);
+    let absolute = door.raw(&format!("POST http://evil.example/events HTTP/1.1\r\nHost: localhost:{port}\r\n{rest}")).await;
+    assert_eq!(status(&absolute), 403);
+    let foreign_page = door.raw(&format!("POST /events HTTP/1.1\r\nHost: localhost:{port}\r\nOrigin: https://evil.example\r\n{rest}")).await;
+    assert_eq!(status(&foreign_page), 403);
+    let own_page = door.raw(&format!("POST /events HTTP/1.1\r\nHost: localhost:{port}\r\nOrigin: http://localhost:3000\r\n{rest}")).await;
+    assert_eq!(status(&own_page), 200);
+    assert_eq!(door.admin.published.lock().unwrap().len(), 1);
+    door.end().await;
+}
+
+#[tokio::test]
+async fn a_body_above_the_limit_is_refused_before_it_is_read() {
+    let door = open(FakeAdmin::default(), ServeLimits::default()).await;
+    let port = door.address.port();
+    // Only the head is sent: the answer cannot wait for the body.
+    let answer =
+        door.raw(&format!("POST /events HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\nContent-Length: 1000000000\r\n\r\n")).await;
+    assert_eq!(status(&answer), 413, "{answer}");
+    assert!(answer.to_ascii_lowercase().contains("connection: close"));
+    door.end().await;
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_is_read_up_to_the_limit_and_the_sender_sees_the_answer() {
+    let door = open(FakeAdmin::default(), ServeLimits::default()).await;
+    let port = door.address.port();
+    let chunk = format!("800\r\n{}\r\n", "x".repeat(0x800));
+    let request = format!(
+        "POST /events?key=a HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+        chunk.repeat(200)
+    );
+    assert_eq!(status(&door.raw(&request).await), 413);
+    door.end().await;
+}
+
+#[tokio::test]
+async fn two_lengths_never_lead_to_a_second_request() {
+    let door = open(FakeAdmin::default(), ServeLimits::default()).await;
+    let port = door.address.port();
+    let head = format!("POST /events?key=a HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\n");
+    let smuggled = format!("POST /events?key=smuggled HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}");
+    let length_first = door.raw(&format!("{head}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n{smuggled}")).await;
+    assert_eq!(status(&length_first), 400, "{length_first}");
+    let encoding_first = door.raw(&format!("{head}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n{smuggled}")).await;
+    assert_eq!(encoding_first.matches("HTTP/1.1").count(), 1, "one answer, then the end: {encoding_first}");
+    assert!(door.admin.published.lock().unwrap().iter().all(|publication| publication.key.as_str() == "a"));
+    door.end().await;
+}
+
+#[tokio::test]
+async fn a_sender_that_dribbles_is_cut_off() {
+    let limits = ServeLimits { header_timeout: Duration::from_millis(100), body_timeout: Duration::from_millis(100), ..ServeLimits::default() };
+    let door = open(FakeAdmin::default(), limits).await;
+    let port = door.address.port();
+    let mut slow_head = door.connect().await;
+    slow_head.write_all(b"POST /events HTTP/1.1\r\nHost: loc").await.unwrap();
+    let answer = read_to_end(&mut slow_head).await;
+    assert!(answer.is_empty() || status(&answer) == 408, "{answer}");
+    let mut slow_body = door.connect().await;
+    let head = format!("POST /events?key=a HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{{");
+    slow_body.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(status(&read_to_end(&mut slow_body).await), 408);
+    door.end().await;
+}
+
+#[tokio::test]
+async fn heads_beyond_reason_are_refused() {
+    let door = open(FakeAdmin::default(), ServeLimits::default()).await;
+    let many: String = (0..200).map(|n| format!("x-{n}: y\r\n")).collect();
+    assert_eq!(status(&door.send("GET /healthz", &many, "").await), 431);
+    let long = format!("x: {}\r\n", "y".repeat(200_000));
+    assert_eq!(status(&door.send("GET /healthz", &long, "").await), 431);
+    door.end().await;
+}
+
+#[tokio::test]
+async fn silent_connections_make_room_for_one_that_speaks() {
+    let limits = ServeLimits { connections_max: 4, ..ServeLimits::default() };
+    let door = open(FakeAdmin::default(), limits).await;
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(door.connect().await);
+    }
+    let begun = Instant::now();
+    assert_eq!(status(&door.post("/events", r#"{"event_type":"a"}"#).await), 200);
+    assert!(begun.elapsed() < limits.header_timeout, "did not wait for the silent ones to time out");
+    door.end().await;
+}
+
+#[tokio::test]
+async fn trouble_behind_the_door_has_its_own_status() {
+    let door = open(FakeAdmin::default(), ServeLimits::default()).await;
+    for (error, expected) in [
+        (TransportError::Unavailable("away".into()), 503),
+        (TransportError::Full("the disk is full".into()), 507),
+        (TransportError::Refused("broken".into()), 500),
+    ] {
+        *door.admin.failure.lock().unwrap() = Some(error.into());
+        assert_eq!(status(&door.post("/events", r#"{"event_type":"a"}"#).await), expected);
+    }
+    door.end().await;
+}
+
+#[tokio::test]
+async fn an_event_that_is_not_safe_in_time_is_no_success_and_the_stop_is_bounded() {
+    let limits = ServeLimits { publish_timeout: Duration::from_millis(50), ..ServeLimits::default() };
+    let door = open(FakeAdmin { hangs: true, ..FakeAdmin::default() }, limits).await;
+    assert_eq!(status(&door.post("/events", r#"{"event_type":"a"}"#).await), 503);
+    door.end().await;
+
+    let limits = ServeLimits { drain: Duration::from_millis(50), ..ServeLimits::default() };
+    let door = open(FakeAdmin { hangs: true, ..FakeAdmin::default() }, limits).await;
+    let port = door.address.port();
+    let mut hanging = door.connect().await;
+    let request = format!("POST /events?key=a HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}");
+    hanging.write_all(request.as_bytes()).await.unwrap();
+    let idle = door.connect().await;
+    door.end().await;
+    drop(idle);
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_told_apart_and_no_admin_verb_is_on_tcp() {
+    let door = open(FakeAdmin::default(), ServeLimits::default()).await;
+    assert_eq!(status(&door.send("GET /api/v1/status", "", "").await), 404);
+    assert_eq!(status(&door.send("GET /events", "", "").await), 405);
+    assert_eq!(status(&door.send("OPTIONS /events", "", "").await), 405);
+    door.end().await;
+}
+
+#[tokio::test]
+async fn an_address_beyond_loopback_and_a_taken_port_are_refused_with_the_way_out() {
+    let admin = Arc::new(FakeAdmin::default());
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:80"] {
+        let refused = Door::bind(address.parse().unwrap(), admin.clone(), DecodeLimits::default()).await;
+        assert!(matches!(refused, Err(DoorError::NotLoopback(_))), "{address}");
+    }
+    let first = Door::bind("127.0.0.1:0".parse().unwrap(), admin.clone(), DecodeLimits::default()).await.unwrap();
+    let Err(error) = Door::bind(first.address(), admin, DecodeLimits::default()).await else { panic!("the port is taken") };
+    assert!(error.to_string().contains("listen = \"off\""), "{error}");
+}
+
+async fn with_socket(store: &Path, admin: Arc<FakeAdmin>) -> (AdminClient, oneshot::Sender<()>, JoinHandle<()>) {
+    let socket = AdminSocket::bind(store, admin, DecodeLimits::default()).unwrap();
+    let (stop, stopped) = oneshot::channel();
+    let serving = tokio::spawn(socket.serve(async {
+        let _ = stopped.await;
+    }));
+    (AdminClient::connect(store).await.unwrap(), stop, serving)
+}
+
+#[tokio::test]
+async fn the_client_gives_the_answers_and_errors_of_the_router_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("router.db");
+    let admin = Arc::new(FakeAdmin::default());
+    assert!(AdminClient::connect(&store).await.is_err(), "nobody listens yet");
+    let (client, stop, serving) = with_socket(&store, admin.clone()).await;
+
+    assert_eq!(client.status().await.unwrap().transport, "fake");
+    let to = Destination::Route { route: "ci".parse().unwrap(), delay: Duration::from_millis(1_500) };
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let publication =
+        Publication { to: to.clone(), hops: 3, traceparent: Some(trace.into()), ..Publication::new(RoutingKey::new("ä b.#&=?").unwrap(), r#"{"x":1}"#) };
+    assert_eq!(client.publish(publication).await.unwrap(), Published { routed: true, seq: Some(1) });
+    let published = admin.published.lock().unwrap()[0].clone();
+    assert_eq!((published.key.as_str(), published.to, published.hops, published.traceparent.as_deref()), ("ä b.#&=?", to, 3, Some(trace)));
+
+    let query = EventQuery { last: Some(5), pattern: Some("a.#".parse().unwrap()), unmatched: true, session: Some("s 1&x".into()) };
+    let events = client.events(&query).await.unwrap();
+    assert_eq!((events[0].seq, &events[0].body[..]), (7, &b"\xff not text"[..]), "bytes that are no text come through");
+    assert_eq!(admin.asked.lock().unwrap().pop().unwrap(), serde_json::to_string(&query).unwrap());
+    let letters = DeadLetterQuery { route: Some("ci".parse().unwrap()), reason: Some("exhausted".into()), limit: Some(9) };
+    assert!(client.dead_letters(&letters).await.unwrap().is_empty());
+    assert_eq!(admin.asked.lock().unwrap().pop().unwrap(), serde_json::to_string(&letters).unwrap());
+
+    let Err(AdminError::NotFound(message)) = client.event("../a/b?c").await else { panic!("not found") };
+    assert_eq!(message, "no event `../a/b?c`");
+    assert!(matches!(client.dead_letter("x").await, Err(AdminError::NotFound(_))));
+    *admin.failure.lock().unwrap() = Some(TransportError::Full("no room".into()).into());
+    let full = client.publish(Publication::new(RoutingKey::new("a").unwrap(), "{}")).await;
+    assert!(matches!(full, Err(AdminError::Transport(TransportError::Full(_)))));
+    let wrong = client.publish(Publication::new(RoutingKey::new("a").unwrap(), "[]")).await;
+    assert!(matches!(wrong, Err(AdminError::Invalid(_))));
+    let too_many = client.events(&EventQuery { last: Some(1_000_000), ..EventQuery::default() }).await;
+    assert!(matches!(too_many, Err(AdminError::Invalid(_))));
+
+    stop.send(()).unwrap();
+    tokio::time::timeout(PATIENCE, serving).await.unwrap().unwrap();
+    assert!(!router_http::socket_path(&store).exists(), "the socket goes with its router");
+    assert!(matches!(client.status().await, Err(AdminError::Transport(TransportError::Unavailable(_)))));
+}
