@@ -1,42 +1,33 @@
 //! One event, decoded from any dialect that is on the wire. The bytes are kept as they came.
+//!
+//! Decoding walks the body once, keeps its head, and refuses what could not be parsed in full later: the tree is built only
+//! for those who look inside. Which shapes there are and where they keep things: `dialect.rs`; the walk itself: `body.rs`.
 
-use std::sync::OnceLock;
+use std::{borrow::Cow, fmt, sync::OnceLock};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
-use crate::{EventId, FieldPath, RoutingKey};
+use crate::{
+    Dialect, EventId, Field, FieldPath, RoutingKey,
+    body::{self, Head, IDS_MAX, Seen},
+    dialect::{FILE_PATH, GIT_BRANCH, SESSION_ID, TOOL_NAME, WORKING_DIRECTORY},
+    time,
+    view::{FieldName, Word},
+};
 
-/// The shapes of events that are on the wire. See `docs/dialects.md`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Dialect {
-    /// `specversion` is there.
-    CloudEvents,
-    /// Bloodbank v2: `event_id` and `payload`.
-    V2,
-    /// Bloodbank v2 whose `event_type` begins with `command.`.
-    Command,
-    /// Bloodbank v1: `id`, `ts` and `data`.
-    V1,
-    /// hookd's flat event: `raw_payload` and `hook_type`.
-    Hookd,
-    /// Flume's camel-case event: `routingKey` and `data`.
-    Flume,
-    /// `event_type` alone.
-    V2Lenient,
-    /// Any other JSON object.
-    Opaque,
-}
+/// What a payload is that is not there.
+static NULL: Value = Value::Null;
 
 /// What a body may be at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeLimits {
     /// In bytes.
     pub body_bytes_max: usize,
-    /// Objects and arrays within each other; at most 128, the JSON parser's own limit.
+    /// Objects and arrays within each other, the body itself included; at most 127 count, the JSON parser's own limit.
     pub depth_max: usize,
 }
 
@@ -90,12 +81,13 @@ pub enum Source {
 }
 
 /// One event.
-#[derive(Debug)]
 pub struct Envelope {
     key: RoutingKey,
     raw: Bytes,
     dialect: Dialect,
     id: Option<EventId>,
+    /// The id is a CloudEvent's own `id`, unique for its source only; not an `event_id` that it carries beside it.
+    id_is_of_source: bool,
     event_type: Option<String>,
     time: Option<Timestamp>,
     source: Option<Source>,
@@ -103,15 +95,52 @@ pub struct Envelope {
     body: OnceLock<Value>,
 }
 
+/// Names the event and shows nothing of its content: it may land in a log.
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Envelope")
+            .field("key", &self.key.as_str())
+            .field("dialect", &self.dialect)
+            .field("id", &self.id.as_ref().map(EventId::as_str))
+            .field("bytes", &self.raw.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Envelope {
+    /// Longer ids are told apart by their digest alone: see [`Envelope::dedup_id`]. In bytes.
+    pub const DEDUP_ID_BYTES_MAX: usize = 256;
+
     /// Decodes a body that came with `key`.
+    ///
+    /// Any JSON object is an event. A field of the head that has another type than its dialect says counts as absent.
     ///
     /// # Errors
     ///
-    /// When the bytes are no JSON object within the limits.
+    /// When the bytes are no JSON object within the limits, or hold what no JSON parser can represent (`1e400`, half a
+    /// surrogate pair): whatever [`Envelope::body`] could stumble over later.
     pub fn decode(key: RoutingKey, raw: impl Into<Bytes>, limits: DecodeLimits) -> Result<Self, DecodeError> {
-        let _ = (key, raw.into(), limits);
-        todo!()
+        let raw = raw.into();
+        let head = body::head(&raw, limits)?;
+        let dialect = Dialect::of(&head);
+        let (event_type, time) = match dialect {
+            Dialect::CloudEvents => (&head.cloud_type, &head.time),
+            Dialect::V1 => (&head.event_type, &head.ts),
+            Dialect::Flume => (&head.flume_type, &head.timestamp),
+            Dialect::V2 | Dialect::Command | Dialect::Hookd | Dialect::V2Lenient | Dialect::Opaque => (&head.event_type, &head.timestamp),
+        };
+        Ok(Self {
+            id: id_of(&head, dialect).map(EventId::new),
+            id_is_of_source: dialect == Dialect::CloudEvents && head.event_id.text().is_none_or(str::is_empty),
+            event_type: event_type.text().map(str::to_owned),
+            time: time.text().and_then(time::read),
+            source: source_of(&head),
+            correlation_ids: correlation_ids_of(&head),
+            key,
+            dialect,
+            body: OnceLock::new(),
+            raw,
+        })
     }
 
     /// The routing key. It decides where the event goes, not `event_type`.
@@ -162,22 +191,35 @@ impl Envelope {
         &self.correlation_ids
     }
 
-    /// What identifies it for dedup: its id; for a CloudEvent `source` and `id` together.
+    /// What identifies it for dedup: `event_id`; else `source` and `id` of a CloudEvent, whose ids are unique for their source
+    /// only; else `id` of a v1 event. At most [`Envelope::DEDUP_ID_BYTES_MAX`] bytes: of a longer one its SHA-256.
     #[must_use]
     pub fn dedup_id(&self) -> Option<String> {
-        todo!()
+        let id = self.id.as_ref()?.as_str();
+        let text = match &self.source {
+            // An array, so that no other pair reads the same.
+            Some(Source::Text(source)) if self.id_is_of_source => Value::from(vec![source.as_str(), id]).to_string(),
+            _ => id.to_owned(),
+        };
+        if text.len() <= Self::DEDUP_ID_BYTES_MAX {
+            return Some(text);
+        }
+        let digest = Sha256::digest(text.as_bytes());
+        Some(digest.iter().fold("sha256:".to_owned(), |hex, byte| hex + &format!("{byte:02x}")))
     }
 
     /// The whole body, parsed once.
     #[must_use]
     pub fn body(&self) -> &Value {
-        todo!()
+        self.body.get_or_init(|| body::tree(&self.raw).expect("decoding walked the same bytes with the same parser"))
     }
 
-    /// The payload: `payload`, or `data` for CloudEvents, v1 and Flume; the whole body in flat dialects.
+    /// The payload: `payload`, or `data` for CloudEvents, v1 and Flume; the whole body in flat dialects. Null if it is left out.
+    ///
+    /// A lenient or opaque event that does have an object `payload` is not flat: then it is that one.
     #[must_use]
     pub fn payload(&self) -> &Value {
-        todo!()
+        self.dialect.payload(self.body()).unwrap_or(&NULL)
     }
 
     /// The payload as a type.
@@ -189,47 +231,140 @@ impl Envelope {
         T::deserialize(self.payload())
     }
 
-    /// The session.
+    /// The session. An empty one counts as absent.
     #[must_use]
     pub fn session_id(&self) -> Option<&str> {
-        todo!()
+        self.dialect.find(&SESSION_ID, self.body()).filter(|session| !session.is_empty())
     }
 
-    /// The tool that was used.
+    /// The tool that was used, as Claude Code names it: `Write`, `Edit`, `Bash`.
     #[must_use]
     pub fn tool_name(&self) -> Option<&str> {
-        todo!()
+        self.dialect.find(&TOOL_NAME, self.body())
     }
 
-    /// The file that the tool worked on.
+    /// The file that the tool worked on: its `file_path`, else its `notebook_path`, else its `path`.
     #[must_use]
     pub fn file_path(&self) -> Option<&str> {
-        todo!()
+        self.dialect.find(&FILE_PATH, self.body())
     }
 
     /// Where the session works.
     #[must_use]
     pub fn working_directory(&self) -> Option<&str> {
-        todo!()
+        self.dialect.find(&WORKING_DIRECTORY, self.body())
     }
 
     /// The branch, as the event says it; `unknown` and `HEAD` occur.
     #[must_use]
     pub fn git_branch(&self) -> Option<&str> {
-        todo!()
+        self.dialect.find(&GIT_BRANCH, self.body())
     }
 
-    /// A field of the normalised view.
+    /// A field of the normalised view. Only `payload`, `raw` and the names that lie in the body make it parse the body.
     #[must_use]
-    pub fn field(&self, path: &FieldPath) -> Option<crate::Field<'_>> {
-        let _ = path;
-        todo!()
+    pub fn field(&self, path: &FieldPath) -> Option<Field<'_>> {
+        let text = |text| Some(Field::Text(Cow::Borrowed(text)));
+        match path.name() {
+            FieldName::Key => text(self.key.as_str()),
+            FieldName::Id => text(self.id.as_ref()?.as_str()),
+            FieldName::Type => text(self.event_type()?),
+            FieldName::Time => Some(Field::Text(Cow::Owned(self.time?.to_string()))),
+            FieldName::Dialect => text(self.dialect.name()),
+            FieldName::SessionId => text(self.session_id()?),
+            FieldName::ToolName => text(self.tool_name()?),
+            FieldName::FilePath => text(self.file_path()?),
+            FieldName::WorkingDirectory => text(self.working_directory()?),
+            FieldName::GitBranch => text(self.git_branch()?),
+            FieldName::Source => match self.source.as_ref()? {
+                Source::Text(source) => text(source),
+                Source::Object { .. } => self.body().get("source").map(Field::Value),
+            },
+            FieldName::SourceHost | FieldName::SourceType | FieldName::SourceApp => {
+                let Some(Source::Object { host, kind, app }) = &self.source else { return None };
+                let part = match path.name() {
+                    FieldName::SourceHost => host,
+                    FieldName::SourceType => kind,
+                    _ => app,
+                };
+                text(part.as_deref()?)
+            }
+            FieldName::Payload => walk(self.dialect.payload(self.body())?, path.words()).map(Field::Value),
+            FieldName::Raw => walk(self.body(), path.words()).map(Field::Value),
+        }
     }
 
     /// The normalised view as one JSON object, for templates and display: `key, id, type, source, time, payload, session_id,
     /// tool_name, file_path, working_directory, git_branch, dialect, correlation_ids`; absent ones are left out.
     #[must_use]
     pub fn view(&self) -> Value {
-        todo!()
+        let mut view = Map::new();
+        let mut put = |name: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                view.insert(name.to_owned(), Value::from(value));
+            }
+        };
+        put("key", Some(self.key.as_str()));
+        put("id", self.id.as_ref().map(EventId::as_str));
+        put("type", self.event_type());
+        put("time", self.time.map(|time| time.to_string()).as_deref());
+        put("dialect", Some(self.dialect.name()));
+        put("session_id", self.session_id());
+        put("tool_name", self.tool_name());
+        put("file_path", self.file_path());
+        put("working_directory", self.working_directory());
+        put("git_branch", self.git_branch());
+        match &self.source {
+            Some(Source::Text(text)) => drop(view.insert("source".to_owned(), Value::from(text.as_str()))),
+            Some(Source::Object { .. }) => drop(self.body().get("source").map(|source| view.insert("source".to_owned(), source.clone()))),
+            None => {}
+        }
+        if let Some(payload) = self.dialect.payload(self.body()) {
+            view.insert("payload".to_owned(), payload.clone());
+        }
+        if !self.correlation_ids.is_empty() {
+            view.insert("correlation_ids".to_owned(), Value::from(self.correlation_ids.clone()));
+        }
+        Value::Object(view)
     }
+}
+
+fn walk<'a>(root: &'a Value, words: &[Word]) -> Option<&'a Value> {
+    words.iter().try_fold(root, |value, word| match value {
+        Value::Object(members) => members.get(word.text()),
+        Value::Array(items) => items.get(word.index()?),
+        _ => None,
+    })
+}
+
+/// An empty id is none: it would make one event of all that carry it.
+fn id_of<'a>(head: &'a Head<'_>, dialect: Dialect) -> Option<&'a str> {
+    let own = matches!(dialect, Dialect::CloudEvents | Dialect::V1).then(|| head.id.text()).flatten();
+    head.event_id.text().into_iter().chain(own).find(|id| !id.is_empty())
+}
+
+fn source_of(head: &Head<'_>) -> Option<Source> {
+    let owned = |text: &Option<Cow<'_, str>>| text.as_deref().map(str::to_owned);
+    match &head.source {
+        Seen::Text(text) => Some(Source::Text(text.as_ref().to_owned())),
+        Seen::Source { host, kind, app } => Some(Source::Object { host: owned(host), kind: owned(kind), app: owned(app) }),
+        Seen::Absent | Seen::Null | Seen::Texts(_) | Seen::Other => None,
+    }
+}
+
+/// Each once, in the order of the fields, at most [`IDS_MAX`].
+fn correlation_ids_of(head: &Head<'_>) -> Vec<String> {
+    let many = match &head.correlation_ids {
+        Seen::Texts(texts) => texts.as_slice(),
+        _ => &[],
+    };
+    let single =
+        [&head.correlation_id, &head.causation_id, &head.cloud_correlation_id, &head.cloud_causation_id, &head.flume_correlation_id, &head.flume_causation_id];
+    let mut ids: Vec<String> = Vec::new();
+    for id in many.iter().map(AsRef::as_ref).chain(single.into_iter().filter_map(Seen::text)) {
+        if ids.len() < IDS_MAX && !id.is_empty() && !ids.iter().any(|known| known == id) {
+            ids.push(id.to_owned());
+        }
+    }
+    ids
 }

@@ -1,9 +1,11 @@
 //! What a plugin author imports: nouns and ports, no I/O.
 
 mod admin;
+mod body;
 mod clock;
 mod context;
 mod dead_letter;
+mod dialect;
 mod dry_run;
 mod effect;
 mod envelope;
@@ -13,7 +15,9 @@ mod names;
 mod plugin;
 mod program;
 mod store;
+pub mod suggest;
 mod template;
+mod time;
 mod transport;
 mod trie;
 mod view;
@@ -27,7 +31,8 @@ pub use effect::{
     CommandReply, CommandRequest, Effect, EffectClass, EffectContext, EffectError, EffectKind, EffectPort, EffectReply, EffectRequest, HttpHeader, HttpReply,
     HttpRequest, Method, OwnWork, excerpt,
 };
-pub use envelope::{DecodeError, DecodeLimits, Dialect, Envelope, Source};
+pub use dialect::Dialect;
+pub use envelope::{DecodeError, DecodeLimits, Envelope, Source};
 pub use handler::{BoxError, Handler, HandlerError, Outcome, Permanent};
 pub use key::{KeyError, RoutingKey, RoutingPattern};
 pub use names::{EventId, RouteName, RouteNameError, bytes_as_text};
@@ -36,6 +41,7 @@ pub use program::{Endpoint, Program, TargetUrl, display_argv};
 pub use store::{
     ArchivedEvent, DeliveryRecord, DeliveryState, EventQuery, FrozenBurst, NotedAttempts, RunningSlot, Store, StoreError, Suspect,
 };
+pub use suggest::suggest;
 pub use template::{ArgvTemplate, JsonTemplate, Scope, Template};
 pub use transport::{
     BurstNote, Consumer, DeadLetterQuery, Delivery, Destination, Fate, Features, InboxKey, Matcher, Publication, Published, QueueStats, SettleError, Settlement,

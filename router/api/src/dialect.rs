@@ -1,0 +1,195 @@
+//! The shapes of events that are on the wire: how each is recognised, and where it keeps what the normalised view names.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::body::Head;
+
+/// The shapes of events that are on the wire. See `docs/dialects.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dialect {
+    /// `specversion` is there.
+    CloudEvents,
+    /// Bloodbank v2: `event_id` and `payload`.
+    V2,
+    /// Bloodbank v2 whose `event_type` begins with `command.`.
+    Command,
+    /// Bloodbank v1: `id`, `ts` and `data`.
+    V1,
+    /// hookd's flat event: `raw_payload` and `hook_type`.
+    Hookd,
+    /// Flume's camel-case event: `routingKey` and `data`.
+    Flume,
+    /// `event_type` alone.
+    V2Lenient,
+    /// Any other JSON object.
+    Opaque,
+}
+
+impl Dialect {
+    /// All of them, in the order in which they are looked for.
+    pub const ALL: [Self; 8] = [Self::CloudEvents, Self::V2, Self::Command, Self::V1, Self::Hookd, Self::Flume, Self::V2Lenient, Self::Opaque];
+
+    /// As filters, templates and JSON write it: `cloud-events`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CloudEvents => "cloud-events",
+            Self::V2 => "v2",
+            Self::Command => "command",
+            Self::V1 => "v1",
+            Self::Hookd => "hookd",
+            Self::Flume => "flume",
+            Self::V2Lenient => "v2-lenient",
+            Self::Opaque => "opaque",
+        }
+    }
+
+    /// The first shape whose marks are there. A mark that is null counts as missing; `event_id` and the containers may be null,
+    /// since Bloodbank writes absent fields so.
+    pub(crate) fn of(head: &Head<'_>) -> Self {
+        if head.specversion.is_set() {
+            Self::CloudEvents
+        } else if head.event_id.is_there() && head.payload.is_there() {
+            if head.event_type.text().is_some_and(|text| text.starts_with("command.")) { Self::Command } else { Self::V2 }
+        } else if head.id.is_set() && head.ts.is_set() && head.data.is_there() {
+            Self::V1
+        } else if head.raw_payload.is_there() && head.hook_type.is_set() {
+            Self::Hookd
+        } else if head.routing_key.is_set() && head.data.is_there() {
+            Self::Flume
+        } else if head.event_type.is_set() {
+            Self::V2Lenient
+        } else {
+            Self::Opaque
+        }
+    }
+
+    /// The payload within `body`; `None` where the shape has a place for it and this event leaves it out.
+    pub(crate) fn payload(self, body: &Value) -> Option<&Value> {
+        match self {
+            Self::V2 | Self::Command => body.get("payload"),
+            Self::CloudEvents | Self::V1 | Self::Flume => body.get("data"),
+            Self::Hookd => Some(body),
+            // Flat, unless the producer forgot the rest of the envelope.
+            Self::V2Lenient | Self::Opaque => Some(body.get("payload").filter(|payload| payload.is_object()).unwrap_or(body)),
+        }
+    }
+
+    /// The first text in `body` where this shape keeps `what`. An empty one is taken only if there is no other.
+    pub(crate) fn find<'a>(self, what: &What, body: &'a Value) -> Option<&'a str> {
+        let payload = self.payload(body);
+        let mut empty = None;
+        let own = match self {
+            Self::CloudEvents => what.cloud_events,
+            Self::Hookd => what.hookd,
+            Self::V1 => what.v1,
+            Self::V2 | Self::Command => what.v2,
+            Self::Flume | Self::V2Lenient | Self::Opaque => &[],
+        };
+        let flat = matches!(self, Self::V2Lenient | Self::Opaque).then_some(body);
+        let before = if self == Self::Hookd { own } else { &[] };
+        let after = if self == Self::Hookd { &[] } else { own };
+        let places = before
+            .iter()
+            .map(|place| (Some(body), place))
+            .chain(what.everywhere.iter().map(|place| (payload, place)))
+            .chain(after.iter().map(|place| (Some(body), place)))
+            .chain(what.everywhere.iter().map(|place| (flat, place)));
+        for (root, place) in places {
+            match root.and_then(|root| text_at(root, place)) {
+                Some("") => empty = Some(""),
+                Some(text) => return Some(text),
+                None => {}
+            }
+        }
+        empty
+    }
+}
+
+impl fmt::Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+fn text_at<'a>(root: &'a Value, place: &[&str]) -> Option<&'a str> {
+    place.iter().try_fold(root, |value, word| value.get(word))?.as_str()
+}
+
+/// Words that lead to a value.
+type Place = &'static [&'static str];
+
+/// Where the shapes keep one thing, nearest first.
+pub(crate) struct What {
+    /// Within the payload, whatever the shape; in flat shapes within the body, too.
+    everywhere: &'static [Place],
+    /// Within the body of hookd's events, before `everywhere`: hookd's own `tool_name` is lower case and may name another tool than the one that ran.
+    hookd: &'static [Place],
+    /// Within the body of these shapes, after `everywhere`.
+    cloud_events: &'static [Place],
+    v1: &'static [Place],
+    v2: &'static [Place],
+}
+
+pub(crate) static SESSION_ID: What = What {
+    everywhere: &[&["session_id"], &["sessionId"]],
+    hookd: &[&["raw_payload", "session_id"]],
+    // The agent hooks put the session into `correlationid`; tool events repeat it as `invocation_id`, messages as `thread_id`.
+    cloud_events: &[&["correlationid"], &["data", "invocation_id"], &["data", "thread_id"]],
+    v1: &[&["session_id"]],
+    v2: &[],
+};
+
+pub(crate) static TOOL_NAME: What = What {
+    everywhere: &[&["tool_metadata", "tool_name"], &["tool_name"], &["toolName"]],
+    hookd: &[&["raw_payload", "tool_name"]],
+    cloud_events: &[],
+    v1: &[],
+    v2: &[],
+};
+
+pub(crate) static FILE_PATH: What = What {
+    everywhere: &[
+        &["tool_metadata", "tool_input", "file_path"],
+        &["tool_metadata", "tool_input", "notebook_path"],
+        &["tool_metadata", "tool_input", "path"],
+        &["tool_input", "file_path"],
+        &["tool_input", "notebook_path"],
+        &["tool_input", "path"],
+        &["arguments", "file_path"],
+        &["arguments", "notebook_path"],
+        &["arguments", "path"],
+        &["file_path"],
+        &["filePath"],
+    ],
+    hookd: &[
+        &["file_path"],
+        &["raw_payload", "tool_input", "file_path"],
+        &["raw_payload", "tool_input", "notebook_path"],
+        &["raw_payload", "tool_input", "path"],
+    ],
+    cloud_events: &[],
+    v1: &[],
+    v2: &[],
+};
+
+pub(crate) static WORKING_DIRECTORY: What = What {
+    // `cwd` is Claude Code's own word, `working_dir` that of prompts.
+    everywhere: &[&["working_directory"], &["workingDirectory"], &["cwd"], &["working_dir"]],
+    hookd: &[&["repo", "git_root"], &["raw_payload", "cwd"]],
+    cloud_events: &[],
+    v1: &[],
+    v2: &[],
+};
+
+pub(crate) static GIT_BRANCH: What = What {
+    everywhere: &[&["git_branch"], &["gitBranch"]],
+    hookd: &[&["repo", "branch"]],
+    cloud_events: &[],
+    v1: &[],
+    v2: &[&["agent_context", "code_state", "branch"]],
+};
