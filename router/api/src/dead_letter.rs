@@ -94,6 +94,8 @@ pub enum DeadLetterReason {
     Crashed,
     /// It came out of a chain of emits longer than `hops_max`.
     Loop,
+    /// It stood in a lane whose head was given up on, on a route with `on_exhausted = "park"`.
+    Parked,
 }
 
 impl DeadLetterReason {
@@ -107,6 +109,7 @@ impl DeadLetterReason {
             Self::TooOld => "too-old",
             Self::Crashed => "crashed",
             Self::Loop => "loop",
+            Self::Parked => "parked",
         }
     }
 }

@@ -1,8 +1,29 @@
 //! config → routes → workers.
+//!
+//! Read [`Router::apply`] first, then `route.rs` (what runs when) and `worker.rs` (the pipeline, and the only place that settles).
 
+mod admin;
+mod attempt;
+mod breaker;
 pub mod config;
 pub mod filter;
+mod lanes;
+mod matcher;
+mod memory;
 pub mod observe;
+pub mod policy;
+mod rate;
+pub mod redact;
+mod route;
 mod router;
+mod solitude;
+mod worker;
 
-pub use router::{Applied, ApplyError, Drained, Router, RouterBuilder};
+pub use admin::{StoreAdmin, take_in};
+pub use matcher::RouteMatcher;
+pub use router::{Applied, ApplyError, Drained, Router, RouterBuilder, build_handler, shadow_all};
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,12 +1,26 @@
-//! The router: built once, configured any number of times.
+//! The router: built once, configured any number of times. [`Router::apply`] is the only way a route starts or stops.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
 
-use router_api::{Admin, Chance, Clock, EffectPort, Registry, RouteName, Store, Transport};
+use jiff::Timestamp;
+use router_api::{
+    Admin, BuildContext, BuildError, Canceller, Chance, Clock, DecodeLimits, EffectPort, Handler, Registry, RouteMode, RouteName, RouteState, Store,
+    Subscription, Transport, TransportError,
+};
+use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
-    config::Config,
-    observe::{Observer, Observers},
+    admin::RouterAdmin,
+    config::{Config, RouteConfig},
+    matcher,
+    memory::Memory,
+    observe::{Observer, Observers, RouterEvent},
+    redact::Redactor,
+    route::{self, Order, Parts, RouteParts, Status},
+    solitude::Solitude,
 };
 
 /// The parts of a router.
@@ -20,10 +34,11 @@ pub struct RouterBuilder {
     observers: Observers,
     handlers: Option<tokio::runtime::Handle>,
     host: String,
+    fingerprint_key: Option<[u8; 32]>,
 }
 
 /// What [`Router::apply`] did.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Routes that were not there or not enabled before.
     pub started: Vec<RouteName>,
@@ -46,7 +61,7 @@ pub enum ApplyError {
         /// `file:line`.
         place: String,
         /// What is wrong.
-        error: router_api::BuildError,
+        error: BuildError,
     },
     /// A route names a plugin that is not linked.
     #[error("route `{route}` ({place}): no plugin `{handler}` is linked into this program; there are {linked}")]
@@ -60,23 +75,70 @@ pub enum ApplyError {
         /// The names that there are.
         linked: String,
     },
+    /// A redaction rule is wrong.
+    #[error("redact: {0}")]
+    Redact(String),
     /// The transport refused the subscriptions.
     #[error("transport: {0}")]
-    Transport(router_api::TransportError),
+    Transport(TransportError),
     /// The router is stopping.
     #[error("the router is stopping")]
     Stopping,
 }
 
 /// How a stop went.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Drained {
     /// Handlings that did not end within their route's `drain_ms` and were cancelled; their events are back in their queues.
     pub cancelled: u32,
 }
 
 /// A running router.
-pub struct Router {}
+///
+/// Dropping it drains its routes in the background; [`Router::drain`] waits for them.
+pub struct Router {
+    registry: Registry,
+    parts: Arc<Parts>,
+    solitude: Solitude,
+    fingerprint_key: [u8; 32],
+    shown: Arc<Shown>,
+    state: tokio::sync::Mutex<State>,
+    /// Of running routes; apart from `state`, so that a drain under way can be cut short.
+    cancellers: Mutex<BTreeMap<RouteName, Canceller>>,
+}
+
+#[derive(Default)]
+struct State {
+    running: BTreeMap<RouteName, Running>,
+    stopping: bool,
+}
+
+struct Running {
+    parts: Arc<RouteParts>,
+    orders: watch::Sender<Order>,
+    task: JoinHandle<u32>,
+}
+
+/// What the admin port shows, without waiting for an `apply` under way.
+pub(crate) struct Shown {
+    pub started_at: Timestamp,
+    now: Mutex<Now>,
+}
+
+#[derive(Default, Clone)]
+pub(crate) struct Now {
+    pub config_hash: String,
+    pub decode: DecodeLimits,
+    pub redactor: Option<Arc<Redactor>>,
+    /// Every route of the configuration, in its order.
+    pub routes: Vec<(RouteConfig, Option<Arc<RouteParts>>)>,
+}
+
+impl Shown {
+    pub(crate) fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().expect("no code panics while it holds what is shown")
+    }
+}
 
 impl Router {
     /// Begins a router from the parts that it cannot do without. `effects` performs effects for real; shadow routes use it
@@ -90,34 +152,182 @@ impl Router {
         clock: Arc<dyn Clock>,
         chance: Arc<dyn Chance>,
     ) -> RouterBuilder {
-        RouterBuilder { registry, transport, store, effects, clock, chance, observers: Observers::default(), handlers: None, host: "localhost".to_owned() }
+        RouterBuilder {
+            registry,
+            transport,
+            store,
+            effects,
+            clock,
+            chance,
+            observers: Observers::default(),
+            handlers: None,
+            host: "localhost".to_owned(),
+            fingerprint_key: None,
+        }
     }
 
     /// Checks and builds everything that changed, then switches over; any failure changes nothing.
+    ///
+    /// A changed route drains, within its old `drain_ms`, and starts again on the same queue; new subscriptions work before the
+    /// old ones end. Returns when all that is done.
     ///
     /// # Errors
     ///
     /// When a handler cannot be built or the transport refuses.
     pub async fn apply(&self, config: Config) -> Result<Applied, ApplyError> {
-        let _ = config;
-        todo!()
+        let mut state = self.state.lock().await;
+        if state.stopping {
+            return Err(ApplyError::Stopping);
+        }
+        let redactor = Redactor::new(&config.redact, self.fingerprint_key)
+            .map_err(|problems| ApplyError::Redact(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
+
+        let mut built: Vec<Arc<RouteParts>> = Vec::new();
+        for route in config.routes.iter().filter(|route| route.enabled) {
+            let same = |running: &Running| running.parts.config.hash == route.hash && running.parts.decode == config.limits.decode;
+            if !state.running.get(&route.name).is_some_and(same) {
+                built.push(self.build(route, &config).await?);
+            }
+        }
+        let subscriptions: Vec<Subscription> = config
+            .routes
+            .iter()
+            .filter(|route| route.enabled)
+            .map(|route| Subscription { route: route.name.clone(), patterns: route.on.clone(), matcher: matcher::shared(route) })
+            .collect();
+        match self.parts.transport.bind(&subscriptions).await {
+            // A transport that is away binds when it comes back.
+            Ok(()) | Err(TransportError::Unavailable(_)) => {}
+            Err(error) => return Err(ApplyError::Transport(error)),
+        }
+        if let Err(error) = self.parts.store.record_config(&config.hash, &config.text, self.parts.clock.now()).await {
+            self.parts.observers.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+        }
+
+        let mut applied = Applied::default();
+        let gone: Vec<RouteName> =
+            state.running.keys().filter(|name| !config.routes.iter().any(|route| route.enabled && route.name == **name)).cloned().collect();
+        let (restart, start): (Vec<_>, Vec<_>) = built.into_iter().partition(|parts| state.running.contains_key(&parts.config.name));
+        for parts in start {
+            applied.started.push(parts.config.name.clone());
+            self.start(&mut state, parts);
+        }
+        // All drains side by side: the slowest one is the whole wait.
+        for name in gone.iter().chain(restart.iter().map(|parts| &parts.config.name)) {
+            if let Some(running) = state.running.get(name) {
+                running.orders.send_replace(Order::Drain);
+            }
+        }
+        for name in gone {
+            self.join(&mut state, &name).await;
+            applied.stopped.push(name);
+        }
+        for parts in restart {
+            self.join(&mut state, &parts.config.name).await;
+            applied.restarted.push(parts.config.name.clone());
+            self.start(&mut state, parts);
+        }
+
+        let enabled = |name: &RouteName| config.routes.iter().any(|route| route.enabled && route.name == *name);
+        match self.parts.transport.admin().queues().await {
+            Ok(queues) => {
+                let idle = queues.into_iter().filter(|queue| !enabled(&queue.route));
+                applied.waiting = idle.map(|queue| (queue.route, queue.ready + queue.waiting)).filter(|(_, events)| *events > 0).collect();
+            }
+            Err(error) => self.parts.observers.tell(RouterEvent::StoreTrouble { error: error.to_string() }),
+        }
+        *self.shown.now() = Now {
+            config_hash: config.hash,
+            decode: config.limits.decode,
+            redactor: Some(Arc::new(redactor)),
+            routes: config
+                .routes
+                .into_iter()
+                .map(|route| (state.running.get(&route.name).map(|running| Arc::clone(&running.parts)), route))
+                .map(|(a, b)| (b, a))
+                .collect(),
+        };
+        Ok(applied)
+    }
+
+    async fn build(&self, route: &RouteConfig, config: &Config) -> Result<Arc<RouteParts>, ApplyError> {
+        Ok(Arc::new(RouteParts {
+            handler: build_handler(&self.registry, route, &self.parts.effects).await?,
+            config: route.clone(),
+            config_hash: config.hash.clone(),
+            decode: config.limits.decode,
+            matcher: matcher::shared(route),
+            parts: Arc::clone(&self.parts),
+            memory: Memory::default(),
+            solitude: self.solitude.sibling(),
+            status: Mutex::new(Status { state: RouteState::Stopped, note: None, open_bursts: 0 }),
+        }))
+    }
+
+    fn start(&self, state: &mut State, parts: Arc<RouteParts>) {
+        let (orders, listener) = watch::channel(Order::Run);
+        let canceller = Canceller::default();
+        let name = parts.config.name.clone();
+        let task = tokio::spawn(route::run(Arc::clone(&parts), listener, canceller.clone()));
+        self.cancellers().insert(name.clone(), canceller);
+        state.running.insert(name, Running { parts, orders, task });
+    }
+
+    async fn join(&self, state: &mut State, name: &RouteName) -> u32 {
+        let Some(running) = state.running.get_mut(name) else { return 0 };
+        let cancelled = (&mut running.task).await.unwrap_or_default();
+        state.running.remove(name);
+        self.cancellers().remove(name);
+        cancelled
+    }
+
+    fn cancellers(&self) -> MutexGuard<'_, BTreeMap<RouteName, Canceller>> {
+        self.cancellers.lock().expect("no code panics while it holds the cancellers")
     }
 
     /// The running router, for doors and commands.
     #[must_use]
     pub fn admin(&self) -> Arc<dyn Admin> {
-        todo!()
+        Arc::new(RouterAdmin { parts: Arc::clone(&self.parts), shown: Arc::clone(&self.shown) })
     }
 
-    /// Stops: nothing new starts, what runs finishes within each route's `drain_ms`, the rest goes back to its queue.
+    /// Stops: nothing new starts, what runs finishes within each route's `drain_ms`, the rest goes back to its queue. The
+    /// transport stays open. Nothing can be applied afterwards.
     pub async fn drain(&self) -> Drained {
-        todo!()
+        let mut state = self.state.lock().await;
+        state.stopping = true;
+        for running in state.running.values() {
+            running.orders.send_replace(Order::Drain);
+        }
+        let names: Vec<RouteName> = state.running.keys().cloned().collect();
+        let mut drained = Drained::default();
+        for name in names {
+            drained.cancelled += self.join(&mut state, &name).await;
+        }
+        drained
     }
 
     /// Cuts a drain short: cancels what still runs.
     pub fn force(&self) {
-        todo!()
+        for canceller in self.cancellers().values() {
+            canceller.cancel();
+        }
     }
+}
+
+/// Builds the handler of one route, for `apply`, `check` and `try`.
+///
+/// # Errors
+///
+/// When the plugin is not linked or does not accept its options.
+pub async fn build_handler(registry: &Registry, route: &RouteConfig, effects: &Arc<dyn EffectPort>) -> Result<Arc<dyn Handler>, ApplyError> {
+    let Some(plugin) = registry.get(&route.handler) else {
+        let linked = registry.iter().map(|plugin| format!("`{}`", plugin.name)).collect::<Vec<_>>().join(", ");
+        return Err(ApplyError::NoPlugin { route: route.name.clone(), place: route.place.clone(), handler: route.handler.clone(), linked });
+    };
+    let cx = BuildContext { route: route.name.clone(), base_dir: route.base_dir.clone(), mode: route.mode, effects: Arc::clone(effects) };
+    let handler = plugin.build(route.with.clone(), &cx).await;
+    handler.map(Arc::from).map_err(|error| ApplyError::Build { route: route.name.clone(), place: route.place.clone(), error })
 }
 
 impl RouterBuilder {
@@ -143,9 +353,56 @@ impl RouterBuilder {
         self
     }
 
+    /// The key of redaction's fingerprints; drawn afresh if not given, so that fingerprints compare within one process only.
+    #[must_use]
+    pub fn fingerprint_key(mut self, key: [u8; 32]) -> Self {
+        self.fingerprint_key = Some(key);
+        self
+    }
+
     /// The router, with no route yet: see [`Router::apply`].
+    ///
+    /// # Panics
+    ///
+    /// When no runtime for handlers was given and none is current.
     #[must_use]
     pub fn build(self) -> Router {
-        todo!()
+        let fingerprint_key = self.fingerprint_key.unwrap_or_else(|| {
+            let mut key = [0; 32];
+            for part in key.chunks_exact_mut(8) {
+                part.copy_from_slice(&self.chance.next_u64().to_be_bytes());
+            }
+            key
+        });
+        Router {
+            registry: self.registry,
+            shown: Arc::new(Shown { started_at: self.clock.now(), now: Mutex::default() }),
+            parts: Arc::new(Parts {
+                transport: self.transport,
+                store: self.store,
+                effects: self.effects,
+                clock: self.clock,
+                chance: self.chance,
+                observers: self.observers,
+                handlers: self.handlers.unwrap_or_else(tokio::runtime::Handle::current),
+                host: self.host,
+            }),
+            solitude: Solitude::default(),
+            fingerprint_key,
+            state: tokio::sync::Mutex::default(),
+            cancellers: Mutex::default(),
+        }
+    }
+}
+
+/// A route that is not running, as the admin port shows it.
+pub(crate) fn idle_status(route: &RouteConfig) -> Status {
+    Status { state: if route.enabled { RouteState::Stopped } else { RouteState::Disabled }, note: None, open_bursts: 0 }
+}
+
+/// Live unless the route says otherwise; here so that `try` and `demo` can turn a whole configuration into a dry run.
+pub fn shadow_all(config: &mut Config) {
+    for route in &mut config.routes {
+        route.mode = RouteMode::Shadow;
     }
 }

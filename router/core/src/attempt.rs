@@ -1,0 +1,137 @@
+//! One run of a handler: on the handlers' runtime, under a deadline, its panics caught, its effects real or recorded.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use router_api::{
+    Attempt, Cancellation, Canceller, Context, ContextParts, DryRun, EffectPort, Emit, Envelope, FailureClass, Handler, HandlerError, Outcome, RecordedEffect,
+    RouteMode,
+};
+
+use crate::{policy::Failure, route::RouteParts};
+
+/// What is run.
+pub(crate) struct Run<'a> {
+    pub route: &'a RouteParts,
+    /// All events, oldest first.
+    pub events: Vec<Arc<Envelope>>,
+    pub lane: Option<String>,
+    /// Names the event or burst, the same at every repeat.
+    pub subject: String,
+    /// From 1.
+    pub attempt: u32,
+    pub cancellation: &'a Cancellation,
+}
+
+/// How it ended.
+pub(crate) enum Ended {
+    /// The handler is content.
+    Done { outcome: Outcome, emits: Vec<Emit>, effects: Vec<RecordedEffect> },
+    /// A dry run came to its first write, or failed on the way; what would have been done is recorded.
+    Shadowed { effects: Vec<RecordedEffect>, emits: Vec<Emit>, failure: Option<Failure> },
+    /// It failed.
+    Failed(Failure),
+    /// Nobody wants it any more: no attempt is counted.
+    Cancelled,
+}
+
+/// After a deadline or a cancellation the handler's future is dropped; one that blocks its thread is left behind after this
+/// long, so that it cannot hold its lane for ever.
+const ABANDON_AFTER: Duration = Duration::from_secs(1);
+
+impl Run<'_> {
+    pub(crate) async fn run(self) -> Ended {
+        let parts = &self.route.parts;
+        let config = &self.route.config;
+        let dry_run = (config.mode == RouteMode::Shadow).then(|| Arc::new(DryRun::over(Arc::clone(&parts.effects))));
+        let effects: Arc<dyn EffectPort> = match &dry_run {
+            Some(dry_run) => Arc::clone(dry_run) as Arc<dyn EffectPort>,
+            None => Arc::clone(&parts.effects),
+        };
+        let event = Arc::clone(self.events.last().expect("a handling has at least one event"));
+        // Ends the effects of this attempt, whichever way it ends.
+        let (canceller, cancellation) = Canceller::new();
+        let cx = Arc::new(Context::new(ContextParts {
+            route: config.name.clone(),
+            lane: self.lane,
+            attempt: Attempt { number: self.attempt, max: config.retry.attempts_max },
+            burst: self.events,
+            subject: self.subject,
+            deadline: parts.clock.monotonic() + config.timeout,
+            cancellation,
+            clock: Arc::clone(&parts.clock),
+            effects,
+            store: Arc::clone(&parts.store),
+            dry_run: dry_run.is_some(),
+            host: parts.host.clone(),
+        }));
+
+        let handler: Arc<dyn Handler> = Arc::clone(&self.route.handler);
+        let mut task = parts.handlers.spawn({
+            let cx = Arc::clone(&cx);
+            async move { AssertUnwindSafe(handler.handle(&event, &cx)).catch_unwind().await }
+        });
+        let joined = tokio::select! {
+            joined = &mut task => Some(joined),
+            () = parts.clock.sleep(config.timeout) => None,
+            () = self.cancellation.cancelled() => None,
+        };
+        let Some(joined) = joined else {
+            canceller.cancel();
+            task.abort();
+            tokio::select! {
+                _ = &mut task => {}
+                () = parts.clock.sleep(ABANDON_AFTER) => {}
+            }
+            if self.cancellation.is_cancelled() {
+                return Ended::Cancelled;
+            }
+            let failure = Failure::new(FailureClass::Timeout, format!("no result within {} ms", config.timeout.as_millis()));
+            return match dry_run {
+                Some(dry_run) => Ended::Shadowed { effects: dry_run.take(), emits: Vec::new(), failure: Some(failure) },
+                None => Ended::Failed(failure),
+            };
+        };
+        let result = match joined {
+            Ok(Ok(result)) => result.map_err(Unhandled::Error),
+            Ok(Err(panic)) => Err(Unhandled::Panic(panic_text(panic.as_ref()))),
+            // The handlers' runtime is shutting down, which is no fault of the event.
+            Err(_) => return Ended::Cancelled,
+        };
+        let emits = cx.take_emits();
+        let failure = match result {
+            Ok(outcome) => {
+                return match dry_run {
+                    Some(dry_run) => {
+                        let effects = dry_run.take();
+                        match outcome {
+                            Outcome::Skipped { .. } if effects.is_empty() => Ended::Done { outcome, emits: Vec::new(), effects },
+                            _ => Ended::Shadowed { effects, emits, failure: None },
+                        }
+                    }
+                    None => Ended::Done { outcome, emits, effects: Vec::new() },
+                };
+            }
+            Err(Unhandled::Panic(text)) => Some(Failure::new(FailureClass::Panic, format!("the handler panicked: {text}"))),
+            Err(Unhandled::Error(error)) => Failure::of(&error),
+        };
+        match (dry_run, failure) {
+            (Some(dry_run), failure) => Ended::Shadowed { effects: dry_run.take(), emits, failure },
+            (None, Some(failure)) => Ended::Failed(failure),
+            (None, None) => Ended::Cancelled,
+        }
+    }
+}
+
+enum Unhandled {
+    Error(HandlerError),
+    Panic(String),
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => text.clone(),
+        _ => "no text".to_owned(),
+    }
+}

@@ -1,0 +1,496 @@
+//! One running route: takes up its queue, hands batches to the [`Worker`], and decides what runs when.
+//!
+//! A route lives through sessions. A session ends when the route is stopped, when its target is down (the breaker), or when its
+//! consumer is lost; unfinished deliveries then go back to their queue, in order and uncounted.
+
+use std::{
+    collections::HashSet,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use router_api::{BoxFuture, Canceller, Chance, Clock, Consumer, DecodeLimits, Delivery, EffectPort, Handler, RouteState, Store, Transport, TransportError};
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::{
+    breaker::Breaker,
+    config::RouteConfig,
+    lanes::{BurstLimits, LaneKey, Lanes},
+    matcher::RouteMatcher,
+    memory::Memory,
+    observe::{Observers, RouterEvent},
+    rate::TokenBucket,
+    solitude::Solitude,
+    worker::{Aside, End, Item, Sorted, Worker},
+};
+
+/// What all routes of a router share.
+pub(crate) struct Parts {
+    pub transport: Arc<dyn Transport>,
+    pub store: Arc<dyn Store>,
+    pub effects: Arc<dyn EffectPort>,
+    pub clock: Arc<dyn Clock>,
+    pub chance: Arc<dyn Chance>,
+    pub observers: Observers,
+    pub handlers: tokio::runtime::Handle,
+    pub host: String,
+}
+
+/// One route with everything that it needs to run.
+pub(crate) struct RouteParts {
+    pub config: RouteConfig,
+    pub config_hash: String,
+    pub decode: DecodeLimits,
+    pub matcher: Arc<RouteMatcher>,
+    pub handler: Arc<dyn Handler>,
+    pub parts: Arc<Parts>,
+    pub memory: Memory,
+    pub solitude: Solitude,
+    pub status: Mutex<Status>,
+}
+
+/// What a route shows of itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Status {
+    pub state: RouteState,
+    pub note: Option<String>,
+    pub open_bursts: u32,
+}
+
+impl RouteParts {
+    /// Events of one lane one after the other, the head waiting in hand.
+    pub(crate) fn is_ordered(&self) -> bool {
+        self.config.order_by.is_some() || self.config.coalesce.is_some()
+    }
+
+    pub(crate) fn show(&self, state: RouteState, note: Option<String>) {
+        let mut status = self.status.lock().expect("no code panics while it holds the status");
+        status.state = state;
+        status.note = note;
+    }
+}
+
+/// What a route is told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    Run,
+    Drain,
+}
+
+/// A consumer that was lost, or could not be had, is taken up again within this bound at first, doubling, with full jitter.
+const RECONNECT_FIRST: Duration = Duration::from_millis(200);
+/// … up to this.
+const RECONNECT_MAX: Duration = Duration::from_secs(5);
+/// A session that lived so long was healthy: the bound starts over.
+const HEALTHY_AFTER: Duration = Duration::from_secs(30);
+
+/// A burst that was frozen before a restart waits for its members at least so long.
+const REASSEMBLE_MIN: Duration = Duration::from_secs(5);
+
+/// Runs a route until it is told to drain. Returns how many handlings had to be cancelled.
+pub(crate) async fn run(route: Arc<RouteParts>, orders: watch::Receiver<Order>, force: Canceller) -> u32 {
+    let limits = route.config.coalesce.as_ref().map(|coalesce| BurstLimits {
+        quiet: coalesce.quiet,
+        max_wait: coalesce.max_wait,
+        events_max: usize::try_from(coalesce.events_max).unwrap_or(usize::MAX).max(1),
+    });
+    let cancelled = RouteLoop {
+        breaker: Breaker::new(route.config.breaker.clone()),
+        bucket: route.config.rate.as_ref().map(TokenBucket::new),
+        lanes: Lanes::new(limits),
+        running: JoinSet::new(),
+        handlings: 0,
+        epoch: 0,
+        cancelled: 0,
+        orders,
+        force,
+        route: Arc::clone(&route),
+    }
+    .run()
+    .await;
+    route.show(RouteState::Stopped, None);
+    route.parts.observers.tell(RouterEvent::RouteStopped { route: route.config.name.clone() });
+    cancelled
+}
+
+struct RouteLoop {
+    route: Arc<RouteParts>,
+    orders: watch::Receiver<Order>,
+    force: Canceller,
+    lanes: Lanes<Item>,
+    /// Handlings and small settlements under way, of this session and perhaps of the one before.
+    running: JoinSet<Ended>,
+    /// Handlings among them.
+    handlings: usize,
+    breaker: Breaker,
+    bucket: Option<TokenBucket>,
+    /// Counts sessions: results of an earlier one must not touch this one's deliveries.
+    epoch: u64,
+    cancelled: u32,
+}
+
+/// What a task of `running` comes back with.
+struct Ended {
+    epoch: u64,
+    /// Deliveries that it had.
+    deliveries: usize,
+    handling: Option<(LaneKey, End)>,
+}
+
+/// Why a session ended.
+enum SessionEnd {
+    Stopped,
+    Paused { delay: Option<Duration>, error: String },
+    Lost { error: String },
+}
+
+impl SessionEnd {
+    /// The session is given up so that its deliveries come back.
+    fn broken() -> Self {
+        Self::Lost { error: "the worker panicked, which is a bug of the router; please report it".to_owned() }
+    }
+}
+
+impl RouteLoop {
+    async fn run(mut self) -> u32 {
+        let clock = Arc::clone(&self.route.parts.clock);
+        let mut reconnect = RECONNECT_FIRST;
+        while !self.is_draining() {
+            let begun = clock.monotonic();
+            let end = match self.take_up().await {
+                Ok(Some(consumer)) => self.session(consumer).await,
+                Ok(None) => SessionEnd::Stopped,
+                Err(error) => SessionEnd::Lost { error },
+            };
+            self.lanes.forget_pending();
+            match end {
+                SessionEnd::Stopped => break,
+                SessionEnd::Paused { delay, error } => {
+                    let delay = self.breaker.open(delay);
+                    self.route.show(RouteState::Paused, Some(error.clone()));
+                    self.tell(RouterEvent::RoutePaused { route: self.route.config.name.clone(), delay, error });
+                    self.wait(delay).await;
+                }
+                SessionEnd::Lost { error } => {
+                    if clock.monotonic().saturating_sub(begun) >= HEALTHY_AFTER {
+                        reconnect = RECONNECT_FIRST;
+                    }
+                    let delay = reconnect.mul_f64(self.route.parts.chance.fraction());
+                    reconnect = (reconnect * 2).min(RECONNECT_MAX);
+                    self.route.show(RouteState::Reconnecting, Some(error.clone()));
+                    self.tell(RouterEvent::ConsumerLost { route: self.route.config.name.clone(), error, delay });
+                    self.wait(delay).await;
+                }
+            }
+        }
+        // Handlings of a lost session may still run; their results count for nothing, but they must not outlive the route.
+        self.force.cancel();
+        while self.running.join_next().await.is_some() {}
+        self.cancelled
+    }
+
+    /// Reads what is remembered and takes up the queue. `None` when the route is stopped meanwhile.
+    async fn take_up(&mut self) -> Result<Option<Arc<dyn Consumer>>, String> {
+        let route = Arc::clone(&self.route);
+        let open = async {
+            let name = &route.config.name;
+            route.memory.load(&*route.parts.store, name).await.map_err(|error| error.to_string())?;
+            let frozen = route.parts.store.frozen(name).await.map_err(|error| error.to_string())?;
+            let consumer = route.parts.transport.consume(name, route.config.prefetch).await.map_err(|error| error.to_string())?;
+            Ok::<_, String>((frozen, consumer))
+        };
+        let mut orders = self.orders.clone();
+        let (frozen, consumer) = tokio::select! {
+            opened = open => opened?,
+            () = drain_ordered(&mut orders) => return Ok(None),
+        };
+        self.epoch += 1;
+        let patience = route.config.coalesce.as_ref().map_or(REASSEMBLE_MIN, |coalesce| coalesce.max_wait.max(REASSEMBLE_MIN));
+        let gives_up_at = route.parts.clock.monotonic() + patience;
+        for burst in &frozen {
+            self.lanes.expect(burst, gives_up_at);
+        }
+        Ok(Some(consumer))
+    }
+
+    async fn session(&mut self, consumer: Arc<dyn Consumer>) -> SessionEnd {
+        let route = Arc::clone(&self.route);
+        let clock = Arc::clone(&route.parts.clock);
+        let worker = Arc::new(Worker { route: Arc::clone(&route), consumer: Arc::clone(&consumer), cancellation: self.force.listener() });
+        route.show(RouteState::Running, None);
+        self.tell(RouterEvent::RouteStarted { route: route.config.name.clone() });
+
+        let mut session = Session { in_hand: 0, asides: Vec::new(), held_lanes: HashSet::new(), held_up: false, leaving: None, drain_by: None };
+        let mut orders = self.orders.clone();
+        loop {
+            if self.is_draining() && session.leaving.is_none() {
+                session.leaving = Some(SessionEnd::Stopped);
+                route.show(RouteState::Draining, None);
+            }
+            if matches!(session.leaving, Some(SessionEnd::Stopped)) && session.drain_by.is_none() {
+                session.drain_by = Some(clock.monotonic() + route.config.drain);
+            }
+            let rate_wait = if session.leaving.is_none() { self.start_what_may(&worker) } else { None };
+            self.settle_asides(&worker, &mut session);
+            if session.leaving.is_some() && !self.runs_of_this_epoch() {
+                break;
+            }
+            let may_take = session.leaving.is_none() && self.has_room(&mut session);
+            self.show_bursts();
+            let now = clock.monotonic();
+            let wake_at = [self.lanes.next_due().filter(|_| session.leaving.is_none()), rate_wait.map(|wait| now + wait), session.drain_by];
+            let wake: BoxFuture<'_, ()> = match wake_at.into_iter().flatten().min() {
+                Some(at) => clock.sleep(at.saturating_sub(now)),
+                None => Box::pin(std::future::pending()),
+            };
+            tokio::select! {
+                biased;
+                () = drain_ordered(&mut orders), if !self.is_draining() => {}
+                Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
+                    self.take_back(ended.ok(), &consumer, &mut session);
+                }
+                next = consumer.next(), if may_take => match next {
+                    Some(Ok(delivery)) => self.accept(&worker, delivery, &mut session),
+                    Some(Err(error)) => session.leave(SessionEnd::Lost { error: error.to_string() }),
+                    None => session.leave(SessionEnd::Lost { error: TransportError::Unavailable("the consumer ended".to_owned()).to_string() }),
+                },
+                () = wake => {
+                    let now = clock.monotonic();
+                    if session.drain_by.is_some_and(|by| by <= now) {
+                        session.drain_by = Some(Duration::MAX);
+                        self.cancelled += u32::try_from(self.handlings).unwrap_or(u32::MAX);
+                        self.force.cancel();
+                    }
+                    if session.leaving.is_none() {
+                        self.give_up_frozen(self.lanes.next_due().map(|_| now)).await;
+                    }
+                }
+            }
+            // After a lost session nothing that runs can be settled: the next session need not wait for it.
+            if matches!(session.leaving, Some(SessionEnd::Lost { .. })) {
+                break;
+            }
+        }
+        consumer.close().await;
+        session.leaving.unwrap_or(SessionEnd::Stopped)
+    }
+
+    /// Starts handlings as far as concurrency, the breaker and the rate allow. Returns how long the rate wants to wait.
+    fn start_what_may(&mut self, worker: &Arc<Worker>) -> Option<Duration> {
+        let at_once = if self.breaker.is_probing() { 1 } else { usize::try_from(self.route.config.concurrency).unwrap_or(usize::MAX).max(1) };
+        while self.handlings < at_once && self.lanes.has_ready() {
+            if let Some(bucket) = &mut self.bucket
+                && let Err(wait) = bucket.take(self.route.parts.clock.monotonic())
+            {
+                return Some(wait);
+            }
+            let Some((lane, batch)) = self.lanes.take_ready() else { break };
+            let (worker, epoch) = (Arc::clone(worker), self.epoch);
+            let deliveries = batch.items.len();
+            self.handlings += 1;
+            self.running.spawn(async move {
+                // The handler's panics are caught inside; this is for a bug of our own, which must not leave the lane busy for ever.
+                let end = AssertUnwindSafe(worker.process(&lane, batch)).catch_unwind().await.unwrap_or(End::Broken);
+                Ended { epoch, deliveries, handling: Some((lane, end)) }
+            });
+        }
+        None
+    }
+
+    fn settle_asides(&mut self, worker: &Arc<Worker>, session: &mut Session) {
+        if session.asides.is_empty() {
+            return;
+        }
+        let asides = std::mem::take(&mut session.asides);
+        let (worker, epoch, deliveries) = (Arc::clone(worker), self.epoch, asides.len());
+        self.running.spawn(async move {
+            worker.settle_aside(asides).await;
+            Ended { epoch, deliveries, handling: None }
+        });
+    }
+
+    /// May another delivery be taken? Slows down before any of our limits could drop something.
+    fn has_room(&mut self, session: &mut Session) -> bool {
+        let prefetch = usize::try_from(self.route.config.prefetch).unwrap_or(usize::MAX).max(1);
+        let (held, by) = self.lanes.held();
+        let held_up = held * 2 >= prefetch.max(2);
+        if held_up != session.held_up {
+            session.held_up = held_up;
+            match by.filter(|_| held_up) {
+                Some(lane) => {
+                    self.route.show(RouteState::Running, Some(format!("held up by lane {lane}")));
+                    self.tell(RouterEvent::RouteHeldUp { route: self.route.config.name.clone(), lane: lane.to_string() });
+                }
+                None => self.route.show(RouteState::Running, None),
+            }
+        }
+        if session.in_hand >= prefetch {
+            // Nothing else can close a burst now that nothing more can come.
+            if self.handlings == 0 && !self.lanes.has_ready() {
+                self.lanes.close_oldest_open();
+            }
+            return false;
+        }
+        !held_up
+    }
+
+    fn accept(&mut self, worker: &Worker, delivery: Delivery, session: &mut Session) {
+        self.tell(RouterEvent::Received { route: self.route.config.name.clone(), key: delivery.key.clone() });
+        session.in_hand += 1;
+        match worker.sort(delivery) {
+            Sorted::Aside(aside) => session.asides.push(aside),
+            Sorted::Lane { key, item, alone } => {
+                let identity = item.delivery.identity.clone();
+                self.lanes.push(&key, &identity, *item, alone, self.route.parts.clock.monotonic());
+                // A lane that floods the window would starve the others, where the transport can look past it.
+                if self.route.is_ordered() && self.lanes.pending_of(&key) >= self.backlog_max() && session.held_lanes.insert(Arc::clone(&key)) {
+                    worker.consumer.hold_lane(&key);
+                }
+            }
+        }
+    }
+
+    /// Deliveries of one lane in hand, beyond which nothing more of it is asked for.
+    fn backlog_max(&self) -> usize {
+        let burst = self.route.config.coalesce.as_ref().map_or(0, |coalesce| coalesce.events_max);
+        usize::try_from((self.route.config.prefetch / 8).max(burst).max(1)).unwrap_or(usize::MAX)
+    }
+
+    /// A task of `running` is over.
+    fn take_back(&mut self, ended: Option<Ended>, consumer: &Arc<dyn Consumer>, session: &mut Session) {
+        let Some(ended) = ended else {
+            session.leave(SessionEnd::broken());
+            return;
+        };
+        let current = ended.epoch == self.epoch;
+        let Some((lane, end)) = ended.handling else {
+            if current {
+                session.in_hand = session.in_hand.saturating_sub(ended.deliveries);
+            }
+            return;
+        };
+        self.handlings -= 1;
+        let answered = match end {
+            End::Hold { batch, until, answered } if current => {
+                // Those that were duplicates left the batch, and our hands.
+                session.in_hand = session.in_hand.saturating_sub(ended.deliveries.saturating_sub(batch.items.len()));
+                self.lanes.hold(&lane, batch, until);
+                if session.held_lanes.insert(Arc::clone(&lane)) {
+                    consumer.hold_lane(&lane);
+                }
+                answered
+            }
+            End::Settled { answered } => {
+                self.lanes.finished(&lane);
+                if current {
+                    session.in_hand = session.in_hand.saturating_sub(ended.deliveries);
+                    if self.lanes.pending_of(&lane) * 2 <= self.backlog_max() && session.held_lanes.remove(&lane) {
+                        consumer.free_lane(&lane);
+                    }
+                }
+                answered
+            }
+            End::Pause { delay, error } => {
+                self.lanes.finished(&lane);
+                if current {
+                    session.leave(SessionEnd::Paused { delay, error });
+                }
+                false
+            }
+            End::Broken => {
+                self.lanes.finished(&lane);
+                session.leave(SessionEnd::broken());
+                false
+            }
+            End::Hold { .. } | End::Released => {
+                self.lanes.finished(&lane);
+                false
+            }
+        };
+        if answered && self.breaker.close() {
+            self.route.show(RouteState::Running, None);
+            self.tell(RouterEvent::RouteResumed { route: self.route.config.name.clone() });
+        }
+    }
+
+    /// Moves the lanes on; forgets frozen bursts whose members never came back.
+    async fn give_up_frozen(&mut self, now: Option<Duration>) {
+        let Some(now) = now else { return };
+        for burst in self.lanes.advance(now) {
+            if let Err(error) = self.route.parts.store.thaw(&self.route.config.name, &burst).await {
+                self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+            }
+        }
+    }
+
+    fn runs_of_this_epoch(&self) -> bool {
+        // Leftovers of an earlier session count too: a drain waits for everything that runs.
+        !self.running.is_empty()
+    }
+
+    fn show_bursts(&self) {
+        if self.route.config.coalesce.is_some() {
+            let open = u32::try_from(self.lanes.open_bursts()).unwrap_or(u32::MAX);
+            self.route.status.lock().expect("no code panics while it holds the status").open_bursts = open;
+        }
+    }
+
+    /// Waits between sessions, unless the route is stopped; what is left of the last session goes on meanwhile.
+    async fn wait(&mut self, delay: Duration) {
+        let mut orders = self.orders.clone();
+        let mut wake = self.route.parts.clock.sleep(delay);
+        loop {
+            tokio::select! {
+                () = &mut wake => return,
+                () = drain_ordered(&mut orders) => return,
+                Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
+                    if let Ok(Ended { handling: Some((lane, _)), .. }) = ended {
+                        self.handlings -= 1;
+                        self.lanes.finished(&lane);
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        // A router that was dropped gives no more orders.
+        *self.orders.borrow() == Order::Drain || self.orders.has_changed().is_err()
+    }
+
+    fn tell(&self, event: RouterEvent) {
+        self.route.parts.observers.tell(event);
+    }
+}
+
+/// Resolves when the route is told to drain, or nobody is left to tell it anything.
+async fn drain_ordered(orders: &mut watch::Receiver<Order>) {
+    let _ = orders.wait_for(|order| *order == Order::Drain).await;
+}
+
+/// The state of one session.
+struct Session {
+    /// Deliveries between `next` and their settlement.
+    in_hand: usize,
+    /// To be settled without handling.
+    asides: Vec<Aside>,
+    /// Lanes of which the transport is asked to hand out nothing more.
+    held_lanes: HashSet<LaneKey>,
+    /// Said so already.
+    held_up: bool,
+    /// Nothing new starts.
+    leaving: Option<SessionEnd>,
+    /// What runs longer is cancelled.
+    drain_by: Option<Duration>,
+}
+
+impl Session {
+    /// The first reason counts, except that a lost session overrides a pause.
+    fn leave(&mut self, end: SessionEnd) {
+        if self.leaving.is_none() || matches!(end, SessionEnd::Lost { .. }) {
+            self.leaving = Some(end);
+        }
+    }
+}

@@ -1,0 +1,556 @@
+//! The pipeline. The order of the steps *is* the guarantee, so it stands here in one piece, and this is the only place in the
+//! router that settles a delivery.
+//!
+//! ```text
+//! decode → filter → lane ─ burst (head run of the lane) ─ inbox ─ limits/breaker → attempt ─ ok ─→ publish emits → settle Done
+//!    │no      │no                                          └ done before → settle Done   │ error
+//!    └→ Bury  └→ Done, counted                                                           └→ policy: RetryIn | hold in hand | Bury | Pause
+//! ```
+//!
+//! [`Worker::sort`] takes a delivery as far as its lane, [`Worker::process`] takes a batch from the head of its lane to the end.
+//! Between them the route's loop (`route.rs`) decides what runs when.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use router_api::{
+    AttemptRecord, BurstNote, Cancellation, Consumer, DeadLetter, DeadLetterReason, Delivery, Destination, Emit, Envelope, FailureClass, Fate, FrozenBurst,
+    InboxKey, Matcher, NotedAttempts, Outcome, Publication, RecordedEffect, RouteMode, SettleError, Settlement, TransportError,
+};
+use sha2::{Digest, Sha256};
+use tracing::Instrument;
+
+use crate::{
+    attempt::{Ended, Run},
+    config::OnExhausted,
+    hex,
+    lanes::{Batch, LaneKey},
+    observe::RouterEvent,
+    policy::{Failure, Verdict},
+    route::RouteParts,
+};
+
+/// A delivery that has come as far as its lane.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub delivery: Delivery,
+    pub event: Arc<Envelope>,
+    /// What recognises a repetition.
+    pub dedup: Option<String>,
+}
+
+/// What the first steps say of a delivery.
+pub(crate) enum Sorted {
+    /// It goes into a lane; `alone` keeps it out of bursts.
+    Lane { key: LaneKey, item: Box<Item>, alone: bool },
+    /// It needs no handling.
+    Aside(Aside),
+}
+
+/// A delivery that needs no handling, only its settlement.
+pub(crate) enum Aside {
+    Filtered(Delivery),
+    Bury(Delivery, DeadLetterReason, String),
+}
+
+/// How a batch left the worker.
+pub(crate) enum End {
+    /// Settled, or held by the transport. `answered` says that the handler's target was reached.
+    Settled { answered: bool },
+    /// Waits in hand, at the head of its lane. `answered` as above.
+    Hold { batch: Batch<Item>, until: Duration, answered: bool },
+    /// The target is down: the route is to stop for a while. The deliveries are back in their queue when the consumer closes.
+    Pause { delay: Option<Duration>, error: String },
+    /// Cancelled, or the session is over: the deliveries come back by themselves.
+    Released,
+    /// The worker itself panicked.
+    Broken,
+}
+
+/// Takes deliveries of one session through the pipeline.
+pub(crate) struct Worker {
+    pub route: Arc<RouteParts>,
+    pub consumer: Arc<dyn Consumer>,
+    /// Cuts handlings short when a drain has taken too long.
+    pub cancellation: Cancellation,
+}
+
+/// Settlements that could not be recorded, and batches that could not be frozen, are tried again after this long, doubling.
+const RECORD_AGAIN_FIRST: Duration = Duration::from_millis(100);
+/// … up to this.
+const RECORD_AGAIN_MAX: Duration = Duration::from_secs(5);
+
+impl Worker {
+    // ── decode → filter → lane ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Decodes, filters, and finds the lane.
+    pub(crate) fn sort(&self, delivery: Delivery) -> Sorted {
+        let config = &self.route.config;
+        let event = match Envelope::decode(delivery.key.clone(), delivery.body.clone(), self.route.decode) {
+            Ok(event) => event,
+            Err(error) => return Sorted::Aside(Aside::Bury(delivery, DeadLetterReason::Undecodable, error.to_string())),
+        };
+        if !delivery.direct && !(self.route.matcher.takes(&delivery.key) && self.route.matcher.matches(&event)) {
+            return Sorted::Aside(Aside::Filtered(delivery));
+        }
+        if delivery.hops > config.hops_max {
+            let error = format!("{} emits led to this event, `hops_max` is {}: a route answers itself", delivery.hops, config.hops_max);
+            return Sorted::Aside(Aside::Bury(delivery, DeadLetterReason::Loop, error));
+        }
+        let dedup = self.route.matcher.dedup_key(&event);
+        let lane = self.route.matcher.lane(&event);
+        // An unordered event's lane is its own identity, so that a repetition waits for the first one and then finds it done.
+        let key: LaneKey = match (&lane, &dedup) {
+            (Some(lane), _) => lane.as_str().into(),
+            (None, Some(dedup)) => format!("={dedup}").into(),
+            (None, None) => format!("#{}", delivery.identity).into(),
+        };
+        let alone = delivery.direct || lane.is_none();
+        Sorted::Lane { key, item: Box::new(Item { delivery, event: Arc::new(event), dedup }), alone }
+    }
+
+    /// Settles what needs no handling. Returns how many deliveries left our hands.
+    pub(crate) async fn settle_aside(&self, asides: Vec<Aside>) {
+        let mut filtered = Vec::new();
+        for aside in asides {
+            match aside {
+                Aside::Filtered(delivery) => {
+                    self.tell(RouterEvent::Filtered { route: self.name(), key: delivery.key.clone() });
+                    filtered.push(delivery);
+                }
+                Aside::Bury(delivery, reason, error) => {
+                    let history = delivery.history.clone();
+                    let attempts = delivery.attempts;
+                    self.bury(vec![(delivery, None)], reason, &Failure::new(FailureClass::Rejected, error), history, attempts, None).await;
+                }
+            }
+        }
+        if !filtered.is_empty() {
+            let fates = vec![Fate::Filtered; filtered.len()];
+            self.settle(filtered, || Settlement::Done { fates: fates.clone(), inbox: Vec::new() }).await;
+        }
+    }
+
+    // ── burst → inbox → attempt → settle ────────────────────────────────────────────────────────────────────────────────────
+
+    /// Takes a batch from the head of its lane to its end.
+    pub(crate) async fn process(&self, lane: &LaneKey, mut batch: Batch<Item>) -> End {
+        let route = &*self.route;
+        let config = &route.config;
+
+        if let Some(error) = self.too_old(&batch) {
+            return self.give_up(lane, batch, DeadLetterReason::TooOld, Failure::new(FailureClass::Rejected, error), false).await;
+        }
+        if route.memory.is_parked(lane) && !batch.items.iter().all(|item| item.delivery.direct) {
+            let failure = Failure::new(FailureClass::Rejected, format!("lane `{lane}` is parked behind an event that was given up on"));
+            return self.give_up(lane, batch, DeadLetterReason::Parked, failure, false).await;
+        }
+
+        // The inbox is asked inside the lane: a repetition that came while the first one ran has waited for it.
+        match self.settle_duplicates(&mut batch).await {
+            Ok(true) if batch.items.is_empty() => return End::Settled { answered: false },
+            Ok(true) => {}
+            Ok(false) => return End::Released,
+            Err(error) => return self.hold_for_the_store(batch, error),
+        }
+
+        // The composition of a burst is fixed, on disk, before its first attempt.
+        if self.is_burst(&batch)
+            && let Err(error) = self.freeze(lane, &mut batch).await
+        {
+            return self.hold_for_the_store(batch, error);
+        }
+
+        let identity = identity(&batch);
+        if let Some(until) = self.recall(&identity, &mut batch) {
+            return End::Hold { batch, until, answered: false };
+        }
+        let crashes = route.memory.crashes(&identity);
+        let failed_before = batch.items.iter().map(|item| item.delivery.attempts).max().unwrap_or(0) + batch.failed + crashes;
+        if crashes > 0 && (crashes >= config.crashes_max || failed_before >= config.retry.attempts_max) {
+            let error = format!("the router's process died {crashes} times while this event was handled");
+            let reason = if crashes >= config.crashes_max { DeadLetterReason::Crashed } else { DeadLetterReason::Exhausted };
+            return self.give_up(lane, batch, reason, Failure::new(FailureClass::Crash, error), false).await;
+        }
+
+        let attempt = failed_before + 1;
+        let started = route.parts.clock.monotonic();
+        let newest = Arc::clone(&batch.items.last().expect("not empty, see above").event);
+        let events = batch.items.len();
+        self.tell(RouterEvent::Started { route: self.name(), event: Arc::clone(&newest), attempt, events, lane: Some(lane.to_string()) });
+        let ended = self.attempt(lane, &batch, &identity, attempt, crashes).await;
+        let elapsed = route.parts.clock.monotonic().saturating_sub(started);
+
+        let (fate, emits, effects) = match ended {
+            Ended::Cancelled => return End::Released,
+            Ended::Failed(failure) => return self.failed(lane, batch, attempt, failure).await,
+            Ended::Done { outcome: Outcome::Done, emits, effects } => (Fate::Handled { burst: self.burst_note(&batch) }, emits, effects),
+            Ended::Done { outcome: Outcome::Skipped { reason }, emits, effects } => (Fate::Skipped { reason }, emits, effects),
+            Ended::Shadowed { effects, emits, failure } => (Fate::Shadowed { effects: shadow_lines(&effects, &emits, failure.as_ref()) }, Vec::new(), effects),
+        };
+
+        // Published after the work succeeded and before its event is settled: a crash in between repeats both, under the same id.
+        match self.publish_emits(&batch, emits).await {
+            Ok(true) => {}
+            Ok(false) => return End::Released,
+            Err(error) => return self.failed(lane, batch, attempt, Failure::new(FailureClass::Rejected, error)).await,
+        }
+        if !self.finish(std::mem::take(&mut batch.items), &fate).await {
+            return End::Released;
+        }
+        self.forget(&batch, &identity).await;
+        self.tell(RouterEvent::Finished { route: self.name(), event: newest, attempt, events, fate, effects, elapsed });
+        End::Settled { answered: true }
+    }
+
+    fn too_old(&self, batch: &Batch<Item>) -> Option<String> {
+        let limit = self.route.config.max_age?;
+        let youngest = batch.items.iter().map(|item| item.delivery.stored_at).max()?;
+        let age = self.route.parts.clock.now().duration_since(youngest).unsigned_abs();
+        (age > limit && self.route.parts.clock.now() > youngest).then(|| format!("stored {} s ago, `max_age_s` is {}", age.as_secs(), limit.as_secs()))
+    }
+
+    /// Takes out of the batch what the route has already done. `Ok(false)` when the session is over.
+    async fn settle_duplicates(&self, batch: &mut Batch<Item>) -> Result<bool, String> {
+        let parts = &self.route.parts;
+        // A batch that failed before was asked then. A shadow route does nothing, so it has done nothing.
+        if self.route.config.mode == RouteMode::Shadow || batch.failed > 0 {
+            return Ok(true);
+        }
+        let now = parts.clock.now();
+        let mut done_before = Vec::new();
+        let mut keys = Vec::new();
+        let mut position = 0;
+        while position < batch.items.len() {
+            match &batch.items[position].dedup {
+                Some(key) if parts.store.inbox_contains(&self.route.config.name, key, now).await.map_err(|error| error.to_string())? => {
+                    keys.push(key.clone());
+                    done_before.push(batch.items.remove(position).delivery);
+                }
+                _ => position += 1,
+            }
+        }
+        if done_before.is_empty() {
+            return Ok(true);
+        }
+        for (delivery, key) in done_before.iter().zip(&keys) {
+            self.tell(RouterEvent::Duplicate { route: self.name(), key: delivery.key.clone(), dedup_key: key.clone() });
+        }
+        let fates = || keys.iter().map(|key| Fate::Duplicate { key: key.clone() }).collect();
+        Ok(self.settle(done_before, || Settlement::Done { fates: fates(), inbox: Vec::new() }).await)
+    }
+
+    fn is_burst(&self, batch: &Batch<Item>) -> bool {
+        self.route.config.coalesce.is_some() && !batch.items.iter().all(|item| item.delivery.direct)
+    }
+
+    async fn freeze(&self, lane: &LaneKey, batch: &mut Batch<Item>) -> Result<(), String> {
+        if batch.frozen.is_some() {
+            return Ok(());
+        }
+        let members: Vec<String> = batch.items.iter().map(|item| item.delivery.identity.clone()).collect();
+        let mut hash = Sha256::new();
+        for part in std::iter::once(self.route.config.name.as_str()).chain(members.iter().map(String::as_str)) {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        let id = hex(&hash.finalize()[..16]);
+        let burst = FrozenBurst { id: id.clone(), lane: lane.to_string(), members };
+        self.route.parts.store.freeze(&self.route.config.name, &burst).await.map_err(|error| error.to_string())?;
+        batch.frozen = Some(id);
+        Ok(())
+    }
+
+    /// Takes up what was noted of a batch that failed in hand before its session or the process ended. Returns when it may run,
+    /// if that is later than now.
+    fn recall(&self, identity: &str, batch: &mut Batch<Item>) -> Option<Duration> {
+        if batch.failed > 0 {
+            return None;
+        }
+        let noted = self.route.memory.noted(identity)?;
+        batch.failed = noted.attempts;
+        batch.history = noted.history;
+        let clock = &self.route.parts.clock;
+        let wait = noted.due_at.duration_since(clock.now());
+        // A wall clock that was set back must not hold the lane longer than the longest delay there is.
+        let wait = wait.is_positive().then(|| wait.unsigned_abs().min(self.route.config.retry.max_delay))?;
+        Some(clock.monotonic() + wait)
+    }
+
+    /// Runs the handler, marked as running so that the death of the process is noticed, and alone if it is suspected of that.
+    async fn attempt(&self, lane: &LaneKey, batch: &Batch<Item>, identity: &str, attempt: u32, crashes: u32) -> Ended {
+        let route = &*self.route;
+        // A repetition within a burst is settled with it, but the handler sees the event once.
+        let first = |item: &Item, before: &[Item]| item.dedup.is_none() || before.iter().all(|other| other.dedup != item.dedup);
+        let events: Vec<_> =
+            batch.items.iter().enumerate().filter(|(at, item)| first(item, &batch.items[..*at])).map(|(_, item)| Arc::clone(&item.event)).collect();
+        let subject = match (&batch.frozen, batch.items.as_slice()) {
+            (Some(burst), _) => format!("burst:{burst}"),
+            (None, [Item { dedup: Some(dedup), .. }, ..]) => format!("event:{dedup}"),
+            (None, items) => format!("delivery:{}", items[0].delivery.identity),
+        };
+        let key = batch.items.last().map(|item| item.delivery.key.clone());
+        let span = tracing::info_span!("handle", route = %route.config.name, key = key.as_ref().map(|key| key.as_str()), attempt, events = events.len());
+        let _alone = route.solitude.enter(crashes).await;
+        if self.cancellation.is_cancelled() {
+            return Ended::Cancelled;
+        }
+        let slot = route.parts.store.begin_running(&route.config.name, identity);
+        let run = Run { route, events, lane: route.is_ordered().then(|| lane.to_string()), subject, attempt, cancellation: &self.cancellation };
+        let ended = run.run().instrument(span).await;
+        if let Some(slot) = slot {
+            route.parts.store.end_running(slot);
+        }
+        ended
+    }
+
+    /// An attempt failed: asks the policy and does what it says.
+    async fn failed(&self, lane: &LaneKey, mut batch: Batch<Item>, attempt: u32, failure: Failure) -> End {
+        let route = &*self.route;
+        let clock = &route.parts.clock;
+        let delay = match route.config.retry.decide(&failure, attempt, route.parts.chance.fraction()) {
+            Verdict::Pause(delay) => return End::Pause { delay, error: failure.error },
+            Verdict::Bury(reason) => return self.give_up(lane, batch, reason, failure, true).await,
+            Verdict::RetryIn(delay) => delay,
+        };
+        let record = self.record(attempt, &failure);
+        let newest = Arc::clone(&batch.items.last().expect("a failed batch has items").event);
+        let events = batch.items.len();
+        let failed = RouterEvent::Failed { route: self.name(), event: newest, attempt, events, class: failure.class, error: failure.error, retry_in: delay };
+
+        if route.is_ordered() {
+            // The head waits in hand and its lane behind it; what it has been through is noted for the next process.
+            batch.failed += 1;
+            AttemptRecord::push(&mut batch.history, record);
+            let identity = identity(&batch);
+            let due_at = clock.now().checked_add(jiff::SignedDuration::try_from(delay).unwrap_or(jiff::SignedDuration::MAX)).unwrap_or(jiff::Timestamp::MAX);
+            let noted = NotedAttempts { identity, attempts: batch.failed, history: batch.history.clone(), due_at };
+            route.memory.note(noted.clone());
+            if let Err(error) = route.parts.store.note_attempts(&route.config.name, noted).await {
+                self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+            }
+            self.tell(failed);
+            return End::Hold { batch, until: clock.monotonic() + delay, answered: true };
+        }
+
+        let deliveries = batch.items.into_iter().map(|item| item.delivery).collect();
+        let retry = || Settlement::RetryIn { delay, failure: record.clone() };
+        if !self.settle(deliveries, retry).await {
+            return End::Released;
+        }
+        self.tell(failed);
+        End::Settled { answered: true }
+    }
+
+    /// Buries a whole batch, parks its lane where the route says so.
+    async fn give_up(&self, lane: &LaneKey, mut batch: Batch<Item>, reason: DeadLetterReason, failure: Failure, tried: bool) -> End {
+        let route = &*self.route;
+        let identity = identity(&batch);
+        let attempts =
+            batch.items.iter().map(|item| item.delivery.attempts).max().unwrap_or(0) + batch.failed + route.memory.crashes(&identity) + u32::from(tried);
+        let mut history = batch.items.first().map(|item| item.delivery.history.clone()).unwrap_or_default();
+        for record in batch.history.drain(..) {
+            AttemptRecord::push(&mut history, record);
+        }
+        if tried || failure.class == FailureClass::Crash {
+            AttemptRecord::push(&mut history, self.record(attempts, &failure));
+        }
+        let parks = route.config.on_exhausted == OnExhausted::Park && route.is_ordered() && reason != DeadLetterReason::Parked;
+        if parks && let Err(error) = route.memory.park(&*route.parts.store, &route.config.name, lane).await {
+            // Burying the head first would let the lane overtake it.
+            return self.hold_for_the_store(batch, error.to_string());
+        }
+        let burst = batch.frozen.clone();
+        let buried = std::mem::take(&mut batch.items).into_iter().map(|item| (item.delivery, Some(item.event))).collect();
+        if !self.bury(buried, reason, &failure, history, attempts, burst).await {
+            return End::Released;
+        }
+        self.forget(&batch, &identity).await;
+        End::Settled { answered: tried }
+    }
+
+    /// The store cannot record what is about to happen, so it does not happen yet. No attempt is counted.
+    fn hold_for_the_store(&self, batch: Batch<Item>, error: String) -> End {
+        self.tell(RouterEvent::StoreTrouble { error });
+        End::Hold { batch, until: self.route.parts.clock.monotonic() + RECORD_AGAIN_MAX, answered: false }
+    }
+
+    // ── publish and settle ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Publishes what the handler emitted. `Ok(false)` when the session ended meanwhile; an error when the transport refuses
+    /// for good.
+    async fn publish_emits(&self, batch: &Batch<Item>, emits: Vec<Emit>) -> Result<bool, String> {
+        let hops = batch.items.iter().map(|item| item.delivery.hops).max().unwrap_or(0).saturating_add(1);
+        let traceparent = batch.items.last().and_then(|item| item.delivery.traceparent.clone());
+        for emit in emits {
+            let to = match emit.after {
+                Some(delay) => Destination::Route { route: self.name(), delay },
+                None => Destination::Subscribers,
+            };
+            let publication =
+                Publication { to, key: emit.key.clone(), body: emit.body.to_string().into(), hops, traceparent: traceparent.clone(), redactions: 0 };
+            let mut wait = RECORD_AGAIN_FIRST;
+            loop {
+                match self.route.parts.transport.publish(publication.clone()).await {
+                    Ok(_) => break,
+                    Err(error @ (TransportError::Refused(_) | TransportError::Unsupported(_))) => return Err(format!("emit of `{}`: {error}", emit.key)),
+                    Err(error) => self.tell(RouterEvent::SettlementDelayed { route: self.name(), error: format!("emit of `{}`: {error}", emit.key) }),
+                }
+                if self.cancelled_within(wait).await {
+                    return Ok(false);
+                }
+                wait = (wait * 2).min(RECORD_AGAIN_MAX);
+            }
+            self.tell(RouterEvent::Emitted { route: self.name(), key: emit.key, id: emit.id.to_string() });
+        }
+        Ok(true)
+    }
+
+    /// Settles handled items as done. False when the session is over.
+    async fn finish(&self, items: Vec<Item>, fate: &Fate) -> bool {
+        let config = &self.route.config;
+        // A shadow route has done nothing, so it remembers nothing: promoted to live, it must not skip.
+        let expires_at = config.dedup.as_ref().filter(|_| config.mode == RouteMode::Live).map(|dedup| {
+            let window = jiff::SignedDuration::try_from(dedup.window).unwrap_or(jiff::SignedDuration::MAX);
+            self.route.parts.clock.now().checked_add(window).unwrap_or(jiff::Timestamp::MAX)
+        });
+        let done = |item: &Item| item.dedup.clone().zip(expires_at).map(|(key, expires_at)| InboxKey { key, expires_at });
+        let inbox: Vec<Option<InboxKey>> = items.iter().map(done).collect();
+        let fates = vec![fate.clone(); items.len()];
+        if !self.route.parts.transport.features().inbox_in_settlement {
+            let keys: Vec<_> = inbox.iter().flatten().cloned().collect();
+            // Written before the ack, never a condition of it: a failure is told, and at worst the event is handled twice.
+            if !keys.is_empty()
+                && let Err(error) = self.route.parts.store.inbox_insert(&config.name, keys).await
+            {
+                self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+            }
+        }
+        let deliveries = items.into_iter().map(|item| item.delivery).collect();
+        self.settle(deliveries, || Settlement::Done { fates: fates.clone(), inbox: inbox.clone() }).await
+    }
+
+    /// Buries deliveries, each with the same reason. False when the session is over.
+    async fn bury(
+        &self,
+        deliveries: Vec<(Delivery, Option<Arc<Envelope>>)>,
+        reason: DeadLetterReason,
+        failure: &Failure,
+        history: Vec<AttemptRecord>,
+        attempts: u32,
+        burst: Option<String>,
+    ) -> bool {
+        let (key, event_id) = match deliveries.last() {
+            Some((delivery, event)) => (delivery.key.clone(), event.as_ref().and_then(|event| event.id().map(ToString::to_string))),
+            None => return true,
+        };
+        let events = deliveries.len();
+        let letter = DeadLetter {
+            route: self.name(),
+            plugin: self.route.config.handler.clone(),
+            reason,
+            error: failure.error.clone(),
+            detail: failure.detail.clone(),
+            attempts,
+            history,
+            buried_at: self.route.parts.clock.now(),
+            config_hash: self.route.config_hash.clone(),
+            burst,
+            traceparent: deliveries.last().and_then(|(delivery, _)| delivery.traceparent.clone()),
+        };
+        let deliveries = deliveries.into_iter().map(|(delivery, _)| delivery).collect();
+        if !self.settle(deliveries, || Settlement::Bury(Box::new(letter.clone()))).await {
+            return false;
+        }
+        self.tell(RouterEvent::Buried { route: self.name(), key, event_id, events, reason, error: failure.error.clone(), attempts });
+        true
+    }
+
+    /// Settles, and goes on trying while the session lives: what was done must be recorded. False when the session is over.
+    async fn settle(&self, mut deliveries: Vec<Delivery>, settlement: impl Fn() -> Settlement) -> bool {
+        let mut wait = RECORD_AGAIN_FIRST;
+        loop {
+            match self.consumer.settle(deliveries, settlement()).await {
+                Ok(()) => return true,
+                Err((SettleError::SessionOver, _)) => return false,
+                Err((error @ SettleError::NotRecorded(_), back)) => {
+                    deliveries = back;
+                    self.tell(RouterEvent::SettlementDelayed { route: self.name(), error: error.to_string() });
+                }
+            }
+            if self.cancelled_within(wait).await {
+                return false;
+            }
+            wait = (wait * 2).min(RECORD_AGAIN_MAX);
+        }
+    }
+
+    async fn cancelled_within(&self, wait: Duration) -> bool {
+        tokio::select! {
+            () = self.route.parts.clock.sleep(wait) => false,
+            () = self.cancellation.cancelled() => true,
+        }
+    }
+
+    /// Forgets what was kept for a batch that is settled.
+    async fn forget(&self, batch: &Batch<Item>, identity: &str) {
+        let route = &*self.route;
+        let (store, name) = (&route.parts.store, &route.config.name);
+        let trouble = |result: Result<(), router_api::StoreError>| {
+            if let Err(error) = result {
+                self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+            }
+        };
+        if let Some(burst) = &batch.frozen {
+            trouble(store.thaw(name, burst).await);
+        }
+        if route.memory.forget_noted(identity) {
+            trouble(store.forget_attempts(name, &[identity.to_owned()]).await);
+        }
+        if route.memory.forget_suspect(identity) {
+            trouble(store.clear_suspect(name, identity).await);
+        }
+    }
+
+    fn burst_note(&self, batch: &Batch<Item>) -> Option<BurstNote> {
+        let id = batch.frozen.clone()?;
+        Some(BurstNote { id, events: u32::try_from(batch.items.len()).unwrap_or(u32::MAX) })
+    }
+
+    fn record(&self, number: u32, failure: &Failure) -> AttemptRecord {
+        let mut error = failure.error.clone();
+        if error.len() > AttemptRecord::ERROR_BYTES_MAX {
+            let cut = (0..=AttemptRecord::ERROR_BYTES_MAX).rev().find(|at| error.is_char_boundary(*at)).unwrap_or(0);
+            error.truncate(cut);
+        }
+        AttemptRecord { number, at: self.route.parts.clock.now(), class: failure.class, error }
+    }
+
+    fn name(&self) -> router_api::RouteName {
+        self.route.config.name.clone()
+    }
+
+    fn tell(&self, event: RouterEvent) {
+        self.route.parts.observers.tell(event);
+    }
+}
+
+/// The name under which attempts, crashes and notes of a batch are kept.
+fn identity(batch: &Batch<Item>) -> String {
+    match (&batch.frozen, batch.items.first()) {
+        (Some(burst), _) => format!("burst:{burst}"),
+        (None, Some(item)) => item.delivery.identity.clone(),
+        (None, None) => String::new(),
+    }
+}
+
+fn shadow_lines(effects: &[RecordedEffect], emits: &[Emit], failure: Option<&Failure>) -> Vec<String> {
+    let effects = effects.iter().map(RecordedEffect::sentence);
+    let emits = emits.iter().map(|emit| format!("would emit: {}", emit.key));
+    let failure = failure.map(|failure| format!("would fail: {}", failure.error));
+    effects.chain(emits).chain(failure).collect()
+}
+
+/// Only for its bound: handlings are futures that move between threads.
+fn _assert_send(worker: &Worker, lane: &LaneKey, batch: Batch<Item>) -> impl Future<Output = End> + Send {
+    worker.process(lane, batch)
+}
