@@ -42,7 +42,7 @@ pub use store::{
     ArchivedEvent, DeliveryRecord, DeliveryState, EventQuery, FrozenBurst, NotedAttempts, RunningSlot, Store, StoreError, Suspect,
 };
 pub use suggest::suggest;
-pub use template::{ArgvTemplate, JsonTemplate, Scope, Template};
+pub use template::{ArgvTemplate, JsonTemplate, Scope, Template, UrlTemplate};
 pub use transport::{
     BurstNote, Consumer, DeadLetterQuery, Delivery, Destination, Fate, Features, InboxKey, Matcher, Publication, Published, QueueStats, SettleError, Settlement,
     StoredDeadLetter, Subscription, Transport, TransportAdmin, TransportError,
