@@ -28,9 +28,6 @@ pub(crate) fn check(uri: &Uri, headers: &HeaderMap, port: u16) -> Result<(), Err
             return Err(ErrorAnswer::new(ErrorKind::Forbidden, "the request comes from a web page of another origin"));
         }
     }
-    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
-        return Err(ErrorAnswer::new(ErrorKind::BadRequest, "both `Content-Length` and `Transfer-Encoding`"));
-    }
     Ok(())
 }
 
@@ -121,11 +118,5 @@ mod tests {
         ] {
             assert_eq!(verdict(&[("host", "localhost:8682"), ("origin", origin)]), expected, "{origin}");
         }
-    }
-
-    #[test]
-    fn two_lengths_are_a_bad_request() {
-        let pairs = [("host", "localhost:8682"), ("content-length", "3"), ("transfer-encoding", "chunked")];
-        assert_eq!(verdict(&pairs), Err(ErrorKind::BadRequest));
     }
 }

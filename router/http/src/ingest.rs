@@ -45,7 +45,8 @@ pub(crate) async fn post_event(
     query: Result<Query<IngestQuery>, axum::extract::rejection::QueryRejection>,
     request: Request,
 ) -> Response {
-    // With a transfer encoding a stray length may have been dropped by the parser; nothing more is read from such a connection.
+    // The parser goes by the encoding and drops a length that stands beside it. Both together are how requests are smuggled, so
+    // nothing more is read from such a connection.
     let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     let mut response = match take_in(&ingest, query, request).await {
         Ok(answer) => Json(answer).into_response(),

@@ -264,10 +264,10 @@ async fn two_lengths_never_lead_to_a_second_request() {
     let port = door.address.port();
     let head = format!("POST /events?key=a HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\n");
     let smuggled = format!("POST /events?key=smuggled HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}");
-    let length_first = door.raw(&format!("{head}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n{smuggled}")).await;
-    assert_eq!(status(&length_first), 400, "{length_first}");
-    let encoding_first = door.raw(&format!("{head}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n{smuggled}")).await;
-    assert_eq!(encoding_first.matches("HTTP/1.1").count(), 1, "one answer, then the end: {encoding_first}");
+    for lengths in ["Content-Length: 5\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 5"] {
+        let answer = door.raw(&format!("{head}{lengths}\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n{smuggled}")).await;
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "one answer, then the end: {answer}");
+    }
     assert!(door.admin.published.lock().unwrap().iter().all(|publication| publication.key.as_str() == "a"));
     door.end().await;
 }
