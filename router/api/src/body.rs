@@ -11,8 +11,8 @@ use serde_json::{Map, Number, Value};
 
 use crate::{DecodeError, DecodeLimits};
 
-/// The deepest nesting that the parser itself takes.
-pub(crate) const DEPTH_MAX: usize = 127;
+/// One less than what the parser itself takes, so that its own error never comes first.
+pub(crate) const DEPTH_MAX: usize = 126;
 
 /// So many correlation ids are kept; more stay in the raw bytes alone.
 pub(crate) const IDS_MAX: usize = 64;
@@ -222,7 +222,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         loop {
             let keep = if texts.len() < IDS_MAX { Keep::Text } else { Keep::Nothing };
             match items.next_element_seed(Walk { keep, ..item })? {
-                Some(Seen::Text(text)) => texts.push(text),
+                Some(Seen::Text(text)) if !text.is_empty() => texts.push(text),
                 Some(_) => {}
                 None => return Ok(Seen::Texts(texts)),
             }

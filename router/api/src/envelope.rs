@@ -27,7 +27,7 @@ static NULL: Value = Value::Null;
 pub struct DecodeLimits {
     /// In bytes.
     pub body_bytes_max: usize,
-    /// Objects and arrays within each other, the body itself included; at most 127 count, the JSON parser's own limit.
+    /// Objects and arrays within each other, the body itself included; at most 126, whatever stands here: the JSON parser has a limit of its own.
     pub depth_max: usize,
 }
 

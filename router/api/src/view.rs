@@ -301,6 +301,15 @@ impl Field<'_> {
             Self::Value(value) => value.as_str(),
         }
     }
+
+    /// The field as a JSON value.
+    #[must_use]
+    pub fn to_value(&self) -> Cow<'_, Value> {
+        match self {
+            Self::Text(text) => Cow::Owned(Value::from(text.as_ref())),
+            Self::Value(value) => Cow::Borrowed(value),
+        }
+    }
 }
 
 #[cfg(test)]
