@@ -5,8 +5,17 @@
 
 mod chance;
 mod clock;
+pub mod conformance;
+mod context;
+mod effects;
+mod events;
 mod memory;
+mod observer;
 
 pub use chance::SeededChance;
 pub use clock::VirtualClock;
+pub use context::{Handled, TestContext};
+pub use effects::{FakeEffects, Requested};
+pub use events::{EventBuilder, event};
 pub use memory::{Calls, MemoryState, MemoryStore, MemoryTransport, Settled, SettledHow};
+pub use observer::RecordingObserver;
