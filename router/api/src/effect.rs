@@ -206,6 +206,23 @@ impl HttpReply {
         serde_json::from_slice(&self.body)
     }
 
+    /// How long the server wants to be left alone: `Retry-After` in seconds, or as a date less the answer's own `Date`, so that
+    /// our clock does not matter. At most a day; what cannot be read counts as absent.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+        let text = self.header("retry-after")?.trim();
+        let asked = if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
+            // More digits than a number has are a long time, too.
+            Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+        } else {
+            let date = |text: &str| jiff::fmt::rfc2822::parse(text.trim()).ok().map(|zoned| zoned.timestamp());
+            let (until, now) = (date(text)?, date(self.header("date")?)?);
+            Duration::try_from(until.duration_since(now)).unwrap_or(Duration::ZERO)
+        };
+        Some(asked.min(RETRY_AFTER_MAX))
+    }
+
     /// The reply itself when its status is 2xx, else the error class that fits the status.
     ///
     /// Down for everybody (`Unreachable`): 502, 503, 504. Try again (`Failed`, `Busy` with `Retry-After`): 408, 425, 429 and
@@ -224,7 +241,7 @@ impl HttpReply {
             408 | 425 | 500..=599 => EffectClass::Failed,
             _ => EffectClass::Refused,
         };
-        let retry_after = self.header("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+        let retry_after = self.retry_after();
         let mut error = EffectError::new(class, format!("the server answered {}", self.status));
         error.retry_after = retry_after;
         error.detail = Some(excerpt(&self.body));
@@ -441,10 +458,82 @@ pub trait EffectPort: Send + Sync + 'static {
     /// An HTTP answer of any status and a command's end with any exit code are replies, not errors.
     async fn perform(&self, effect: Effect, work: Option<OwnWork<'_>>, cx: &EffectContext) -> Result<EffectReply, EffectError>;
 
+    /// Would `effect` be refused for what it says: a header that splits the request, a variable that no child may have, a NUL? Asked
+    /// before a write is recorded in a dry run, so that the dry run fails where the live run would. Does nothing outside.
+    ///
+    /// # Errors
+    ///
+    /// Class `Forbidden` or `Refused`, as [`EffectPort::perform`] would answer.
+    fn check(&self, effect: &Effect) -> Result<(), EffectError> {
+        let _ = effect;
+        Ok(())
+    }
+
     /// Finds a program at load, so that a later change of `PATH` or an event cannot choose another.
     ///
     /// # Errors
     ///
     /// When there is none, with the places that were searched. A dry run goes on with an unresolved one.
     fn resolve_program(&self, name: &str, base_dir: &std::path::Path) -> Result<Program, BuildError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(status: u16, headers: &[(&str, &str)]) -> HttpReply {
+        HttpReply { headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(), ..HttpReply::new(status, "why") }
+    }
+
+    #[test]
+    fn the_status_decides_the_class() {
+        for (status, class) in [
+            (301, EffectClass::Refused),
+            (400, EffectClass::Refused),
+            (404, EffectClass::Refused),
+            (408, EffectClass::Failed),
+            (425, EffectClass::Failed),
+            (429, EffectClass::Busy),
+            (500, EffectClass::Failed),
+            (502, EffectClass::Unreachable),
+            (504, EffectClass::Unreachable),
+        ] {
+            let error = reply(status, &[]).ok().unwrap_err();
+            assert_eq!((error.class, error.detail.as_deref()), (class, Some("why")), "{status}");
+        }
+        assert!(reply(204, &[]).ok().is_ok());
+    }
+
+    #[test]
+    fn retry_after_is_read_in_both_forms_and_has_a_limit() {
+        let asked = |headers: &[(&str, &str)]| reply(429, headers).ok().unwrap_err().retry_after.map(|delay| delay.as_secs());
+        let date = ("date", "Wed, 21 Oct 2026 07:28:00 GMT");
+        assert_eq!(asked(&[("retry-after", " 120 ")]), Some(120));
+        assert_eq!(asked(&[("retry-after", "Wed, 21 Oct 2026 07:30:00 GMT"), date]), Some(120));
+        assert_eq!(asked(&[("retry-after", "Wed, 21 Oct 2026 07:00:00 GMT"), date]), Some(0), "in the past is now");
+        assert_eq!(asked(&[("retry-after", "99999999999999999999999")]), Some(86_400));
+        assert_eq!(asked(&[("retry-after", "Wed, 21 Oct 2099 07:28:00 GMT"), date]), Some(86_400));
+        for unreadable in ["", "soon", "-1", "1.5", "Wed, 99 Oct"] {
+            assert_eq!(asked(&[("retry-after", unreadable), date]), None, "{unreadable:?}");
+        }
+        assert_eq!(asked(&[("retry-after", "Wed, 21 Oct 2026 07:30:00 GMT")]), None, "without a date of its own");
+    }
+
+    #[test]
+    fn secret_headers_stay_out_of_debug_output() {
+        let url = crate::Endpoint::parse("http://h/").unwrap().url();
+        let request = HttpRequest::new(Method::Post, url).header("x-plain", "shown").secret_header("authorization", "Bearer s3cret");
+        let shown = format!("{request:?}");
+        assert!(shown.contains("shown") && !shown.contains("s3cret"), "{shown}");
+    }
+
+    #[test]
+    fn a_failed_command_carries_the_end_of_its_output() {
+        let output = format!("{}the end", "x".repeat(5_000));
+        let error = CommandReply { stderr: output.into(), ..CommandReply::exit(3) }.ok().unwrap_err();
+        assert_eq!((error.class, error.message.as_str()), (EffectClass::Failed, "exit code 3"));
+        assert!(error.detail.is_some_and(|detail| detail.ends_with("the end") && detail.len() < 1_300));
+        let error = CommandReply { signal: Some(9), ..CommandReply::default() }.ok().unwrap_err();
+        assert_eq!(error.message, "ended by signal 9");
+    }
 }

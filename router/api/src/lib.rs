@@ -20,6 +20,7 @@ mod template;
 mod time;
 mod transport;
 mod trie;
+mod variable;
 mod view;
 
 pub use admin::{Admin, AdminError, RouteState, RouteStatus, RouterStatus};
@@ -48,6 +49,7 @@ pub use transport::{
     StoredDeadLetter, Subscription, Transport, TransportAdmin, TransportError,
 };
 pub use trie::PatternTrie;
+pub use variable::check_variable_name;
 pub use view::{Field, FieldPath, FieldPathError};
 
 #[doc(hidden)]
