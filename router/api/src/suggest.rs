@@ -1,4 +1,4 @@
-//! "Did you mean": the nearest of some known names. For messages about configuration; nothing decides by it.
+//! "Did you mean": the nearest of some known names, for messages about configuration.
 
 /// The candidate that `name` was probably meant to be, if one is near enough.
 ///
@@ -14,13 +14,11 @@ pub fn suggest<'a, T>(name: &str, candidates: impl IntoIterator<Item = &'a T>) -
 where
     T: AsRef<str> + ?Sized + 'a,
 {
-    // What is longer was no slip of the finger, and the table below stays small.
-    const CHARS_MAX: usize = 128;
-    let name = folded(name, CHARS_MAX)?;
+    let name = folded(name)?;
     let mut best: Option<(usize, &'a str)> = None;
     for candidate in candidates {
         let candidate = candidate.as_ref();
-        let Some(letters) = folded(candidate, CHARS_MAX) else { continue };
+        let Some(letters) = folded(candidate) else { continue };
         let allowed = name.len().max(letters.len()) / 3;
         let distance = distance(&name, &letters);
         if distance <= allowed && best.is_none_or(|(nearest, _)| distance < nearest) {
@@ -30,9 +28,21 @@ where
     best.map(|(_, candidate)| candidate)
 }
 
-fn folded(text: &str, chars_max: usize) -> Option<Vec<char>> {
-    let letters: Vec<char> = text.chars().take(chars_max + 1).flat_map(char::to_lowercase).map(|letter| if letter == '-' { '_' } else { letter }).collect();
-    (!letters.is_empty() && letters.len() <= chars_max).then_some(letters)
+/// How many letters are wrong, counted as [`suggest`] does. `usize::MAX` for names that are too long to be compared.
+#[must_use]
+pub fn slips(left: &str, right: &str) -> usize {
+    match (folded(left), folded(right)) {
+        (Some(left), Some(right)) => distance(&left, &right),
+        _ => usize::MAX,
+    }
+}
+
+/// What is longer was no slip of the finger, and the table of distances stays small.
+const CHARS_MAX: usize = 128;
+
+fn folded(text: &str) -> Option<Vec<char>> {
+    let letters: Vec<char> = text.chars().take(CHARS_MAX + 1).flat_map(char::to_lowercase).map(|letter| if letter == '-' { '_' } else { letter }).collect();
+    (!letters.is_empty() && letters.len() <= CHARS_MAX).then_some(letters)
 }
 
 /// Optimal string alignment: insertions, deletions, substitutions and swaps of neighbours.
@@ -89,6 +99,11 @@ mod tests {
         assert_eq!(suggest("alpah", &owned), Some("alpha"));
         assert_eq!(suggest("alpah", map.keys()), Some("alpha"));
         assert_eq!(suggest("alpah", ["alpha"]), Some("alpha"));
+    }
+
+    #[test]
+    fn slips_of_names_fold_case_and_dashes() {
+        assert_eq!((slips("Anything_But", "anything-but"), slips("sufix", "suffix"), slips("", "a")), (0, 1, usize::MAX));
     }
 
     #[test]
