@@ -60,6 +60,8 @@ pub(super) async fn the_prefetch_bounds_what_is_in_hand(bench: &mut Bench) -> Ca
 pub(super) async fn a_wait_that_is_given_up_loses_nothing(bench: &mut Bench) -> CaseResult {
     bench.bind(&[("one", &["#"])]).await?;
     let consumer = bench.consume("one", 100).await?;
+    // One wait that is given up for certain; those below race with the publisher.
+    bench.nothing(&consumer).await?;
     let transport = bench.transport();
     let publisher = tokio::spawn(async move {
         for n in 0..50 {
@@ -83,7 +85,6 @@ pub(super) async fn a_wait_that_is_given_up_loses_nothing(bench: &mut Bench) -> 
     }
     check!(publisher.await.is_ok_and(|result| result.is_ok()), "an event was not published");
     same!(found, (0..50).collect::<Vec<u64>>(), "events");
-    check!(given_up > 0, "no wait was given up, so this case has shown nothing");
     Ok(())
 }
 
