@@ -232,6 +232,7 @@ impl RouteLoop {
             if matches!(session.leaving, Some(SessionEnd::Stopped)) && session.drain_by.is_none() {
                 session.drain_by = Some(clock.monotonic() + route.config.drain);
             }
+            self.close_a_burst_if_full(&session);
             let rate_wait = if session.leaving.is_none() { self.start_what_may(&worker) } else { None };
             self.settle_asides(&worker, &mut session);
             if session.leaving.is_some() && !self.runs_of_this_epoch() {
@@ -326,14 +327,15 @@ impl RouteLoop {
                 None => self.route.show(RouteState::Running, None),
             }
         }
-        if session.in_hand >= prefetch {
-            // Nothing else can close a burst now that nothing more can come.
-            if self.handlings == 0 && !self.lanes.has_ready() {
-                self.lanes.close_oldest_open();
-            }
-            return false;
+        session.in_hand < prefetch && !held_up
+    }
+
+    /// With a full window nothing more can come, so the burst that has collected longest need not wait for its quiet time.
+    fn close_a_burst_if_full(&mut self, session: &Session) {
+        let full = session.in_hand >= usize::try_from(self.route.config.prefetch).unwrap_or(usize::MAX).max(1);
+        if full && self.handlings == 0 && !self.lanes.has_ready() {
+            self.lanes.close_oldest_open();
         }
-        !held_up
     }
 
     fn accept(&mut self, worker: &Worker, delivery: Delivery, session: &mut Session) {

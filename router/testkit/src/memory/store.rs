@@ -120,7 +120,11 @@ impl Store for MemoryStore {
 
     fn begin_running(&self, route: &RouteName, identity: &str) -> Option<RunningSlot> {
         self.with(|data| {
-            let slot = (0..SLOTS_MAX).filter_map(|slot| u32::try_from(slot).ok()).find(|slot| !data.running.contains_key(slot))?;
+            if data.running.len() >= SLOTS_MAX {
+                return None;
+            }
+            // Never the same twice, so that a router of before a crash cannot end the mark of its successor.
+            let slot = u32::try_from(data.next_number()).ok()?;
             data.running.insert(slot, (route.clone(), identity.to_owned()));
             Some(RunningSlot(slot))
         })

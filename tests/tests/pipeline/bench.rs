@@ -1,0 +1,327 @@
+//! A whole router on the transport in memory, with a scripted handler, a clock that stands still and seeded chance.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use router_api::{
+    BuildContext, BuildError, Clock, Context, Envelope, Handler, HandlerError, Outcome, Plugin, Registration, Registry, RouteMode, RouteName, RoutingKey,
+};
+use router_core::{
+    Applied, Router,
+    config::{
+        Breaker, Coalesce, Config, Dedup, HttpConfig, Limits, LogConfig, LogFormat, OnExhausted, RedactConfig, Retention, RetryPolicy, RouteConfig,
+        StoreConfig, TransportConfig,
+    },
+    filter::EventFilter,
+};
+use router_testkit::{EventBuilder, FakeEffects, MemoryState, MemoryStore, MemoryTransport, RecordingObserver, SeededChance, SettledHow, VirtualClock, event};
+
+/// What the handler was called with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    pub route: String,
+    /// Ids of the events, oldest first.
+    pub ids: Vec<String>,
+    pub attempt: u32,
+    pub idempotency_key: String,
+}
+
+/// What the handler answers.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    Done,
+    Skip,
+    Retry,
+    RetryAfter(Duration),
+    Reject,
+    Pause,
+    Panic,
+    /// Never ends by itself.
+    Hang,
+    /// Done after so long on the clock.
+    Take(Duration),
+    /// Emits an event of this key, then answers.
+    Emit(&'static str, Box<Answer>),
+    /// Emits one that comes back to the route after a second.
+    EmitAfter(&'static str),
+}
+
+type Behaviour = Box<dyn Fn(&Call) -> Answer + Send + Sync>;
+
+struct Script {
+    calls: Mutex<Vec<Call>>,
+    behaviour: Mutex<Behaviour>,
+    clock: VirtualClock,
+}
+
+static SCRIPTS: Mutex<BTreeMap<u64, Arc<Script>>> = Mutex::new(BTreeMap::new());
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// Does what the test's script says.
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+struct Scripted {
+    script: u64,
+    #[serde(default)]
+    refuse_to_build: bool,
+}
+
+#[async_trait]
+impl Plugin for Scripted {
+    const NAME: &'static str = "scripted";
+
+    async fn build(self, _cx: &BuildContext) -> Result<Box<dyn Handler>, BuildError> {
+        if self.refuse_to_build {
+            return Err(BuildError::at("refuse_to_build", "was asked to refuse"));
+        }
+        Ok(Box::new(ScriptedHandler { script: Arc::clone(&SCRIPTS.lock().unwrap()[&self.script]) }))
+    }
+}
+
+struct ScriptedHandler {
+    script: Arc<Script>,
+}
+
+#[async_trait]
+impl Handler for ScriptedHandler {
+    async fn handle(&self, _event: &Envelope, cx: &Context) -> Result<Outcome, HandlerError> {
+        let call = Call {
+            route: cx.route().to_string(),
+            ids: cx.burst().iter().map(|event| event.id().map_or_else(|| "-".to_owned(), ToString::to_string)).collect(),
+            attempt: cx.attempt().number,
+            idempotency_key: cx.idempotency_key(),
+        };
+        self.script.calls.lock().unwrap().push(call.clone());
+        let mut answer = (self.script.behaviour.lock().unwrap())(&call);
+        loop {
+            answer = match answer {
+                Answer::Done => return Ok(Outcome::Done),
+                Answer::Skip => return Ok(Outcome::skipped("nothing to do")),
+                Answer::Retry => return Err(HandlerError::retry("not yet")),
+                Answer::RetryAfter(delay) => return Err(HandlerError::retry_after(delay, "asked to wait")),
+                Answer::Reject => return Err(HandlerError::reject("never")),
+                Answer::Pause => return Err(HandlerError::pause("connection refused")),
+                Answer::Panic => panic!("the script says so"),
+                Answer::Hang => std::future::pending().await,
+                Answer::Take(duration) => {
+                    self.script.clock.sleep(duration).await;
+                    Answer::Done
+                }
+                Answer::Emit(key, then) => {
+                    cx.emit(&RoutingKey::new(key).unwrap(), serde_json::json!({ "made": "here" }));
+                    *then
+                }
+                Answer::EmitAfter(key) => {
+                    cx.emit_after(Duration::from_secs(1), &RoutingKey::new(key).unwrap(), serde_json::json!({}));
+                    Answer::Done
+                }
+            }
+        }
+    }
+}
+
+pub struct Bench {
+    pub state: MemoryState,
+    pub transport: Arc<MemoryTransport>,
+    pub store: Arc<MemoryStore>,
+    pub clock: VirtualClock,
+    pub observer: Arc<RecordingObserver>,
+    pub effects: Arc<FakeEffects>,
+    pub router: Router,
+    script: Arc<Script>,
+    script_id: u64,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        Self::over(MemoryState::new(), VirtualClock::default())
+    }
+
+    /// A router of a new process over what an earlier one left.
+    pub fn over(state: MemoryState, clock: VirtualClock) -> Self {
+        let script = Arc::new(Script { calls: Mutex::default(), behaviour: Mutex::new(Box::new(|_| Answer::Done)), clock: clock.clone() });
+        let script_id = NEXT.fetch_add(1, Ordering::Relaxed);
+        SCRIPTS.lock().unwrap().insert(script_id, Arc::clone(&script));
+        let transport = Arc::new(MemoryTransport::new(&state, Arc::new(clock.clone())));
+        let store = Arc::new(MemoryStore::new(&state));
+        let observer = Arc::new(RecordingObserver::new());
+        let effects = Arc::new(FakeEffects::new());
+        let registry = Registry::of([Registration::of::<Scripted>()]).unwrap();
+        let router = Router::builder(
+            registry,
+            Arc::clone(&transport) as _,
+            Arc::clone(&store) as _,
+            Arc::clone(&effects) as _,
+            Arc::new(clock.clone()),
+            Arc::new(SeededChance::new(7)),
+        )
+        .observer(Arc::clone(&observer) as _)
+        .build();
+        Self { state, transport, store, clock, observer, effects, router, script, script_id }
+    }
+
+    /// The process dies, and a new one begins with the same routes.
+    pub async fn crash(self, routes: &[RouteConfig], behaviour: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
+        self.state.crash();
+        let next = Self::over(self.state.clone(), self.clock.clone());
+        next.behave(behaviour);
+        next.apply(routes).await;
+        next
+    }
+
+    pub fn behave(&self, behaviour: impl Fn(&Call) -> Answer + Send + Sync + 'static) {
+        *self.script.behaviour.lock().unwrap() = Box::new(behaviour);
+    }
+
+    pub fn calls(&self) -> Vec<Call> {
+        self.script.calls.lock().unwrap().clone()
+    }
+
+    /// The ids that each call was made with.
+    pub fn called(&self) -> Vec<Vec<String>> {
+        self.calls().into_iter().map(|call| call.ids).collect()
+    }
+
+    pub fn config(&self, routes: &[RouteConfig]) -> Config {
+        let mut routes = routes.to_vec();
+        for route in &mut routes {
+            if let Some(options) = route.with.as_object_mut() {
+                options.insert("script".to_owned(), self.script_id.into());
+            }
+            route.hash = format!("{:?}", RouteConfig { hash: String::new(), ..route.clone() });
+        }
+        Config {
+            hash: format!("{routes:?}").len().to_string(),
+            text: String::new(),
+            transport: TransportConfig::Embedded,
+            store: StoreConfig { path: "router.db".into(), sync: true, retention: Retention { age: Duration::from_secs(1), bytes_max: 1 } },
+            http: HttpConfig { listen: None },
+            limits: Limits { decode: router_api::DecodeLimits::default() },
+            redact: RedactConfig { paths: Vec::new(), patterns: Vec::new(), builtin: true },
+            log: LogConfig { level: "info".to_owned(), format: LogFormat::Text },
+            routes,
+        }
+    }
+
+    pub async fn apply(&self, routes: &[RouteConfig]) -> Applied {
+        let applied = self.clock.run_until(self.router.apply(self.config(routes))).await.expect("the configuration is fine");
+        self.settle_down().await;
+        applied
+    }
+
+    /// Publishes an event with this id.
+    pub async fn send(&self, key: &str, id: &str) {
+        self.send_event(event(key).id(id)).await;
+    }
+
+    /// … and of this session.
+    pub async fn send_in(&self, session: &str, id: &str) {
+        self.send_event(event("session.thread.agent.action").id(id).session(session)).await;
+    }
+
+    pub async fn send_event(&self, event: EventBuilder) {
+        self.router.admin().publish(event.publication()).await.expect("the transport takes it");
+    }
+
+    /// Lets everything happen that needs no time.
+    pub async fn settle_down(&self) {
+        self.clock.pass(Duration::ZERO).await;
+    }
+
+    pub async fn pass(&self, duration: Duration) {
+        self.clock.pass(duration).await;
+    }
+
+    pub async fn drain(&self) -> u32 {
+        self.clock.run_until(self.router.drain()).await.cancelled
+    }
+
+    /// What became of deliveries, as short words, in the order of the settlements.
+    pub fn settled(&self) -> Vec<String> {
+        let word = |settled: router_testkit::Settled| match settled.how {
+            SettledHow::Done(fates) => fates
+                .iter()
+                .map(|fate| match fate {
+                    router_api::Fate::Handled { .. } => "handled",
+                    router_api::Fate::Skipped { .. } => "skipped",
+                    router_api::Fate::Filtered => "filtered",
+                    router_api::Fate::Duplicate { .. } => "duplicate",
+                    router_api::Fate::Shadowed { .. } => "shadowed",
+                })
+                .collect::<Vec<_>>()
+                .join("+"),
+            SettledHow::RetryIn { .. } => "retry".to_owned(),
+            SettledHow::Buried(letter) => format!("buried: {}", letter.reason),
+        };
+        self.transport.settled().into_iter().map(word).collect()
+    }
+
+    pub async fn dead_letters(&self) -> Vec<router_api::StoredDeadLetter> {
+        use router_api::Transport;
+        self.transport.admin().dead_letters(&router_api::DeadLetterQuery::default()).await.unwrap()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        SCRIPTS.lock().unwrap().remove(&self.script_id);
+        if !std::thread::panicking() {
+            assert_eq!(self.transport.misuses(), Vec::<String>::new(), "the router used the transport wrongly");
+        }
+    }
+}
+
+/// A route for everything, with the defaults of the configuration.
+pub fn route(name: &str) -> RouteConfig {
+    RouteConfig {
+        name: name.parse::<RouteName>().unwrap(),
+        place: "test:1".to_owned(),
+        base_dir: "/".into(),
+        hash: String::new(),
+        enabled: true,
+        mode: RouteMode::Live,
+        on: vec!["#".parse().unwrap()],
+        when: EventFilter::default(),
+        order_by: None,
+        coalesce: None,
+        concurrency: 8,
+        prefetch: 500,
+        timeout: Duration::from_secs(60),
+        retry: RetryPolicy { attempts_max: 8, first_delay: Duration::from_secs(1), max_delay: Duration::from_secs(600), on: BTreeMap::new() },
+        on_exhausted: OnExhausted::DeadLetter,
+        breaker: Breaker { first_delay: Duration::from_secs(5), max_delay: Duration::from_secs(300) },
+        rate: None,
+        drain: Duration::from_secs(30),
+        dedup: Some(Dedup { by: Vec::new(), window: Duration::from_secs(86_400) }),
+        max_age: None,
+        hops_max: 8,
+        crashes_max: 5,
+        handler: "scripted".to_owned(),
+        with: serde_json::json!({}),
+    }
+}
+
+/// … whose events keep their order within a session.
+pub fn ordered(name: &str) -> RouteConfig {
+    RouteConfig { order_by: Some("session_id".parse().unwrap()), ..route(name) }
+}
+
+/// … that handles the events of a session together.
+pub fn coalescing(name: &str) -> RouteConfig {
+    let coalesce = Coalesce { by: "session_id".parse().unwrap(), quiet: Duration::from_secs(2), max_wait: Duration::from_secs(30), events_max: 100 };
+    RouteConfig { coalesce: Some(coalesce), ..route(name) }
+}
+
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const HOUR: Duration = Duration::from_secs(3_600);
+
+/// Ids as the calls show them.
+pub fn ids(groups: &[&[&str]]) -> Vec<Vec<String>> {
+    groups.iter().map(|group| group.iter().map(|id| (*id).to_owned()).collect()).collect()
+}

@@ -1,0 +1,10 @@
+//! The promises of the pipeline (ARCHITECTURE.md), each shown on a whole router over the transport in memory, on a clock that
+//! stands still until the test moves it.
+
+mod bench;
+mod bursts;
+mod failures;
+mod fates;
+mod order;
+mod reload;
+mod restarts;

@@ -1,0 +1,122 @@
+//! Order within a lane, through failures; and that a waiting lane blocks only itself.
+
+use router_api::DeadLetterReason;
+use router_core::{config::OnExhausted, observe::RouterEvent};
+
+use crate::bench::{Answer, Bench, HOUR, SECOND, ids, ordered};
+
+#[tokio::test]
+async fn events_of_one_session_run_one_after_the_other_and_sessions_side_by_side() {
+    let bench = Bench::new();
+    bench.behave(|_| Answer::Take(SECOND));
+    bench.apply(&[ordered("in-order")]).await;
+    for (session, id) in [("s1", "a1"), ("s1", "a2"), ("s2", "b1"), ("s1", "a3"), ("s2", "b2")] {
+        bench.send_in(session, id).await;
+    }
+    bench.settle_down().await;
+    assert_eq!(bench.called(), ids(&[&["a1"], &["b1"]]));
+    bench.pass(SECOND).await;
+    assert_eq!(bench.called(), ids(&[&["a1"], &["b1"], &["a2"], &["b2"]]));
+    bench.pass(2 * SECOND).await;
+    assert_eq!(bench.settled(), ["handled"; 5]);
+}
+
+#[tokio::test]
+async fn a_failing_head_waits_in_hand_and_holds_back_its_own_session_only() {
+    let bench = Bench::new();
+    bench.behave(|call| if call.ids[0] == "a1" && call.attempt < 4 { Answer::Retry } else { Answer::Done });
+    bench.apply(&[ordered("in-order")]).await;
+    for (session, id) in [("s1", "a1"), ("s1", "a2"), ("s2", "b1"), ("s2", "b2")] {
+        bench.send_in(session, id).await;
+    }
+    bench.settle_down().await;
+    bench.pass(60 * SECOND).await;
+    let called: Vec<String> = bench.calls().into_iter().map(|call| call.ids[0].clone()).collect();
+    let position = |id: &str| called.iter().rposition(|called| called == id).unwrap();
+    assert!(position("a2") > position("a1"), "{called:?}");
+    assert!(position("b2") < position("a1"), "the other session does not wait: {called:?}");
+    assert!(!bench.settled().contains(&"retry".to_owned()), "the head of an ordered lane is never given back");
+    assert_eq!(bench.calls().iter().filter(|call| call.ids[0] == "a1").map(|call| call.attempt).collect::<Vec<_>>(), [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_head_that_is_given_up_on_lets_its_lane_go_on() {
+    let bench = Bench::new();
+    bench.behave(|call| if call.ids[0] == "a1" { Answer::Reject } else { Answer::Done });
+    bench.apply(&[ordered("in-order")]).await;
+    for id in ["a1", "a2"] {
+        bench.send_in("s1", id).await;
+    }
+    bench.settle_down().await;
+    assert_eq!(bench.settled(), ["buried: rejected", "handled"]);
+}
+
+#[tokio::test]
+async fn on_a_parking_route_the_rest_of_the_lane_follows_its_head_even_after_a_restart() {
+    let bench = Bench::new();
+    let mut parking = ordered("parking");
+    parking.on_exhausted = OnExhausted::Park;
+    bench.behave(|call| if call.ids[0] == "a1" { Answer::Reject } else { Answer::Done });
+    bench.apply(std::slice::from_ref(&parking)).await;
+    for (session, id) in [("s1", "a1"), ("s1", "a2"), ("s2", "b1")] {
+        bench.send_in(session, id).await;
+    }
+    bench.settle_down().await;
+    assert_eq!(bench.called(), ids(&[&["a1"], &["b1"]]));
+    let bench = bench.crash(&[parking], |_| Answer::Done).await;
+    bench.send_in("s1", "a3").await;
+    bench.send_in("s2", "b2").await;
+    bench.settle_down().await;
+    assert_eq!(bench.called(), ids(&[&["b2"]]));
+    let reasons: Vec<_> = bench.dead_letters().await.into_iter().map(|letter| letter.letter.reason).collect();
+    assert_eq!(reasons, [DeadLetterReason::Parked, DeadLetterReason::Parked, DeadLetterReason::Rejected], "newest first");
+}
+
+#[tokio::test]
+async fn waiting_lanes_that_fill_half_the_window_stop_the_intake_until_one_head_settles() {
+    let bench = Bench::new();
+    let mut narrow = ordered("narrow");
+    narrow.prefetch = 8;
+    narrow.retry.first_delay = 100 * SECOND;
+    bench.behave(|call| if call.ids[0].starts_with("bad") && call.attempt == 1 { Answer::RetryAfter(50 * SECOND) } else { Answer::Done });
+    bench.apply(&[narrow]).await;
+    for number in 0..4 {
+        bench.send_in(&format!("s{number}"), &format!("bad{number}")).await;
+    }
+    bench.settle_down().await;
+    bench.send_in("other", "good").await;
+    bench.settle_down().await;
+    assert!(!bench.called().contains(&vec!["good".to_owned()]), "held up");
+    assert_eq!(bench.observer.count(|event| matches!(event, RouterEvent::RouteHeldUp { .. })), 1);
+    let note = bench.router.admin().status().await.unwrap().routes.remove(0).note;
+    assert!(note.as_deref().is_some_and(|note| note.starts_with("held up by lane s")), "{note:?}");
+    bench.pass(HOUR).await;
+    assert_eq!(bench.settled(), ["handled"; 5]);
+}
+
+#[tokio::test]
+async fn one_hot_session_does_not_starve_the_others() {
+    let bench = Bench::new();
+    let mut one = ordered("one");
+    one.prefetch = 16;
+    bench.behave(|call| if call.ids[0].starts_with("hot") { Answer::Take(SECOND) } else { Answer::Done });
+    bench.apply(&[one]).await;
+    for number in 0..100 {
+        bench.send_in("hot", &format!("hot{number}")).await;
+    }
+    bench.send_in("cold", "cold").await;
+    bench.pass(3 * SECOND).await;
+    assert!(bench.called().contains(&vec!["cold".to_owned()]), "the transport looks past the lane that floods the window: {:?}", bench.called());
+}
+
+#[tokio::test]
+async fn an_event_without_the_order_field_stands_in_a_lane_of_its_own() {
+    let bench = Bench::new();
+    bench.behave(|_| Answer::Take(SECOND));
+    bench.apply(&[ordered("in-order")]).await;
+    for id in ["x1", "x2"] {
+        bench.send("no.session", id).await;
+    }
+    bench.settle_down().await;
+    assert_eq!(bench.calls().len(), 2);
+}

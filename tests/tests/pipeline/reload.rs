@@ -1,0 +1,105 @@
+//! `Router::apply`: only what changed restarts, any failure changes nothing, what waits stays.
+
+use router_core::ApplyError;
+
+use crate::bench::{Answer, Bench, SECOND, ids, route};
+
+#[tokio::test]
+async fn only_changed_routes_restart() {
+    let bench = Bench::new();
+    let applied = bench.apply(&[route("one"), route("two")]).await;
+    assert_eq!(applied.started.len(), 2);
+    let mut two = route("two");
+    two.concurrency = 1;
+    let applied = bench.apply(&[route("one"), two, route("three")]).await;
+    let names = |names: &[router_api::RouteName]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!((names(&applied.started), names(&applied.restarted), names(&applied.stopped)), (vec!["three".into()], vec!["two".into()], vec![]));
+}
+
+#[tokio::test]
+async fn a_handler_that_cannot_be_built_changes_nothing() {
+    let bench = Bench::new();
+    bench.apply(&[route("one")]).await;
+    let mut broken = route("broken");
+    broken.with = serde_json::json!({ "refuse_to_build": true });
+    let mut one = route("one");
+    one.concurrency = 1;
+    let error = bench.router.apply(bench.config(&[one, broken])).await.unwrap_err();
+    assert!(matches!(error, ApplyError::Build { .. }));
+    assert_eq!(error.to_string(), "route `broken` (test:1): `refuse_to_build`: was asked to refuse");
+    assert_eq!(bench.router.admin().status().await.unwrap().routes.len(), 1);
+    bench.send("a.b", "e1").await;
+    bench.settle_down().await;
+    assert_eq!(bench.called(), ids(&[&["e1"]]));
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_not_linked_is_named_with_those_that_are() {
+    let bench = Bench::new();
+    let mut unknown = route("unknown");
+    unknown.handler = "scripted2".to_owned();
+    let error = bench.router.apply(bench.config(&[unknown])).await.unwrap_err();
+    assert_eq!(error.to_string(), "route `unknown` (test:1): no plugin `scripted2` is linked into this program; there are `scripted`");
+}
+
+#[tokio::test]
+async fn a_disabled_route_takes_no_more_and_keeps_what_waits() {
+    let bench = Bench::new();
+    bench.behave(|_| Answer::Pause);
+    bench.apply(&[route("one")]).await;
+    bench.send("a.b", "waits").await;
+    bench.settle_down().await;
+    let mut off = route("one");
+    off.enabled = false;
+    let applied = bench.apply(&[off]).await;
+    assert_eq!(applied.waiting, [("one".parse().unwrap(), 1)]);
+    bench.send("a.b", "missed").await;
+    bench.behave(|_| Answer::Done);
+    bench.apply(&[route("one")]).await;
+    bench.pass(SECOND).await;
+    assert_eq!(bench.called(), ids(&[&["waits"], &["waits"]]));
+}
+
+#[tokio::test]
+async fn a_changed_filter_is_asked_again_of_what_already_waits() {
+    let bench = Bench::new();
+    bench.behave(|_| Answer::Pause);
+    bench.apply(&[route("one")]).await;
+    bench.send("a.b", "old").await;
+    bench.settle_down().await;
+    let mut narrower = route("one");
+    narrower.on = vec!["other.*".parse().unwrap()];
+    bench.behave(|_| Answer::Done);
+    bench.apply(&[narrower]).await;
+    bench.pass(SECOND).await;
+    assert_eq!(bench.settled(), ["filtered"]);
+}
+
+#[tokio::test]
+async fn reloads_under_load_lose_and_repeat_nothing() {
+    let bench = Bench::new();
+    bench.behave(|_| Answer::Take(SECOND / 10));
+    bench.apply(&[route("one")]).await;
+    for round in 0..40_u32 {
+        for number in 0..5 {
+            bench.send("a.b", &format!("e{round}-{number}")).await;
+        }
+        let mut changed = route("one");
+        changed.concurrency = 1 + round % 7;
+        bench.apply(&[changed]).await;
+    }
+    bench.pass(60 * SECOND).await;
+    let mut called: Vec<String> = bench.calls().into_iter().map(|call| call.ids[0].clone()).collect();
+    called.sort();
+    let count = called.len();
+    called.dedup();
+    assert_eq!((count, called.len()), (200, 200));
+}
+
+#[tokio::test]
+async fn every_configuration_in_force_is_kept_with_its_hash() {
+    let bench = Bench::new();
+    bench.apply(&[route("one")]).await;
+    bench.apply(&[route("one"), route("two")]).await;
+    assert_eq!(bench.state.configs().len(), 2);
+}
