@@ -1,0 +1,93 @@
+//! The disk reserve: is there room for new events?
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Looked at again after so many commits …
+const COMMITS: u32 = 256;
+/// … or this long, whichever is first. While there is no room, every time.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Asks the file system now and then.
+#[derive(Debug)]
+pub(crate) struct Reserve {
+    directory: PathBuf,
+    bytes: u64,
+    asked: Option<Duration>,
+    commits: u32,
+    free: u64,
+}
+
+impl Reserve {
+    /// Of the disk that `store` lies on; 0 bytes switch it off.
+    pub(crate) fn new(store: &Path, bytes: u64) -> Self {
+        let directory = store.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+        Self { directory, bytes, asked: None, commits: 0, free: u64::MAX }
+    }
+
+    /// `Err` with a sentence when new events must wait. Call it once a commit.
+    pub(crate) fn check(&mut self, now: Duration) -> Result<(), String> {
+        if self.bytes == 0 {
+            return Ok(());
+        }
+        self.commits += 1;
+        let stale = self.asked.is_none_or(|asked| now.saturating_sub(asked) >= INTERVAL) || self.commits >= COMMITS || self.free < self.bytes;
+        if stale {
+            match rustix::fs::statvfs(&self.directory) {
+                Ok(answer) => self.free = answer.f_bavail.saturating_mul(answer.f_frsize),
+                // Not knowing is no reason to refuse: SQLite says so itself when a write finds no room.
+                Err(error) => {
+                    tracing::debug!(directory = %self.directory.display(), %error, "the free space is not known");
+                    self.free = u64::MAX;
+                }
+            }
+            self.asked = Some(now);
+            self.commits = 0;
+        }
+        if self.free >= self.bytes {
+            return Ok(());
+        }
+        Err(format!(
+            "{} MiB are free on the disk of `{}`, {} MiB are kept in reserve: free some space, queued events go on being handled",
+            self.free >> 20,
+            self.directory.display(),
+            self.bytes >> 20
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reserve_of_zero_is_never_short() {
+        let mut reserve = Reserve::new(Path::new("/nowhere/at/all.db"), 0);
+        assert!(reserve.check(Duration::ZERO).is_ok());
+    }
+
+    #[test]
+    fn too_little_room_is_said_with_both_numbers_and_looked_at_again_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut reserve = Reserve::new(&directory.path().join("a.db"), u64::MAX);
+        let sentence = reserve.check(Duration::ZERO).unwrap_err();
+        assert!(sentence.contains("in reserve") && sentence.contains("MiB are free"), "{sentence}");
+        reserve.bytes = 1;
+        assert!(reserve.check(Duration::ZERO).is_ok());
+    }
+
+    #[test]
+    fn plenty_of_room_is_trusted_for_a_while() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut reserve = Reserve::new(&directory.path().join("a.db"), 1);
+        assert!(reserve.check(Duration::ZERO).is_ok());
+        reserve.directory = "/nowhere/at/all".into();
+        let free = reserve.free;
+        assert!(reserve.check(Duration::from_millis(999)).is_ok());
+        assert_eq!(reserve.free, free);
+        assert!(reserve.check(Duration::from_millis(1_000)).is_ok());
+        assert_eq!(reserve.free, u64::MAX);
+    }
+}

@@ -1,0 +1,290 @@
+//! How a store comes to be open: the lock, the file, its schema, what the last process left, the threads.
+//!
+//! It happens on the thread that will be the writer, which also owns the lock until everything has ended.
+
+use std::{
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+};
+
+use router_api::{Clock, DecodeLimits, RouteName};
+use rusqlite::{Connection, OpenFlags, params};
+
+use crate::{
+    EmbeddedOptions, Finding, OpenError,
+    disk::Reserve,
+    intake::Bindings,
+    lock_file::{LockFile, private_file},
+    readers::Readers,
+    retention::Retention,
+    running::RunningFile,
+    schema,
+    side_file::{Noted, SideFile},
+    store_time::StoreTime,
+    writer::{Writer, WriterDesk},
+};
+
+/// In `meta`: 1 while the store is closed after a clean end.
+pub(crate) const CLEAN: &str = "clean";
+/// In `meta`: counts the openings.
+const OPENINGS: &str = "openings";
+/// In `meta`: when the store was made, which tells it from others.
+const CREATED: &str = "created_at";
+
+/// SQLite 3.51.3, the first version without the bug that corrupts a log which is read and checkpointed at the same moment.
+const LIBRARY_MIN: i32 = 3_051_003;
+/// Threads that read for routes.
+const NEAR_READERS: usize = 2;
+/// Threads that read for people.
+const FAR_READERS: usize = 1;
+
+/// An open store in its parts.
+pub(crate) struct Opened {
+    pub(crate) path: PathBuf,
+    pub(crate) time: Arc<StoreTime>,
+    pub(crate) decode: DecodeLimits,
+    pub(crate) writer: Writer,
+    pub(crate) near: Readers,
+    pub(crate) far: Readers,
+    pub(crate) running: RunningFile,
+    pub(crate) bindings: Bindings,
+    pub(crate) handed_before: i64,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) threads: Vec<JoinHandle<()>>,
+}
+
+/// The lock of the store, or at once who has it.
+pub(crate) fn take_lock(options: &EmbeddedOptions) -> Result<LockFile, OpenError> {
+    if rusqlite::version_number() < LIBRARY_MIN {
+        return Err(OpenError::OldLibrary { found: rusqlite::version().to_owned() });
+    }
+    LockFile::take(&options.path)
+}
+
+/// Starts the writer thread, which opens the store and tells `done`.
+pub(crate) fn start(
+    options: EmbeddedOptions,
+    lock: LockFile,
+    clock: Arc<dyn Clock>,
+    done: impl FnOnce(Result<Opened, OpenError>) + Send + 'static,
+) -> Result<JoinHandle<()>, OpenError> {
+    let path = options.path.clone();
+    let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+        let (writer, inbox) = Writer::new();
+        match open(&options, clock, writer) {
+            Ok((opened, desk)) => {
+                done(Ok(opened));
+                let conn = inbox.run(desk);
+                finish(conn);
+                drop(lock);
+            }
+            Err(error) => {
+                // Freed first, so that whoever hears of the failure may try again.
+                drop(lock);
+                done(Err(error));
+            }
+        }
+    });
+    thread.map_err(|error| OpenError::io("start the writer of", &path, error))
+}
+
+/// For the case that the thread ended without a word.
+pub(crate) fn starter_failed(path: &Path) -> OpenError {
+    OpenError::io("open", path, io::Error::other("the thread that opens the store panicked"))
+}
+
+/// Moves the log into the file, so that the file alone is whole.
+fn finish(conn: Connection) {
+    if let Err(error) = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+        tracing::debug!(%error, "the log was not moved into the store at its end");
+    }
+    if let Err((_, error)) = conn.close() {
+        tracing::debug!(%error, "the store was not closed well");
+    }
+}
+
+fn open(options: &EmbeddedOptions, clock: Arc<dyn Clock>, writer: Writer) -> Result<(Opened, WriterDesk), OpenError> {
+    let path = &options.path;
+    let time = Arc::new(StoreTime::new(clock));
+    let is_new = recognise(path)?;
+    let conn = connect(options, is_new)?;
+    let sqlite = |error: rusqlite::Error| OpenError::sqlite(path, &error);
+
+    let created = created_at(&conn, &time).map_err(sqlite)?;
+    let (side_file, noted) = SideFile::open(path, created).map_err(|error| OpenError::io("open the side file of", path, error))?;
+    let openings = schema::meta(&conn, OPENINGS).map_err(sqlite)?.unwrap_or(0);
+    let is_clean = schema::meta(&conn, CLEAN).map_err(sqlite)?.unwrap_or(1) == 1;
+    let died = (!is_clean).then_some(openings).and_then(|opening| u64::try_from(opening).ok());
+    let (mut running, ran) = RunningFile::open(path, died).map_err(|error| OpenError::io("open the file of running handlings of", path, error))?;
+
+    let taken_over = take_over(&conn, &time, TakingOver { created, noted, opening: openings + 1, ran: &ran }).map_err(sqlite)?;
+    // Only now: before the commit above the slots were the only record of what ran.
+    running.begin_opening(u64::try_from(openings + 1).unwrap_or(0)).map_err(|error| OpenError::io("write the file of running handlings of", path, error))?;
+    for finding in &taken_over.findings {
+        tracing::error!(store = %path.display(), "{finding}");
+    }
+    if !is_clean {
+        tracing::info!(store = %path.display(), suspects = ran.len(), "the last process did not close the store; what was in hand is handed out again");
+    }
+
+    let bindings = Bindings::load(&conn).map_err(sqlite)?;
+    let handed_before: i64 = if is_clean { 0 } else { conn.query_row("SELECT coalesce(max(id), 0) FROM deliveries", [], |row| row.get(0)).map_err(sqlite)? };
+    let text = path.display().to_string();
+    let readers = |name: &str, count: usize| -> Result<_, OpenError> {
+        let connections = (0..count).map(|_| connect_to_read(options)).collect::<rusqlite::Result<_>>().map_err(sqlite)?;
+        Readers::start(name, text.clone(), connections).map_err(|error| OpenError::io("start the readers of", path, error))
+    };
+    let (near, mut threads) = readers("store-near", NEAR_READERS)?;
+    let (far, far_threads) = readers("store-far", FAR_READERS)?;
+    threads.extend(far_threads);
+
+    let desk = WriterDesk {
+        time: Arc::clone(&time),
+        reserve: Reserve::new(path, options.reserve_bytes),
+        side_file,
+        retention: Retention::new(options.retention_age, options.retention_bytes_max),
+        last_seq: taken_over.last_seq,
+        path: text.clone(),
+        conn,
+    };
+    let opened = Opened {
+        path: path.clone(),
+        time,
+        decode: options.decode,
+        writer,
+        near,
+        far,
+        running,
+        bindings,
+        handed_before,
+        findings: taken_over.findings,
+        threads,
+    };
+    Ok((opened, desk))
+}
+
+/// True for a file that is not there yet or empty; an error for one that is not ours.
+fn recognise(path: &Path) -> Result<bool, OpenError> {
+    let foreign = |what: &str| OpenError::ForeignFile { path: path.to_owned(), what: what.to_owned() };
+    if path.is_dir() {
+        return Err(foreign("a directory"));
+    }
+    // Made here rather than by SQLite, which would let the umask decide who may read it. SQLite gives its own side files the mode
+    // of this one.
+    let file = private_file(path).map_err(|error| OpenError::io("open", path, error))?;
+    let mut head = Vec::new();
+    file.take(100).read_to_end(&mut head).map_err(|error| OpenError::io("read", path, error))?;
+    if head.is_empty() {
+        return Ok(true);
+    }
+    if head.len() < 100 || !head.starts_with(b"SQLite format 3\0") {
+        return Err(foreign("not an SQLite database"));
+    }
+    let word = |at: usize| i32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    match word(68) {
+        schema::APPLICATION_ID => Ok(false),
+        // A process may have died between SQLite's first page and our mark. Such a file has no tables, which is looked at later.
+        0 => Ok(true),
+        _ => Err(foreign("an SQLite database of another program")),
+    }
+}
+
+fn connect(options: &EmbeddedOptions, is_new: bool) -> Result<Connection, OpenError> {
+    let path = &options.path;
+    let sqlite = |error: rusqlite::Error| OpenError::sqlite(path, &error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    conn.busy_timeout(options.busy_timeout).map_err(sqlite)?;
+    conn.set_prepared_statement_cache_capacity(128);
+    if conn.is_readonly(rusqlite::MAIN_DB).map_err(sqlite)? {
+        return Err(OpenError::ReadOnly { path: path.clone() });
+    }
+    let found = schema::version(&conn).map_err(sqlite)?;
+    if found > schema::KNOWN {
+        return Err(OpenError::NewerSchema { path: path.clone(), found, known: schema::KNOWN });
+    }
+    if is_new {
+        let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(sqlite)?;
+        if tables > 0 {
+            return Err(OpenError::ForeignFile { path: path.clone(), what: "an SQLite database of another program".to_owned() });
+        }
+        // Has to come before the file has pages and before the log is switched on, or it stays off without a word.
+        conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL").map_err(sqlite)?;
+        conn.pragma_update(None, "application_id", schema::APPLICATION_ID).map_err(sqlite)?;
+    }
+    let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(sqlite)?;
+    if mode != "wal" {
+        let source = io::Error::other(format!("SQLite's journal mode is `{mode}`; the file system may not support shared memory"));
+        return Err(OpenError::io("switch on the write-ahead log of", path, source));
+    }
+    let synchronous = if options.sync { "FULL" } else { "NORMAL" };
+    let pragmas = format!("PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = ON; PRAGMA mmap_size = 0; PRAGMA wal_autocheckpoint = 1000;");
+    conn.execute_batch(&pragmas).map_err(sqlite)?;
+    schema::migrate(&conn).map_err(sqlite)?;
+    Ok(conn)
+}
+
+fn connect_to_read(options: &EmbeddedOptions) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(&options.path, flags)?;
+    conn.busy_timeout(options.busy_timeout)?;
+    conn.set_prepared_statement_cache_capacity(64);
+    conn.execute_batch("PRAGMA query_only = ON; PRAGMA mmap_size = 0")?;
+    Ok(conn)
+}
+
+fn created_at(conn: &Connection, time: &StoreTime) -> rusqlite::Result<i64> {
+    if let Some(created) = schema::meta(conn, CREATED)? {
+        return Ok(created);
+    }
+    let now = time.now();
+    schema::set_meta(conn, CREATED, now)?;
+    Ok(now)
+}
+
+struct TakingOver<'a> {
+    created: i64,
+    noted: Option<Noted>,
+    opening: i64,
+    ran: &'a [(RouteName, String)],
+}
+
+struct TakenOver {
+    findings: Vec<Finding>,
+    last_seq: i64,
+}
+
+/// Takes note of what the last process left, in one commit.
+fn take_over(conn: &Connection, time: &StoreTime, what: TakingOver<'_>) -> rusqlite::Result<TakenOver> {
+    let tx = conn.unchecked_transaction()?;
+    let stored = schema::last_seq(&tx)?;
+    let mut findings = Vec::new();
+    if let Some(Noted { store, last }) = what.noted
+        && last > u64::try_from(stored).unwrap_or(0)
+    {
+        if store == what.created {
+            findings.push(Finding::EventsMissing { first: u64::try_from(stored).unwrap_or(0) + 1, last });
+            // Else other events would get the numbers that people have seen.
+            schema::skip_seq(&tx, i64::try_from(last).unwrap_or(i64::MAX - 1))?;
+        } else {
+            findings.push(Finding::SideFileOfAnother { last });
+        }
+    }
+    for (route, identity) in what.ran {
+        tx.execute(
+            "INSERT INTO suspects (route, identity, crashes) VALUES (?1, ?2, 1) ON CONFLICT (route, identity) DO UPDATE SET crashes = crashes + 1",
+            params![route.as_str(), identity],
+        )?;
+    }
+    let healed = schema::heal_due_times(&tx, time.now())?;
+    if healed > 0 {
+        tracing::warn!(rows = healed, "the clock was set back; what waited for a later time waits its delay from now on");
+    }
+    schema::set_meta(&tx, OPENINGS, what.opening)?;
+    schema::set_meta(&tx, CLEAN, 0)?;
+    let last_seq = schema::last_seq(&tx)?;
+    tx.commit()?;
+    Ok(TakenOver { findings, last_seq })
+}

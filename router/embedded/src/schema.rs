@@ -1,0 +1,247 @@
+//! What is in the file, by version. A version that was released never changes: what is new comes as a further migration.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+/// Stands in the file's header and says whose it is: `evrt`.
+pub(crate) const APPLICATION_ID: i32 = 0x6576_7274;
+
+/// The newest schema that this program knows.
+pub(crate) const KNOWN: i64 = MIGRATIONS.len() as i64;
+
+/// States of a delivery, as the column `state` has them.
+pub(crate) mod state {
+    /// To be handed out in the order of `id`.
+    pub(crate) const READY: i64 = 0;
+    /// To be handed out when `due_at` is reached.
+    pub(crate) const WAITING: i64 = 1;
+    /// Finished, with a fate.
+    pub(crate) const DONE: i64 = 2;
+    /// Has a row in `dead_letters`.
+    pub(crate) const DEAD: i64 = 3;
+}
+
+/// Each brings the file from the version of its index to the next.
+const MIGRATIONS: &[&str] = &[V1];
+
+/// Partial indexes keep the queue small beside a large archive: a finished delivery is in none of them.
+/// `events.body` is the last column, so that the others are read without walking the pages of a large body.
+/// `deliveries.id` is never used twice, since it is the identity that a handler may have seen.
+const V1: &str = "
+CREATE TABLE meta (
+    name TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE routes (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    patterns TEXT,                          -- JSON list; NULL when the route is not bound
+    queue INTEGER NOT NULL DEFAULT 1        -- 0 once its queue was removed
+);
+
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL,
+    stored_at INTEGER NOT NULL,
+    hops INTEGER NOT NULL,
+    redactions INTEGER NOT NULL,
+    wanted INTEGER NOT NULL,                -- how many routes got it at intake
+    event_id TEXT,
+    dialect TEXT,                           -- NULL when the body did not decode
+    event_type TEXT,
+    session TEXT,
+    happened_at INTEGER,
+    tool_name TEXT,
+    traceparent TEXT,
+    crc INTEGER NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE INDEX events_by_id ON events(event_id) WHERE event_id IS NOT NULL;
+CREATE INDEX events_by_session ON events(session) WHERE session IS NOT NULL;
+CREATE INDEX events_unmatched ON events(wanted) WHERE wanted = 0;
+
+CREATE TABLE deliveries (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    route INTEGER NOT NULL REFERENCES routes(id),
+    seq INTEGER NOT NULL REFERENCES events(seq),
+    state INTEGER NOT NULL,
+    lane TEXT,
+    due_at INTEGER,                         -- of state 1
+    at INTEGER NOT NULL,                    -- when the state was reached
+    attempts INTEGER NOT NULL DEFAULT 0,
+    direct INTEGER NOT NULL DEFAULT 0,
+    handed INTEGER NOT NULL DEFAULT 0,      -- known to have been handed out before
+    history TEXT,                           -- JSON list; NULL when empty
+    fate TEXT                               -- JSON; of state 2
+);
+CREATE INDEX deliveries_ready ON deliveries(route, id) WHERE state = 0;
+CREATE INDEX deliveries_ready_by_lane ON deliveries(route, lane, id) WHERE state = 0 AND lane IS NOT NULL;
+CREATE INDEX deliveries_waiting ON deliveries(route, due_at, id) WHERE state = 1;
+CREATE INDEX deliveries_by_event ON deliveries(seq);
+
+CREATE TABLE dead_letters (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    delivery INTEGER NOT NULL UNIQUE REFERENCES deliveries(id),
+    route INTEGER NOT NULL REFERENCES routes(id),
+    reason TEXT NOT NULL,
+    letter TEXT NOT NULL                    -- JSON
+);
+CREATE INDEX dead_letters_by_route ON dead_letters(route);
+
+CREATE TABLE inbox (
+    route TEXT NOT NULL,
+    key TEXT NOT NULL,
+    expires_at INTEGER NOT NULL,
+    PRIMARY KEY (route, key)
+) WITHOUT ROWID;
+CREATE INDEX inbox_by_expiry ON inbox(expires_at);
+
+CREATE TABLE frozen_bursts (
+    number INTEGER PRIMARY KEY,
+    route TEXT NOT NULL,
+    id TEXT NOT NULL,
+    lane TEXT NOT NULL,
+    members TEXT NOT NULL,                  -- JSON list
+    UNIQUE (route, id)
+);
+
+CREATE TABLE noted_attempts (
+    route TEXT NOT NULL,
+    identity TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    history TEXT NOT NULL,
+    due_at INTEGER NOT NULL,
+    PRIMARY KEY (route, identity)
+) WITHOUT ROWID;
+
+CREATE TABLE suspects (
+    route TEXT NOT NULL,
+    identity TEXT NOT NULL,
+    crashes INTEGER NOT NULL,
+    PRIMARY KEY (route, identity)
+) WITHOUT ROWID;
+
+CREATE TABLE plugin_state (
+    route TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (route, key)
+) WITHOUT ROWID;
+
+CREATE TABLE configs (
+    hash TEXT PRIMARY KEY,
+    since INTEGER NOT NULL,
+    text TEXT NOT NULL
+) WITHOUT ROWID;
+";
+
+/// The version that the file has; 0 for an empty one.
+pub(crate) fn version(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+/// Brings the file to [`KNOWN`], one commit for each version.
+pub(crate) fn migrate(conn: &Connection) -> rusqlite::Result<()> {
+    let from = usize::try_from(version(conn)?).unwrap_or(0);
+    for (index, migration) in MIGRATIONS.iter().enumerate().skip(from) {
+        let tx = conn.unchecked_transaction()?;
+        tx.execute_batch(migration)?;
+        tx.pragma_update(None, "user_version", i64::try_from(index + 1).unwrap_or(i64::MAX))?;
+        tx.commit()?;
+    }
+    Ok(())
+}
+
+/// A number that the store keeps about itself.
+pub(crate) fn meta(conn: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
+    conn.prepare_cached("SELECT value FROM meta WHERE name = ?1")?.query_row([name], |row| row.get(0)).optional()
+}
+
+/// Replaces such a number.
+pub(crate) fn set_meta(conn: &Connection, name: &str, value: i64) -> rusqlite::Result<()> {
+    let mut statement = conn.prepare_cached("INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value")?;
+    statement.execute(params![name, value]).map(|_| ())
+}
+
+/// The number of the last event that was ever stored, removed ones included; 0 if there was none.
+pub(crate) fn last_seq(conn: &Connection) -> rusqlite::Result<i64> {
+    let last: Option<i64> = conn.query_row("SELECT seq FROM sqlite_sequence WHERE name = 'events'", [], |row| row.get(0)).optional()?;
+    Ok(last.unwrap_or(0))
+}
+
+/// Numbers up to `last` are not given out any more.
+pub(crate) fn skip_seq(conn: &Connection, last: i64) -> rusqlite::Result<()> {
+    let changed = conn.execute("UPDATE sqlite_sequence SET seq = max(seq, ?1) WHERE name = 'events'", [last])?;
+    if changed == 0 {
+        conn.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', ?1)", [last])?;
+    }
+    Ok(())
+}
+
+/// Rows that began to wait in what is the future now (the wall clock was set back while no process ran) wait their whole delay
+/// from now on, no longer.
+pub(crate) fn heal_due_times(conn: &Connection, now: i64) -> rusqlite::Result<usize> {
+    conn.execute("UPDATE deliveries SET due_at = ?1 + (due_at - at), at = ?1 WHERE state = 1 AND at > ?1", [now])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How SQLite finds rows, one line a step.
+    fn plan(conn: &Connection, sql: &str) -> String {
+        let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let count = statement.parameter_count();
+        let values = vec![1i64; count];
+        let lines = statement.query_map(rusqlite::params_from_iter(values), |row| row.get::<_, String>(3)).unwrap();
+        lines.map(Result::unwrap).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn what_a_consumer_asks_seeks_in_a_partial_index_and_sorts_nothing() {
+        let conn = Connection::open_in_memory().unwrap();
+        migrate(&conn).unwrap();
+        for (sql, index) in [
+            (crate::fetch::READY, "INDEX deliveries_ready (route=? AND id>?)"),
+            (crate::fetch::READY_OF_LANE, "INDEX deliveries_ready_by_lane (route=? AND lane=? AND id>? AND id<?)"),
+            (crate::fetch::DUE, "INDEX deliveries_waiting (route=? AND due_at>? AND due_at<?)"),
+            (crate::fetch::NEXT_DUE, "INDEX deliveries_waiting (route=? AND due_at>?)"),
+        ] {
+            let plan = plan(&conn, sql);
+            assert!(plan.contains(index), "{sql}\n{plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
+        }
+        let unmatched = plan(&conn, crate::archive::UNMATCHED);
+        assert!(unmatched.contains("events_unmatched") && !unmatched.contains("TEMP B-TREE"), "{unmatched}");
+        let prefix = plan(&conn, crate::archive::BY_ID_PREFIX);
+        assert!(prefix.contains("INDEX events_by_id (event_id>? AND event_id<?)"), "{prefix}");
+    }
+
+    #[test]
+    fn rows_that_began_to_wait_in_the_future_wait_their_delay_from_now() {
+        let conn = Connection::open_in_memory().unwrap();
+        migrate(&conn).unwrap();
+        conn.execute_batch(
+            "INSERT INTO routes (id, name) VALUES (1, 'a');
+             INSERT INTO events (seq, key, stored_at, hops, redactions, wanted, crc, body) VALUES (1, 'k', 0, 0, 0, 1, 0, x'');
+             INSERT INTO deliveries (id, route, seq, state, due_at, at) VALUES (1, 1, 1, 1, 5010, 5000), (2, 1, 1, 1, 900, 800);",
+        )
+        .unwrap();
+        assert_eq!(heal_due_times(&conn, 1_000).unwrap(), 1);
+        let due = |id: i64| conn.query_row("SELECT due_at FROM deliveries WHERE id = ?1", [id], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!((due(1), due(2)), (1_010, 900));
+    }
+
+    #[test]
+    fn numbers_are_never_given_out_twice() {
+        let conn = Connection::open_in_memory().unwrap();
+        migrate(&conn).unwrap();
+        assert_eq!(last_seq(&conn).unwrap(), 0);
+        skip_seq(&conn, 9).unwrap();
+        skip_seq(&conn, 3).unwrap();
+        assert_eq!(last_seq(&conn).unwrap(), 9);
+        conn.execute("INSERT INTO events (key, stored_at, hops, redactions, wanted, crc, body) VALUES ('k', 0, 0, 0, 0, 0, x'')", []).unwrap();
+        conn.execute("DELETE FROM events", []).unwrap();
+        assert_eq!(last_seq(&conn).unwrap(), 10);
+    }
+}

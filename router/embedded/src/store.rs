@@ -1,0 +1,210 @@
+//! The store's own port: what the router remembers beside its queues.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use router_api::{ArchivedEvent, EventQuery, FrozenBurst, InboxKey, NotedAttempts, RouteName, RunningSlot, Store, StoreError, Suspect};
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::Value;
+
+use crate::{
+    Embedded, archive,
+    embedded::{not_found, not_kept},
+    fetch::history,
+    settle::{json, remember},
+    store_time::timestamp,
+    writer::Writing,
+};
+
+impl Embedded {
+    async fn keep<T, R>(&self, run: R) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        R: FnMut(&Writing<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.shared.writer.write(run).await.map_err(not_kept)
+    }
+
+    async fn find<T, R>(&self, read: R) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        R: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.shared.near.read(read).await.map_err(not_found)
+    }
+
+    fn text<T: serde::Serialize>(&self, value: &T) -> Result<String, StoreError> {
+        json(value).map_err(|message| StoreError { message: format!("the store `{}` cannot keep it: {message}", self.path().display()), full: false })
+    }
+}
+
+#[async_trait]
+impl Store for Embedded {
+    async fn inbox_contains(&self, route: &RouteName, key: &str, now: Timestamp) -> Result<bool, StoreError> {
+        let (route, key, now) = (route.clone(), key.to_owned(), now.as_microsecond());
+        self.find(move |conn| {
+            conn.prepare_cached("SELECT 1 FROM inbox WHERE route = ?1 AND key = ?2 AND expires_at > ?3")?.exists(params![route.as_str(), key, now])
+        })
+        .await
+    }
+
+    async fn inbox_insert(&self, route: &RouteName, keys: Vec<InboxKey>) -> Result<(), StoreError> {
+        let route = route.clone();
+        self.keep(move |writing| keys.iter().try_for_each(|key| remember(writing.conn, &route, key))).await
+    }
+
+    async fn freeze(&self, route: &RouteName, burst: &FrozenBurst) -> Result<(), StoreError> {
+        let members = self.text(&burst.members)?;
+        let (route, id, lane) = (route.clone(), burst.id.clone(), burst.lane.clone());
+        self.keep(move |writing| {
+            writing
+                .conn
+                .prepare_cached(
+                    "INSERT INTO frozen_bursts (route, id, lane, members) VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT (route, id) DO UPDATE SET lane = excluded.lane, members = excluded.members",
+                )?
+                .execute(params![route.as_str(), id, lane, members])
+                .map(|_| ())
+        })
+        .await
+    }
+
+    async fn thaw(&self, route: &RouteName, burst: &str) -> Result<(), StoreError> {
+        let (route, burst) = (route.clone(), burst.to_owned());
+        self.keep(move |writing| {
+            let mut statement = writing.conn.prepare_cached("DELETE FROM frozen_bursts WHERE route = ?1 AND id = ?2")?;
+            statement.execute(params![route.as_str(), burst]).map(|_| ())
+        })
+        .await
+    }
+
+    async fn frozen(&self, route: &RouteName) -> Result<Vec<FrozenBurst>, StoreError> {
+        let route = route.clone();
+        self.find(move |conn| {
+            let mut statement = conn.prepare_cached("SELECT id, lane, members FROM frozen_bursts WHERE route = ?1 ORDER BY number")?;
+            let rows = statement.query_map([route.as_str()], |row| {
+                let members = serde_json::from_str(&row.get::<_, String>(2)?).unwrap_or_default();
+                Ok(FrozenBurst { id: row.get(0)?, lane: row.get(1)?, members })
+            })?;
+            rows.collect()
+        })
+        .await
+    }
+
+    async fn note_attempts(&self, route: &RouteName, noted: NotedAttempts) -> Result<(), StoreError> {
+        let history = self.text(&noted.history)?;
+        let route = route.clone();
+        self.keep(move |writing| {
+            writing
+                .conn
+                .prepare_cached(
+                    "INSERT INTO noted_attempts (route, identity, attempts, history, due_at) VALUES (?1, ?2, ?3, ?4, ?5)
+                     ON CONFLICT (route, identity) DO UPDATE SET attempts = excluded.attempts, history = excluded.history, due_at = excluded.due_at",
+                )?
+                .execute(params![route.as_str(), noted.identity, noted.attempts, history, noted.due_at.as_microsecond()])
+                .map(|_| ())
+        })
+        .await
+    }
+
+    async fn forget_attempts(&self, route: &RouteName, identities: &[String]) -> Result<(), StoreError> {
+        let (route, identities) = (route.clone(), identities.to_vec());
+        if identities.is_empty() {
+            return Ok(());
+        }
+        self.keep(move |writing| {
+            let mut statement = writing.conn.prepare_cached("DELETE FROM noted_attempts WHERE route = ?1 AND identity = ?2")?;
+            identities.iter().try_for_each(|identity| statement.execute(params![route.as_str(), identity]).map(|_| ()))
+        })
+        .await
+    }
+
+    async fn noted_attempts(&self, route: &RouteName) -> Result<Vec<NotedAttempts>, StoreError> {
+        let route = route.clone();
+        self.find(move |conn| {
+            let mut statement =
+                conn.prepare_cached("SELECT identity, attempts, history, due_at FROM noted_attempts WHERE route = ?1 ORDER BY due_at, identity")?;
+            let rows = statement.query_map([route.as_str()], |row| {
+                Ok(NotedAttempts { identity: row.get(0)?, attempts: row.get(1)?, history: history(row.get(2)?), due_at: timestamp(row.get(3)?) })
+            })?;
+            rows.collect()
+        })
+        .await
+    }
+
+    fn begin_running(&self, route: &RouteName, identity: &str) -> Option<RunningSlot> {
+        self.shared.running.begin(route, identity)
+    }
+
+    fn end_running(&self, slot: RunningSlot) {
+        self.shared.running.end(slot);
+    }
+
+    async fn suspects(&self, route: &RouteName) -> Result<Vec<Suspect>, StoreError> {
+        let route = route.clone();
+        self.find(move |conn| {
+            let mut statement = conn.prepare_cached("SELECT identity, crashes FROM suspects WHERE route = ?1 ORDER BY identity")?;
+            let rows = statement.query_map([route.as_str()], |row| Ok(Suspect { identity: row.get(0)?, crashes: row.get(1)? }))?;
+            rows.collect()
+        })
+        .await
+    }
+
+    async fn clear_suspect(&self, route: &RouteName, identity: &str) -> Result<(), StoreError> {
+        let (route, identity) = (route.clone(), identity.to_owned());
+        self.keep(move |writing| {
+            let mut statement = writing.conn.prepare_cached("DELETE FROM suspects WHERE route = ?1 AND identity = ?2")?;
+            statement.execute(params![route.as_str(), identity]).map(|_| ())
+        })
+        .await
+    }
+
+    async fn state(&self, route: &RouteName, key: &str) -> Result<Option<Value>, StoreError> {
+        let (route_name, key) = (route.clone(), key.to_owned());
+        let text: Option<String> = self
+            .find(move |conn| {
+                let mut statement = conn.prepare_cached("SELECT value FROM plugin_state WHERE route = ?1 AND key = ?2")?;
+                statement.query_row(params![route_name.as_str(), key], |row| row.get(0)).optional()
+            })
+            .await?;
+        let unreadable = |error| StoreError { message: format!("a state of route `{route}` in `{}` is no JSON: {error}", self.path().display()), full: false };
+        text.map(|text| serde_json::from_str(&text)).transpose().map_err(unreadable)
+    }
+
+    async fn set_state(&self, route: &RouteName, key: &str, value: Option<Value>) -> Result<(), StoreError> {
+        let value = value.map(|value| self.text(&value)).transpose()?;
+        let (route, key) = (route.clone(), key.to_owned());
+        self.keep(move |writing| {
+            let conn = writing.conn;
+            match &value {
+                Some(value) => conn
+                    .prepare_cached(
+                        "INSERT INTO plugin_state (route, key, value) VALUES (?1, ?2, ?3) ON CONFLICT (route, key) DO UPDATE SET value = excluded.value",
+                    )?
+                    .execute(params![route.as_str(), key, value]),
+                None => conn.prepare_cached("DELETE FROM plugin_state WHERE route = ?1 AND key = ?2")?.execute(params![route.as_str(), key]),
+            }
+            .map(|_| ())
+        })
+        .await
+    }
+
+    async fn record_config(&self, hash: &str, text: &str, since: Timestamp) -> Result<(), StoreError> {
+        let (hash, text, since) = (hash.to_owned(), text.to_owned(), since.as_microsecond());
+        self.keep(move |writing| {
+            // A configuration that comes back keeps the time when it was first in force.
+            let mut statement = writing.conn.prepare_cached("INSERT INTO configs (hash, since, text) VALUES (?1, ?2, ?3) ON CONFLICT (hash) DO NOTHING")?;
+            statement.execute(params![hash, since, text]).map(|_| ())
+        })
+        .await
+    }
+
+    async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, StoreError> {
+        let (query, now) = (query.clone(), self.shared.time.now());
+        self.shared.far.read(move |conn| archive::events(conn, &query, now)).await.map_err(not_found)
+    }
+
+    async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, StoreError> {
+        let (reference, now) = (reference.to_owned(), self.shared.time.now());
+        self.shared.far.read(move |conn| archive::event(conn, &reference, now)).await.map_err(not_found)
+    }
+}

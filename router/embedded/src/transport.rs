@@ -1,0 +1,110 @@
+//! The store as a transport.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use async_trait::async_trait;
+use router_api::{Consumer, Features, Publication, Published, RouteName, Subscription, Transport, TransportAdmin, TransportError};
+use rusqlite::OptionalExtension;
+use tokio::sync::oneshot;
+
+use crate::{
+    Embedded, EmbeddedOptions,
+    consumer::EmbeddedConsumer,
+    embedded::{Shared, refusal, unreadable},
+    intake::{Arrival, Bindings, BoundRoute},
+    writer::{WriteError, Writing},
+};
+
+#[async_trait]
+impl Transport for Embedded {
+    fn name(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn features(&self) -> Features {
+        Features { persistent: true, filters_at_intake: true, inbox_in_settlement: true, holds_lanes: true, archives: true, competing_consumers: false }
+    }
+
+    async fn bind(&self, subscriptions: &[Subscription]) -> Result<(), TransportError> {
+        let mut names = BTreeSet::new();
+        if let Some(twice) = subscriptions.iter().find(|subscription| !names.insert(&subscription.route)) {
+            return Err(TransportError::Refused(format!("route `{}` is bound twice in one set", twice.route)));
+        }
+        // Two sets at once would be swapped in another order than they were stored.
+        let _turn = self.shared.binding.lock().await;
+        let (wanted, kept) = (subscriptions.to_vec(), subscriptions.to_vec());
+        let shared = Arc::clone(&self.shared);
+        // In force once it is stored, even if the caller has gone by then.
+        let enforce = move |ids: &Vec<i64>| {
+            let bound = kept.into_iter().zip(ids).map(|(subscription, id)| {
+                let Subscription { route, patterns, matcher } = subscription;
+                BoundRoute { name: route, id: *id, patterns, matcher: Some(matcher) }
+            });
+            shared.set_bindings(Bindings::new(bound.collect()));
+        };
+        let run = move |writing: &Writing<'_>| Bindings::write(writing.conn, &wanted);
+        self.shared.writer.write_then(run, enforce).await.map(|_| ()).map_err(refusal)
+    }
+
+    async fn consume(&self, route: &RouteName, prefetch: u32) -> Result<Arc<dyn Consumer>, TransportError> {
+        let name = route.clone();
+        let id: Option<i64> = self
+            .shared
+            .near
+            .read(move |conn| {
+                conn.prepare_cached("SELECT id FROM routes WHERE name = ?1 AND queue = 1")?.query_row([name.as_str()], |row| row.get(0)).optional()
+            })
+            .await
+            .map_err(|error| unreadable(&error))?;
+        let Some(route_id) = id else {
+            return Err(TransportError::Refused(format!("route `{route}` has no queue: bind it first")));
+        };
+        let queue = self.shared.queue(route_id);
+        let Some(session) = queue.begin(prefetch) else {
+            return Err(TransportError::Refused(format!("route `{route}` is consumed already: close that consumer first")));
+        };
+        let consumer =
+            EmbeddedConsumer { shared: Arc::clone(&self.shared), queue, route: route.clone(), route_id, session, turn: tokio::sync::Mutex::default() };
+        // Looked at after the session began: either the end of the store sees the session, or this sees the end.
+        if self.shared.is_closed() {
+            return Err(closed());
+        }
+        Ok(Arc::new(consumer))
+    }
+
+    async fn publish(&self, publication: Publication) -> Result<Published, TransportError> {
+        let bytes = publication.body.len();
+        if bytes > EmbeddedOptions::BODY_BYTES_HARD_MAX {
+            let max = EmbeddedOptions::BODY_BYTES_HARD_MAX;
+            return Err(TransportError::Refused(format!("the body has {bytes} bytes, {max} are the limit of the store")));
+        }
+        if self.shared.is_closed() {
+            return Err(closed());
+        }
+        let room = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.shared.bodies_waiting).acquire_many_owned(room).await.map_err(|_| closed())?;
+        let (sender, receiver) = oneshot::channel();
+        let arrival = Arrival::new(&self.shared, publication, room, sender);
+        self.shared.writer.send(Box::new(arrival)).await;
+        receiver.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    fn admin(&self) -> &dyn TransportAdmin {
+        self
+    }
+
+    async fn close(&self) {
+        self.end().await;
+    }
+}
+
+fn closed() -> TransportError {
+    refusal(WriteError::Closed)
+}
+
+impl Shared {
+    /// True if somebody takes from this route's queue.
+    pub(crate) fn is_consumed(&self, route: i64) -> bool {
+        self.queue_if_known(route).is_some_and(|queue| queue.is_consumed())
+    }
+}

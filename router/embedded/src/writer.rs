@@ -1,0 +1,376 @@
+//! The thread that writes. It owns the only connection that does.
+//!
+//! Whatever arrives while one commit runs is the next commit: no timer, no waiting for company. A caller is answered after the
+//! commit that holds its work. When something in a group fails, the group is rolled back and each piece of work gets a commit of
+//! its own, so that one caller's trouble is no other's; that is why [`Work::apply`] may be called again.
+//!
+//! An error of the disk itself ends writing for good: after a failed sync the kernel may have dropped the very pages that the next
+//! sync would then report as safe. Reading goes on.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{disk::Reserve, queue::locked, retention::Retention, schema, side_file::SideFile, store_time::StoreTime};
+
+/// Work that waits for the writer at most; whoever brings more waits too.
+const WAITING_MAX: usize = 1_024;
+/// Pieces of work in one commit at most.
+pub(crate) const GROUP_MAX: usize = 512;
+
+/// Why something was not written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum WriteError {
+    /// No room, or the reserve is used up.
+    Full(String),
+    /// Not this time.
+    Failed(String),
+    /// Never again by this process.
+    Broken(String),
+    /// The store is closed.
+    Closed,
+}
+
+impl WriteError {
+    /// For people.
+    pub(crate) fn sentence(&self) -> String {
+        match self {
+            Self::Full(sentence) | Self::Failed(sentence) | Self::Broken(sentence) => sentence.clone(),
+            Self::Closed => "the store is closed".to_owned(),
+        }
+    }
+}
+
+/// What work may use while it is applied.
+pub(crate) struct Writing<'a> {
+    /// In a transaction.
+    pub(crate) conn: &'a Connection,
+    /// The store's time at the beginning of the group.
+    pub(crate) now: i64,
+}
+
+/// Something to be written.
+pub(crate) trait Work: Send {
+    /// Does it. An error rolls everything back, so this may be called again; what is remembered elsewhere belongs into
+    /// [`Work::finish`].
+    fn apply(&mut self, writing: &Writing<'_>) -> rusqlite::Result<()>;
+
+    /// Told once what became of it.
+    fn finish(self: Box<Self>, outcome: Result<(), WriteError>);
+
+    /// True if it brings new events, which must stop when the disk's reserve is used up.
+    fn adds_events(&self) -> bool {
+        false
+    }
+}
+
+/// Work made of two closures: one that writes, one that is told the outcome.
+struct Job<T, R, F> {
+    run: R,
+    value: Option<T>,
+    finish: F,
+}
+
+impl<T, R, F> Work for Job<T, R, F>
+where
+    T: Send,
+    R: FnMut(&Writing<'_>) -> rusqlite::Result<T> + Send,
+    F: FnOnce(Result<T, WriteError>) + Send,
+{
+    fn apply(&mut self, writing: &Writing<'_>) -> rusqlite::Result<()> {
+        self.value = Some((self.run)(writing)?);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), WriteError>) {
+        let Self { value, finish, .. } = *self;
+        let unapplied = || WriteError::Failed("the work was never begun".to_owned());
+        finish(outcome.and_then(|()| value.ok_or_else(unapplied)));
+    }
+}
+
+/// The other side of the writer thread.
+#[derive(Clone)]
+pub(crate) struct Writer {
+    sender: mpsc::Sender<Box<dyn Work>>,
+    shared: Arc<WriterShared>,
+}
+
+#[derive(Default)]
+struct WriterShared {
+    commits: AtomicU64,
+    stopping: AtomicBool,
+    wake: tokio::sync::Notify,
+    broken: Mutex<Option<String>>,
+}
+
+impl Writer {
+    /// The handle, and what the thread runs on.
+    pub(crate) fn new() -> (Self, WriterInbox) {
+        let (sender, receiver) = mpsc::channel(WAITING_MAX);
+        let shared = Arc::new(WriterShared::default());
+        (Self { sender, shared: Arc::clone(&shared) }, WriterInbox { receiver, shared })
+    }
+
+    /// Commits so far.
+    pub(crate) fn commits(&self) -> u64 {
+        self.shared.commits.load(Ordering::Relaxed)
+    }
+
+    /// Hands over work; waits only for room in the queue. Work that cannot be handed over is finished as closed.
+    pub(crate) async fn send(&self, work: Box<dyn Work>) {
+        if let Err(mpsc::error::SendError(work)) = self.sender.send(work).await {
+            work.finish(Err(WriteError::Closed));
+        }
+    }
+
+    /// Runs `run` inside a commit. Dropping the future does not undo what was handed over.
+    pub(crate) async fn write<T, R>(&self, run: R) -> Result<T, WriteError>
+    where
+        T: Send + 'static,
+        R: FnMut(&Writing<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.write_then(run, |_| {}).await
+    }
+
+    /// The same; `then` sees the value after the commit, on the writer's thread, even if the caller has gone.
+    pub(crate) async fn write_then<T, R, F>(&self, run: R, then: F) -> Result<T, WriteError>
+    where
+        T: Send + 'static,
+        R: FnMut(&Writing<'_>) -> rusqlite::Result<T> + Send + 'static,
+        F: FnOnce(&T) + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let finish = move |outcome: Result<T, WriteError>| {
+            if let Ok(value) = &outcome {
+                then(value);
+            }
+            // The caller may have gone; the work is done all the same.
+            let _ = sender.send(outcome);
+        };
+        self.send(job(run, finish)).await;
+        receiver.await.unwrap_or(Err(WriteError::Closed))
+    }
+
+    /// Ends the thread once it has done what waits.
+    pub(crate) fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        self.shared.wake.notify_one();
+    }
+}
+
+/// Makes work of two closures.
+pub(crate) fn job<T, R, F>(run: R, finish: F) -> Box<dyn Work>
+where
+    T: Send + 'static,
+    R: FnMut(&Writing<'_>) -> rusqlite::Result<T> + Send + 'static,
+    F: FnOnce(Result<T, WriteError>) + Send + 'static,
+{
+    Box::new(Job { run, value: None, finish })
+}
+
+/// What comes to the writer thread.
+pub(crate) struct WriterInbox {
+    receiver: mpsc::Receiver<Box<dyn Work>>,
+    shared: Arc<WriterShared>,
+}
+
+/// What the writer thread works with.
+pub(crate) struct WriterDesk {
+    pub(crate) conn: Connection,
+    pub(crate) time: Arc<StoreTime>,
+    pub(crate) reserve: Reserve,
+    pub(crate) side_file: SideFile,
+    pub(crate) retention: Retention,
+    pub(crate) last_seq: i64,
+    /// The store's path, for sentences.
+    pub(crate) path: String,
+}
+
+impl WriterInbox {
+    /// Works until [`Writer::stop`], or until all handles are gone. Returns the connection.
+    pub(crate) fn run(mut self, mut desk: WriterDesk) -> Connection {
+        // Only for waiting: a clock's `sleep` may need a runtime's timer. No SQLite call happens inside `block_on`.
+        let waiting = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let waiting = match waiting {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                self.break_down(&format!("the writer of the store `{}` cannot wait: {error}", desk.path));
+                return desk.conn;
+            }
+        };
+        let mut group: Vec<Box<dyn Work>> = Vec::new();
+        loop {
+            if let Ok(work) = self.receiver.try_recv() {
+                group.push(work);
+            } else {
+                if self.shared.stopping.load(Ordering::SeqCst) {
+                    self.receiver.close();
+                    // What slipped in between the last look and the closing.
+                    while let Ok(work) = self.receiver.try_recv() {
+                        group.push(work);
+                    }
+                    for chunk in chunks(&mut group) {
+                        self.commit_group(&mut desk, chunk);
+                    }
+                    return desk.conn;
+                }
+                let pause = desk.retention.pause();
+                let clock = Arc::clone(desk.time.clock());
+                let arrived = waiting.block_on(async {
+                    let tick = async {
+                        match pause {
+                            Some(pause) => clock.sleep(pause).await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        biased;
+                        work = self.receiver.recv() => Arrived::Work(work),
+                        () = self.shared.wake.notified() => Arrived::Nothing,
+                        () = tick => Arrived::Nothing,
+                    }
+                });
+                match arrived {
+                    Arrived::Work(Some(work)) => group.push(work),
+                    Arrived::Work(None) => return desk.conn,
+                    Arrived::Nothing => {}
+                }
+            }
+            while group.len() < GROUP_MAX
+                && let Ok(work) = self.receiver.try_recv()
+            {
+                group.push(work);
+            }
+            if !group.is_empty() {
+                self.commit_group(&mut desk, std::mem::take(&mut group));
+            }
+            if locked(&self.shared.broken).is_none() {
+                let is_idle = self.receiver.is_empty();
+                if let Err(error) = desk.retention.tick(&desk.conn, &desk.time, is_idle) {
+                    let error = self.judge(&desk, &error);
+                    tracing::warn!(error = error.sentence(), "old events could not be removed");
+                }
+            }
+        }
+    }
+
+    fn commit_group(&self, desk: &mut WriterDesk, mut group: Vec<Box<dyn Work>>) {
+        if let Some(sentence) = locked(&self.shared.broken).clone() {
+            finish_all(group, &WriteError::Broken(sentence));
+            return;
+        }
+        if group.iter().any(|work| work.adds_events())
+            && let Err(sentence) = desk.reserve.check(desk.time.clock().monotonic())
+        {
+            let (refused, rest) = group.into_iter().partition(|work| work.adds_events());
+            finish_all(refused, &WriteError::Full(sentence));
+            group = rest;
+        }
+        if group.is_empty() {
+            return;
+        }
+        let error = match self.commit(desk, &mut group) {
+            Ok(()) => {
+                for work in group {
+                    work.finish(Ok(()));
+                }
+                return;
+            }
+            Err(error) => self.judge(desk, &error),
+        };
+        if group.len() == 1 || matches!(error, WriteError::Broken(_)) {
+            finish_all(group, &error);
+            return;
+        }
+        for work in group {
+            self.commit_group(desk, vec![work]);
+        }
+    }
+
+    /// One transaction round all of `group`.
+    fn commit(&self, desk: &mut WriterDesk, group: &mut [Box<dyn Work>]) -> rusqlite::Result<()> {
+        let done = (|| {
+            desk.conn.prepare_cached("BEGIN IMMEDIATE")?.raw_execute()?;
+            let writing = Writing { conn: &desk.conn, now: desk.time.now() };
+            for work in group.iter_mut() {
+                work.apply(&writing)?;
+            }
+            let last = if group.iter().any(|work| work.adds_events()) { schema::last_seq(&desk.conn)? } else { desk.last_seq };
+            desk.conn.prepare_cached("COMMIT")?.raw_execute()?;
+            Ok(last)
+        })();
+        match done {
+            Ok(last) => {
+                self.shared.commits.fetch_add(1, Ordering::Relaxed);
+                if last > desk.last_seq {
+                    desk.last_seq = last;
+                    desk.side_file.note(u64::try_from(last).unwrap_or(0));
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // Some errors have rolled back already.
+                if !desk.conn.is_autocommit()
+                    && let Err(again) = desk.conn.execute_batch("ROLLBACK")
+                {
+                    self.break_down(&format!("the store `{}` cannot roll back: {again}; restart the router", desk.path));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What an error means for whoever waits, and for the writer.
+    fn judge(&self, desk: &WriterDesk, error: &rusqlite::Error) -> WriteError {
+        if let Some(sentence) = locked(&self.shared.broken).clone() {
+            return WriteError::Broken(sentence);
+        }
+        if is_full(error) {
+            return WriteError::Full(format!("no room on the disk of the store `{}`: free some space, nothing that was accepted is lost", desk.path));
+        }
+        match error.sqlite_error_code() {
+            Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                let sentence = format!("the store `{}` cannot be written any more ({error}): look at its disk, then restart the router", desk.path);
+                self.break_down(&sentence);
+                WriteError::Broken(sentence)
+            }
+            _ => WriteError::Failed(format!("the store `{}` did not record it: {error}", desk.path)),
+        }
+    }
+
+    fn break_down(&self, sentence: &str) {
+        tracing::error!("{sentence}");
+        *locked(&self.shared.broken) = Some(sentence.to_owned());
+    }
+}
+
+enum Arrived {
+    Work(Option<Box<dyn Work>>),
+    Nothing,
+}
+
+fn chunks(group: &mut Vec<Box<dyn Work>>) -> Vec<Vec<Box<dyn Work>>> {
+    let mut chunks = Vec::new();
+    while !group.is_empty() {
+        let rest = group.split_off(group.len().min(GROUP_MAX));
+        chunks.push(std::mem::replace(group, rest));
+    }
+    chunks
+}
+
+fn finish_all(group: Vec<Box<dyn Work>>, error: &WriteError) {
+    for work in group {
+        work.finish(Err(error.clone()));
+    }
+}
+
+/// The disk is full: SQLite says so for the database, but for its shared-memory file it says "I/O error".
+fn is_full(error: &rusqlite::Error) -> bool {
+    const SHM_SIZE: i32 = rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull) || error.sqlite_error().is_some_and(|error| error.extended_code == SHM_SIZE)
+}
