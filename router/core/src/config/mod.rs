@@ -1,8 +1,36 @@
-//! From TOML to [`Config`]: the model is here, reading and checking beside it.
+//! From TOML to [`Config`]: found, read, filled in, checked, built and shown.
+//!
+//! [`load`] is the way through; read `load.rs` first. The model is in `model.rs`, what can be written in `raw.rs`. Every check
+//! works on a tree that knows its places (`tree.rs`), so that all problems come out at once, each with its line.
 
+mod build;
+mod diagnostic;
+mod duration;
+mod environment;
+mod interpolate;
+mod lint;
+mod load;
+mod locate;
 mod model;
+mod raw;
+mod reference;
+mod schema;
+mod schema_walk;
+mod scrub;
+mod show;
+mod source;
+#[cfg(test)]
+mod tests;
+mod tree;
 
+pub use diagnostic::{Diagnostic, Problems, Related, Report, Severity};
+pub use environment::{Environment, FILE_BYTES_MAX, FixedEnvironment, ProcessEnvironment};
+pub use load::{Loaded, load};
+pub use locate::{Located, Origin, locate};
 pub use model::{
-    Breaker, Coalesce, Config, Dedup, HttpConfig, Limits, LogConfig, LogFormat, OnExhausted, Rate, RedactConfig, Retention, RetryAction, RetryPolicy, RouteConfig,
-    StoreConfig, TransportConfig,
+    Breaker, Coalesce, Config, Dedup, HttpConfig, Limits, LogConfig, LogFormat, OnExhausted, Rate, RedactConfig, Retention, RetryAction, RetryPolicy,
+    RouteConfig, StoreConfig, TransportConfig,
 };
+pub use reference::{config_reference, generated_files, plugin_reference};
+pub use schema::config_schema;
+pub use source::Place;

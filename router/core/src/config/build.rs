@@ -1,0 +1,507 @@
+//! From checked tables to the model: defaults, cross-references between keys, names, patterns, fields, filters, and each
+//! plugin's own opinion of its options.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    panic::AssertUnwindSafe,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use router_api::{
+    BuildContext, DecodeLimits, EffectPort, FieldPath, KeyError, Registration, Registry, RouteMode, RouteName, RoutingKey, RoutingPattern, suggest,
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{
+    diagnostic::Draft,
+    environment::Environment,
+    lint,
+    load::prune,
+    model::{
+        Breaker, Coalesce, Config, Dedup, HttpConfig, Limits, LogConfig, OnExhausted, Rate, RedactConfig, Retention, RetryPolicy, RouteConfig, StoreConfig,
+        TransportConfig,
+    },
+    raw::{RawConfig, RawDedup, RawDefaults, RawRoute, RawSynchronous},
+    schema,
+    schema_walk::{Outer, Owner, Patterns, Walk, ticked},
+    scrub::Scrubber,
+    show::{self, Form, RouteNodes},
+    source::{Sources, Span},
+    tree::{Filled, Node, NodeValue, Step, Table, Text},
+};
+use crate::{filter::EventFilter, redact::Redactor};
+
+/// A day.
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A route that is right.
+pub(super) struct Built {
+    pub route: RouteConfig,
+    /// The place of its name.
+    pub span: Span,
+    /// As effective TOML, secrets redacted.
+    pub shown: String,
+}
+
+/// Takes what a table says. What did not fit was reported and taken out before, so that this does not fail; if it does, schema and
+/// struct disagree, and that is said.
+pub(super) fn deserialize<T: DeserializeOwned + Default>(node: &Node, drafts: &mut Vec<Draft>) -> T {
+    serde_json::from_value(node.to_json()).unwrap_or_else(|error| {
+        drafts.push(Draft::error("bad-table", Scrubber::below(node).scrub(&error.to_string())).at(node.span));
+        T::default()
+    })
+}
+
+/// Checks and builds routes, one after the other.
+pub(super) struct Checker<'a> {
+    registry: &'a Registry,
+    effects: Arc<dyn EffectPort>,
+    sources: &'a Sources,
+    defaults: RawDefaults,
+    defaults_node: Option<&'a Node>,
+    route_schema: Value,
+    plugin_schemas: HashMap<&'static str, Value>,
+    names: HashMap<String, Span>,
+}
+
+impl<'a> Checker<'a> {
+    pub(super) fn new(registry: &'a Registry, effects: Arc<dyn EffectPort>, sources: &'a Sources, globals: &'a Node, defaults: RawDefaults) -> Self {
+        let defaults_node = globals.as_table().and_then(|table| table.get("defaults"));
+        Self {
+            registry,
+            effects,
+            sources,
+            defaults,
+            defaults_node,
+            route_schema: schema::own_table("Route"),
+            plugin_schemas: HashMap::new(),
+            names: HashMap::new(),
+        }
+    }
+
+    /// One route, if there is no error in it.
+    pub(super) async fn route(&mut self, mut node: Node, drafts: &mut Vec<Draft>) -> Option<Built> {
+        let mut found = Vec::new();
+        let plugin = self.hold_against_schemas(&mut node, &mut found);
+        let raw: RawRoute = deserialize(&node, &mut found);
+        let built = self.model(&raw, &node, &mut found);
+        if let (Some((plugin, options_fit)), Some(route)) = (plugin, &built)
+            && options_fit
+        {
+            self.ask_plugin(plugin, route, &node, &mut found).await;
+        }
+        let usable = !found.iter().any(Draft::is_error);
+        if let (true, Some(route)) = (usable, &built) {
+            lint::route(route, &node, &mut found);
+        }
+        drafts.append(&mut found);
+        let mut route = built.filter(|_| usable)?;
+        let nodes = RouteNodes { route: node.as_table()?, defaults: self.defaults_node.and_then(Node::as_table) };
+        route.hash = show::hash("route", &[&show::route(&route, nodes, Form::Whole), &route.base_dir.to_string_lossy()]);
+        let shown = show::route(&route, nodes, Form::Shown);
+        Some(Built { route, span: node.span_at(&[key("name")]), shown })
+    }
+
+    /// Reports and takes out everything that does not fit. Returns the plugin, and whether its options are right so far.
+    fn hold_against_schemas(&mut self, node: &mut Node, drafts: &mut Vec<Draft>) -> Option<(Registration, bool)> {
+        let patterns = Patterns::default();
+        let root = schema::own();
+        let outer = Outer { schema: &self.route_schema, root, name: "the route" };
+        let mut findings = Walk::new(root, Owner::Router, "route", Some(outer), &patterns).walk(&self.route_schema, node);
+        if node.as_table().is_none() {
+            drafts.extend(findings.into_iter().map(|finding| finding.draft()));
+            return None;
+        }
+        prune(node, findings.iter().map(|finding| finding.path.clone()).collect());
+
+        let plugin = self.plugin(node, drafts);
+        let mut options_fit = true;
+        if let Some(plugin) = plugin {
+            let options_schema = self.plugin_schemas.entry(plugin.name).or_insert_with(|| schema::of_plugin(&plugin));
+            let with = options(node);
+            let found = Walk::new(options_schema, Owner::Plugin(plugin.name), "route.with", Some(outer), &patterns).walk(options_schema, &with);
+            // A route key that stands too low is missing above; one sentence is enough.
+            findings.retain(|finding| {
+                finding.code != "missing-key" || !found.iter().any(|other| other.code == "misplaced-key" && other.path.last() == finding.path.last())
+            });
+            options_fit = found.is_empty() && !any_missing(&with);
+            drafts.extend(found.into_iter().map(|finding| finding.draft()));
+        }
+        let misplaced: Vec<_> = findings.iter().filter(|finding| finding.code == "misplaced-key").filter_map(|finding| finding.path.last().cloned()).collect();
+        findings.retain(|finding| finding.code != "missing-key" || finding.path.len() > 1 || !finding.path.last().is_some_and(|key| misplaced.contains(key)));
+        drafts.extend(findings.into_iter().map(|finding| finding.draft()));
+        plugin.map(|plugin| (plugin, options_fit))
+    }
+
+    fn plugin(&self, node: &Node, drafts: &mut Vec<Draft>) -> Option<Registration> {
+        let handler = node.as_table()?.get("handler")?;
+        let text = handler.as_text().filter(|text| text.filled != Filled::Missing)?;
+        if let Some(plugin) = self.registry.get(&text.value) {
+            return Some(*plugin);
+        }
+        let names: Vec<&str> = self.registry.iter().map(|plugin| plugin.name).collect();
+        let linked = format!("linked into this program: {}", names.iter().map(|name| ticked(name)).collect::<Vec<_>>().join(", "));
+        let near = Some(text).filter(|text| text.filled == Filled::Inside).and_then(|text| suggest(&text.value, &names));
+        let help = near.map_or_else(|| linked.clone(), |near| format!("did you mean `{near}`? {linked}"));
+        drafts.push(Draft::error("unknown-handler", format!("there is no plugin {}", ticked(text.shown()))).at(handler.span).help(help));
+        None
+    }
+
+    async fn ask_plugin(&self, plugin: Registration, route: &RouteConfig, node: &Node, drafts: &mut Vec<Draft>) {
+        let with = options(node);
+        // What a disabled route needs may not be there yet; in shadow mode a missing program is none of the plugin's problems.
+        let mode = if route.enabled { route.mode } else { RouteMode::Shadow };
+        let cx = BuildContext { route: route.name.clone(), base_dir: route.base_dir.clone(), mode, effects: Arc::clone(&self.effects) };
+        let result = AssertUnwindSafe(plugin.build(with.to_json(), &cx)).catch_unwind().await;
+        let problems = match result {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => error.problems,
+            Err(_) => {
+                drafts.push(
+                    Draft::error("plugin-panic", format!("the plugin `{}` panicked over these options", plugin.name))
+                        .at(with.span)
+                        .help("this is a mistake in the plugin"),
+                );
+                return;
+            }
+        };
+        let scrubber = Scrubber::below(&with);
+        for problem in problems {
+            let field = problem.field.strip_prefix("with.").unwrap_or(&problem.field);
+            let message = scrubber.scrub(&problem.message);
+            let message = if field.is_empty() { format!("`{}`: {message}", plugin.name) } else { format!("`{field}`: {message}") };
+            let span = with.span_at(&with.steps(field));
+            drafts.push(Draft::error("bad-option", message).at(span).maybe_help(problem.help.map(|help| scrubber.scrub(&help))));
+        }
+    }
+
+    /// The route itself. `None` when something that it cannot be without is missing; that was reported.
+    fn model(&mut self, raw: &RawRoute, node: &Node, drafts: &mut Vec<Draft>) -> Option<RouteConfig> {
+        let table = node.as_table()?;
+        let policies = raw.policies(&self.defaults);
+        let enabled = raw.enabled.unwrap_or(true);
+        let name = self.name(table, drafts);
+        let on = raw.on.as_ref().map(|on| patterns(on, node, drafts)).unwrap_or_default();
+        let when = self.filter(table, drafts);
+        let order_by = raw.order_by.as_deref().and_then(|_| field(node, &[key("order_by")], drafts));
+        let prefetch = policies.prefetch.unwrap_or(500);
+        let coalesce = raw.coalesce.as_ref().and_then(|coalesce| {
+            let by = coalesce.by.as_deref().and_then(|_| field(node, &[key("coalesce"), key("by")], drafts));
+            let at = |name: &str| node.span_at(&[key("coalesce"), key(name)]);
+            let events_most = (prefetch / 4).max(1);
+            let events_max = coalesce.events_max.unwrap_or(events_most);
+            if events_max > events_most {
+                let message = format!("`events_max` is {events_max}, but a burst has at most a quarter of `prefetch` ({prefetch}): {events_most}");
+                let help = format!("lower it, or set `prefetch = {}`", events_max.saturating_mul(4));
+                drafts.push(Draft::error("burst-size", message).at(at("events_max")).help(help));
+            }
+            let quiet = Duration::from_millis(coalesce.quiet_ms?);
+            let max_wait = coalesce.max_wait_ms.map_or_else(|| (quiet * 10).min(DAY), Duration::from_millis);
+            Some(Coalesce { by: by?, quiet, max_wait, events_max })
+        });
+        if let (Some(order_by), Some(coalesce)) = (&order_by, &coalesce)
+            && *order_by != coalesce.by
+        {
+            drafts.push(
+                Draft::error("lane-key", "`coalesce.by` and `order_by` name different fields, and a route has one kind of lane")
+                    .at(node.span_at(&[key("coalesce"), key("by")]))
+                    .related("the other field", node.span_at(&[key("order_by")]))
+                    .help("a coalesced lane is ordered anyway: leave out `order_by`"),
+            );
+        }
+        let dedup = self.dedup(policies.dedup, node, drafts);
+        let retry = policies.retry.unwrap_or_default();
+        let breaker = policies.breaker.unwrap_or_default();
+        let rate = policies.rate.and_then(|rate| Some(Rate { count: rate.count?, per: Duration::from_millis(rate.per_ms?) }));
+        let ms = |own: Option<u64>, default: u64| Duration::from_millis(own.unwrap_or(default));
+
+        let place = self.sources.place(table.get("name").map_or(node.span, |name| name.span));
+        Some(RouteConfig {
+            name: name?,
+            place: format!("{}:{}", place.file, place.line),
+            base_dir: self.sources.file(node.span.file).base_dir.clone(),
+            hash: String::new(),
+            enabled,
+            mode: policies.mode.unwrap_or_default(),
+            on,
+            when: when?,
+            order_by,
+            coalesce,
+            concurrency: policies.concurrency.unwrap_or(8),
+            prefetch,
+            timeout: ms(policies.timeout_ms, 60_000),
+            retry: RetryPolicy {
+                attempts_max: retry.attempts_max.unwrap_or(8),
+                first_delay: ms(retry.first_delay_ms, 1_000),
+                max_delay: ms(retry.max_delay_ms, 600_000),
+                on: retry.on.map_or_else(BTreeMap::new, |on| on.actions()),
+            },
+            on_exhausted: policies.on_exhausted.unwrap_or(OnExhausted::DeadLetter),
+            breaker: Breaker { first_delay: ms(breaker.first_delay_ms, 5_000), max_delay: ms(breaker.max_delay_ms, 300_000) },
+            rate,
+            drain: ms(policies.drain_ms, 30_000),
+            dedup,
+            max_age: policies.max_age_s.map(Duration::from_secs),
+            hops_max: policies.hops_max.unwrap_or(8),
+            crashes_max: policies.crashes_max.unwrap_or(5),
+            handler: raw.handler.clone().unwrap_or_default(),
+            with: options(node).to_json(),
+        })
+    }
+
+    fn name(&mut self, table: &Table, drafts: &mut Vec<Draft>) -> Option<RouteName> {
+        let node = table.get("name")?;
+        let text = node.as_text()?;
+        let Ok(name) = text.value.parse::<RouteName>() else {
+            let message = format!("{} is no name for a route", ticked(text.shown()));
+            let better =
+                (text.filled == Filled::Inside).then(|| better_name(&text.value)).flatten().map_or_else(String::new, |name| format!(": `name = \"{name}\"`"));
+            let help = format!("use 1 to 63 of `a` to `z`, `0` to `9` and `-`, beginning with a letter{better}");
+            drafts.push(Draft::error("bad-name", message).at(node.span).help(help));
+            return None;
+        };
+        if let Some(first) = self.names.get(&text.value) {
+            let message = format!("there are two routes called {}", ticked(text.shown()));
+            drafts.push(
+                Draft::error("duplicate-route", message).at(node.span).related("the first one", *first).help("a route's queue and statistics go by its name"),
+            );
+        } else {
+            self.names.insert(text.value.clone(), node.span);
+        }
+        Some(name)
+    }
+
+    fn filter(&self, table: &Table, drafts: &mut Vec<Draft>) -> Option<EventFilter> {
+        let Some(node) = table.get("when") else { return Some(EventFilter::default()) };
+        match EventFilter::compile(&node.to_json()) {
+            Ok(filter) => Some(filter),
+            Err(problems) => {
+                let scrubber = Scrubber::below(node);
+                for problem in problems {
+                    let draft = Draft::error("bad-filter", scrubber.scrub(&problem.message)).at(node.span_at(&node.steps_of(&problem.path)));
+                    drafts.push(draft.maybe_help(problem.help.map(|help| scrubber.scrub(&help))));
+                }
+                None
+            }
+        }
+    }
+
+    fn dedup(&self, raw: Option<RawDedup>, node: &Node, drafts: &mut Vec<Draft>) -> Option<Dedup> {
+        let table = match raw {
+            Some(RawDedup::Switch(false)) => return None,
+            Some(RawDedup::Table(table)) => table,
+            Some(RawDedup::Switch(true)) | None => super::raw::RawDedupTable::default(),
+        };
+        let path = |index| [key("dedup"), key("by"), Step::Index(index)];
+        let fields = table.by.unwrap_or_default();
+        // They stand on the route, or else in the defaults.
+        let home = if node.at(&path(0)).is_some() { Some(node) } else { self.defaults_node };
+        let by = (0..fields.len()).filter_map(|index| field(home?, &path(index), drafts)).collect();
+        Some(Dedup { by, window: table.window_s.map_or(DAY, Duration::from_secs) })
+    }
+}
+
+/// The options of a route, or an empty table where the handler is named.
+fn options(node: &Node) -> Node {
+    let table = node.as_table();
+    let with = table.and_then(|table| table.get("with")).filter(|with| with.as_table().is_some());
+    with.cloned().unwrap_or_else(|| {
+        let span = table.and_then(|table| table.get("handler")).map_or(node.span, |handler| handler.span);
+        Node { span, value: NodeValue::Table(Table::default()) }
+    })
+}
+
+fn any_missing(node: &Node) -> bool {
+    let mut missing = false;
+    node.each_text("", &mut |_, _, text: &Text| missing |= text.filled == Filled::Missing);
+    missing
+}
+
+fn key(name: &str) -> Step {
+    Step::Key(name.to_owned())
+}
+
+fn patterns(on: &[String], node: &Node, drafts: &mut Vec<Draft>) -> Vec<RoutingPattern> {
+    let mut parsed = Vec::with_capacity(on.len());
+    for (index, text) in on.iter().enumerate() {
+        match text.parse::<RoutingPattern>() {
+            Ok(pattern) => parsed.push(pattern),
+            Err(error) => {
+                let why = match &error {
+                    KeyError::TooLong(bytes) => format!("the pattern is {bytes} bytes long, {} are the limit", RoutingKey::BYTES_MAX),
+                    KeyError::Control(_) => "the pattern has a control character in it".to_owned(),
+                };
+                drafts.push(Draft::error("bad-pattern", why).at(node.span_at(&[key("on"), Step::Index(index)])));
+            }
+        }
+    }
+    parsed
+}
+
+/// Reads the field path that stands at `path`.
+fn field(node: &Node, path: &[Step], drafts: &mut Vec<Draft>) -> Option<FieldPath> {
+    let found = node.at(path)?;
+    let text = found.as_text()?;
+    match text.value.parse::<FieldPath>() {
+        Ok(field) => Some(field),
+        Err(_) if text.filled == Filled::Missing => None,
+        Err(error) => {
+            let scrubber = Scrubber::below(found);
+            let help = match &error.suggestion {
+                Some(near) if text.filled == Filled::Inside => format!("did you mean `{near}`?"),
+                _ => format!("fields are {}, and `payload.…` and `raw.…`", FieldPath::NAMES.iter().map(|name| ticked(name)).collect::<Vec<_>>().join(", ")),
+            };
+            drafts.push(Draft::error("unknown-field", scrubber.scrub(&error.message)).at(found.span).help(help));
+            None
+        }
+    }
+}
+
+/// What a name could be, if it were written by the rules.
+fn better_name(text: &str) -> Option<String> {
+    let mut name: String = text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    while name.contains("--") {
+        name = name.replace("--", "-");
+    }
+    let name: String = name.trim_matches('-').chars().take(RouteName::BYTES_MAX).collect();
+    name.parse::<RouteName>().is_ok().then_some(name)
+}
+
+/// Everything but the routes.
+pub(super) fn config(
+    raw: &RawConfig,
+    globals: &Node,
+    sources: &Sources,
+    home: &Path,
+    environment: &dyn Environment,
+    built: &[Built],
+    drafts: &mut Vec<Draft>,
+) -> Option<Config> {
+    let at = |dotted: &str| globals.span_at(&globals.steps(dotted));
+    let store = raw.store.clone().unwrap_or_default();
+    let http = raw.http.clone().unwrap_or_default();
+    let limits = raw.limits.clone().unwrap_or_default();
+    let redact = raw.redact.clone().unwrap_or_default();
+    let log = raw.log.clone().unwrap_or_default();
+
+    let path = match &store.path {
+        Some(path) => sources.file(at("store.path").file).base_dir.join(path),
+        None => {
+            let state = environment.variable("STATE_DIRECTORY").ok().flatten().filter(|directory| !directory.is_empty());
+            home.join(state.unwrap_or_else(|| "../state".to_owned())).join("router.db")
+        }
+    };
+    let listen = listen(http.listen.as_deref(), globals, drafts);
+    let redact =
+        RedactConfig { paths: redact.paths.unwrap_or_default(), patterns: redact.patterns.unwrap_or_default(), builtin: redact.builtin.unwrap_or(true) };
+    // Any key will do to find out whether the rules are right.
+    if let Err(problems) = Redactor::new(&redact, [0; 32]) {
+        let scrubber = Scrubber::below(globals);
+        for problem in problems {
+            let help = problem.help.map(|help| scrubber.scrub(&help));
+            drafts.push(Draft::error("bad-redaction", scrubber.scrub(&problem.message)).at(at(&format!("redact.{}", problem.field))).maybe_help(help));
+        }
+    }
+    let level = log.level.unwrap_or_else(|| "info".to_owned());
+    if let Some(problem) = level_problem(&level) {
+        let text = globals.at(&globals.steps("log.level")).and_then(Node::as_text);
+        let message = if text.is_some_and(|text| text.filled == Filled::Outside) { "the level is none".to_owned() } else { problem };
+        drafts.push(
+            Draft::error("bad-level", message)
+                .at(at("log.level"))
+                .help("levels are `off`, `error`, `warn`, `info`, `debug`, `trace`, and for one part `part=level`"),
+        );
+    }
+    let decode = DecodeLimits::default();
+    let decode = DecodeLimits {
+        body_bytes_max: limits.body_bytes_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(decode.body_bytes_max),
+        depth_max: limits.depth_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(decode.depth_max),
+    };
+    let mut config = Config {
+        hash: String::new(),
+        text: String::new(),
+        transport: TransportConfig::Embedded,
+        store: StoreConfig {
+            path: clean(&path),
+            sync: store.synchronous != Some(RawSynchronous::Normal),
+            retention: Retention { age: DAY * store.retention_days.unwrap_or(30), bytes_max: store.retention_bytes_max.unwrap_or(1 << 30) },
+        },
+        http: HttpConfig { listen: listen? },
+        limits: Limits { decode },
+        redact,
+        log: LogConfig { level, format: log.format.unwrap_or_default() },
+        routes: built.iter().map(|built| built.route.clone()).collect(),
+    };
+    let tables = globals.as_table()?;
+    let whole = show::globals(&config, tables, Form::Whole);
+    let parts: Vec<&str> = std::iter::once(whole.as_str()).chain(config.routes.iter().map(|route| route.hash.as_str())).collect();
+    config.hash = show::hash("config", &parts);
+    config.text = show::globals(&config, tables, Form::Shown);
+    for built in built {
+        config.text.push('\n');
+        config.text.push_str(&built.shown);
+    }
+    Some(config)
+}
+
+/// `None` when the address is wrong, which was reported.
+#[allow(clippy::option_option, reason = "off is an answer too")]
+fn listen(text: Option<&str>, globals: &Node, drafts: &mut Vec<Draft>) -> Option<Option<SocketAddr>> {
+    let Some(text) = text else { return Some(Some(SocketAddr::from(([127, 0, 0, 1], 8_682)))) };
+    if text == "off" {
+        return Some(None);
+    }
+    let node = globals.at(&globals.steps("http.listen"))?;
+    let shown = node.as_text().map_or("", Text::shown);
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => Some(Some(address)),
+        Ok(address) => {
+            let message = format!("{} is open to other machines, and this version has no tokens to tell friend from foe", ticked(shown));
+            let help = format!("listen on this machine only, `127.0.0.1:{}`, and put a proxy that authenticates before it", address.port());
+            drafts.push(Draft::error("not-loopback", message).at(node.span).help(help));
+            None
+        }
+        Err(_) => {
+            let port =
+                text.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).filter(|_| node.as_text().is_some_and(|text| text.filled == Filled::Inside));
+            let help = format!("write it as `127.0.0.1:{}`, or `off`", port.unwrap_or(8_682));
+            drafts.push(Draft::error("bad-address", format!("{} is no address with a port", ticked(shown))).at(node.span).help(help));
+            None
+        }
+    }
+}
+
+fn level_problem(text: &str) -> Option<String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    text.split(',').map(str::trim).find_map(|directive| {
+        let (part, level) = directive.rsplit_once('=').map_or(("", directive), |(part, level)| (part, level));
+        let known = LEVELS.contains(&level.to_ascii_lowercase().as_str());
+        let part_fits =
+            part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-')) && (!part.is_empty() || !directive.contains('='));
+        match (known, part_fits) {
+            (true, true) => None,
+            (false, _) => Some(format!("{} is no level", ticked(level))),
+            (true, false) => Some(format!("{} is no part of the program", ticked(part))),
+        }
+    })
+}
+
+/// Without `.` and `..`, as far as that is a matter of text.
+fn clean(path: &Path) -> PathBuf {
+    let mut cleaned = PathBuf::new();
+    for component in path.components() {
+        match component {
+            std::path::Component::CurDir => {}
+            std::path::Component::ParentDir if cleaned.file_name().is_some() => {
+                cleaned.pop();
+            }
+            other => cleaned.push(other),
+        }
+    }
+    cleaned
+}

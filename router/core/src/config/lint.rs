@@ -1,0 +1,160 @@
+//! What a configuration says without meaning it: warnings, for configurations that can be used.
+
+use std::{collections::HashMap, time::Duration};
+
+use regex::Regex;
+use router_api::RouteMode;
+
+use super::{
+    build::Built,
+    diagnostic::Draft,
+    model::{OnExhausted, RedactConfig, RouteConfig},
+    source::Span,
+    tree::{Filled, Node},
+};
+use crate::redact::Redactor;
+
+/// Longer handlings run into RabbitMQ's default acknowledgement time-out of 30 minutes.
+const TIMEOUT_WARNED: Duration = Duration::from_secs(30 * 60);
+
+/// Recent RabbitMQ refuses bindings with more `#` words than these.
+const HASHES_MAX: usize = 2;
+
+/// What is odd about one route that is otherwise right.
+pub(super) fn route(route: &RouteConfig, node: &Node, drafts: &mut Vec<Draft>) {
+    let at = |dotted: &str| node.span_at(&node.steps(dotted));
+    for (index, pattern) in route.on.iter().enumerate() {
+        let span = at(&format!("on.{index}"));
+        let words = || pattern.as_str().split('.');
+        let hashes = words().filter(|word| *word == "#").count();
+        if hashes > HASHES_MAX {
+            drafts.push(
+                Draft::warning("pattern-hashes", format!("the pattern `{pattern}` has {hashes} `#`, and recent RabbitMQ refuses more than {HASHES_MAX}"))
+                    .at(span)
+                    .help("most patterns with several `#` can be written with `*`, or as several patterns"),
+            );
+        }
+        if let Some(word) = words().find(|word| word.len() > 1 && word.contains(['*', '#'])) {
+            drafts.push(
+                Draft::warning("pattern-literal-wildcard", format!("`{word}` is taken literally: `*` and `#` stand for whole words only"))
+                    .at(span)
+                    .help("filter on `key` in `when` instead: `key = [{ wildcard = \"…\" }]`"),
+            );
+        }
+        if words().any(|word| word == ">") {
+            drafts.push(Draft::warning("pattern-literal-wildcard", "`>` is taken literally").at(span).help("`#` stands for any number of words"));
+        }
+        if pattern.as_str().is_empty() {
+            drafts.push(Draft::warning("pattern-empty", "an empty pattern fits the empty routing key only").at(span).help("`#` fits every key"));
+        }
+        if route.on[..index].contains(pattern) {
+            drafts.push(Draft::warning("duplicate-pattern", format!("the pattern `{pattern}` stands here twice")).at(span));
+        }
+    }
+    if let Some(coalesce) = &route.coalesce {
+        if coalesce.max_wait < coalesce.quiet {
+            let message = format!(
+                "`max_wait_ms` ({}) is shorter than `quiet_ms` ({}), which then never counts",
+                coalesce.max_wait.as_millis(),
+                coalesce.quiet.as_millis()
+            );
+            drafts.push(Draft::warning("coalesce-wait", message).at(at("coalesce.max_wait_ms")));
+        }
+        if route.max_age.is_some_and(|max_age| max_age <= coalesce.quiet.min(coalesce.max_wait)) {
+            let message = "events are older than `max_age_s` before their burst is handled";
+            drafts.push(Draft::warning("max-age", message).at(at("max_age_s")));
+        }
+    }
+    if route.timeout >= TIMEOUT_WARNED {
+        let message = format!("one handling may take {} minutes", route.timeout.as_secs() / 60);
+        let help = "RabbitMQ takes back what is not settled within 30 minutes, unless `consumer_timeout` is raised there";
+        drafts.push(Draft::warning("long-timeout", message).at(at("timeout_ms")).help(help));
+    }
+    if route.retry.first_delay > route.retry.max_delay {
+        let message = "the first delay is longer than `max_delay_ms`, which then is the delay of every attempt";
+        drafts.push(Draft::warning("retry-delays", message).at(at("retry.first_delay_ms")));
+    }
+    if route.breaker.first_delay > route.breaker.max_delay {
+        let message = "the first delay is longer than `max_delay_ms`, which then is every delay";
+        drafts.push(Draft::warning("breaker-delays", message).at(at("breaker.first_delay_ms")));
+    }
+    if route.on_exhausted == OnExhausted::Park && route.order_by.is_none() && route.coalesce.is_none() {
+        let message = "`on_exhausted = \"park\"` parks the rest of a lane, and this route has no lanes";
+        drafts.push(Draft::warning("park-unordered", message).at(at("on_exhausted")).help("give it `order_by` or `coalesce`"));
+    }
+    if route.concurrency > route.prefetch {
+        let message = format!("{} lanes at once need more than the {} events that `prefetch` takes", route.concurrency, route.prefetch);
+        drafts.push(Draft::warning("concurrency-unreachable", message).at(at("concurrency")));
+    }
+}
+
+/// Routes that do the same for the same events.
+pub(super) fn double_firing(routes: &[Built], drafts: &mut Vec<Draft>) {
+    let mut seen: HashMap<String, (&RouteConfig, Span)> = HashMap::new();
+    for Built { route, span, .. } in routes.iter().filter(|built| built.route.enabled) {
+        let mut on: Vec<_> = route.on.iter().map(|pattern| pattern.as_str()).collect();
+        on.sort_unstable();
+        on.dedup();
+        let same = serde_json::json!([on, route.when, route.handler, route.with, route.mode == RouteMode::Shadow]).to_string();
+        if let Some((first, first_span)) = seen.get(&same) {
+            drafts.push(
+                Draft::warning(
+                    "double-firing",
+                    format!("`{}` does the same for the same events as `{}`: each of them is handled twice", route.name, first.name),
+                )
+                .at(*span)
+                .related("the other one", *first_span),
+            );
+        } else {
+            seen.insert(same, (route, *span));
+        }
+    }
+}
+
+/// Finds secrets that were written into the file itself.
+pub(super) struct SecretLint {
+    shapes: Option<Redactor>,
+    key: Regex,
+}
+
+impl SecretLint {
+    pub(super) fn new() -> Self {
+        let builtin = RedactConfig { paths: Vec::new(), patterns: Vec::new(), builtin: true };
+        // Fingerprints are not used here, so any key will do.
+        let shapes = Redactor::new(&builtin, [0; 32]).ok();
+        let key =
+            Regex::new(r"(?i)(?:^|[_\-.])(?:password|passwd|passphrase|secret|token|api[_-]?key|private[_-]?key|authorization)$").expect("a fixed expression");
+        Self { shapes, key }
+    }
+
+    /// Marks literals below `node` that look like secrets, and returns where they are.
+    pub(super) fn mark(&self, node: &mut Node) -> Vec<Span> {
+        let mut found = Vec::new();
+        node.each_text_mut("", &mut |key, span, text| {
+            // A reference or a template is what we want to see; a short word is a name or a switch.
+            let literal = text.filled == Filled::Inside && text.value == text.written && !text.value.contains("{{");
+            let by_key = || self.key.is_match(key) && text.value.len() >= 6 && !text.value.contains("${");
+            let by_shape = || self.shapes.as_ref().is_some_and(|shapes| shapes.redact_text(&text.value) != text.value);
+            if literal && (by_key() || by_shape()) {
+                text.sensitive = true;
+                found.push(span);
+            }
+        });
+        found
+    }
+}
+
+pub(super) fn secret_literal(span: Span) -> Draft {
+    Draft::warning("secret-literal", "this looks like a secret, and whoever reads the file reads it")
+        .at(span)
+        .help("put it into an environment variable or a file: `${VAR}`, `${file:PATH}`, `${credential:NAME}`")
+}
+
+/// Nothing would ever happen.
+pub(super) fn nothing_enabled(routes: &[Built]) -> Option<Draft> {
+    if routes.is_empty() {
+        return Some(Draft::warning("no-route", "there is no route: events would be stored and nothing would happen").help("add a `[[route]]`"));
+    }
+    let disabled = routes.iter().all(|built| !built.route.enabled);
+    disabled.then(|| Draft::warning("no-route", "no route is enabled: events would be stored and nothing would happen"))
+}

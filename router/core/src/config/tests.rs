@@ -1,0 +1,634 @@
+//! What loading a configuration promises, over whole files and plugins of its own.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use router_api::{
+    BuildContext, BuildError, Context, Effect, EffectContext, EffectError, EffectPort, EffectReply, Envelope, FailureClass, Handler, HandlerError, Outcome,
+    OwnWork, Plugin, Program, Registration, Registry, RouteMode,
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Config, FixedEnvironment, Loaded, OnExhausted, Origin, Problems, Report, RetryAction, config_schema, load, locate::Located, plugin_reference};
+
+/// Prints.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Print {
+    /// Before each line.
+    #[serde(default)]
+    #[allow(dead_code, reason = "only its schema matters here")]
+    prefix: String,
+}
+
+/// Runs a command.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Run {
+    /// The program and its arguments.
+    #[schemars(length(min = 1))]
+    command: Vec<String>,
+    /// Where to send what it prints.
+    #[serde(default)]
+    target: Option<Target>,
+    /// How often at most.
+    #[serde(default)]
+    #[schemars(range(max = 9))]
+    #[allow(dead_code, reason = "only its schema matters here")]
+    tries: u8,
+    /// Milliseconds between two of them.
+    #[serde(default)]
+    #[allow(dead_code, reason = "only its schema matters here")]
+    pause_ms: u64,
+    /// A secret.
+    #[serde(default)]
+    token: Option<String>,
+}
+
+/// A target.
+#[derive(Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema matters here")]
+enum Target {
+    /// A file.
+    File {
+        /// Its path.
+        path: String,
+    },
+    /// Nowhere.
+    Null {},
+}
+
+struct Nothing;
+
+#[async_trait]
+impl Handler for Nothing {
+    async fn handle(&self, _: &Envelope, _: &Context) -> Result<Outcome, HandlerError> {
+        Ok(Outcome::Done)
+    }
+}
+
+#[async_trait]
+impl Plugin for Print {
+    const NAME: &'static str = "print";
+
+    async fn build(self, _: &BuildContext) -> Result<Box<dyn Handler>, BuildError> {
+        Ok(Box::new(Nothing))
+    }
+}
+
+#[async_trait]
+impl Plugin for Run {
+    const NAME: &'static str = "run";
+
+    async fn build(self, cx: &BuildContext) -> Result<Box<dyn Handler>, BuildError> {
+        let mut problems = BuildError::default();
+        problems.collect(cx.program("command.0", &self.command[0]));
+        if let Some(token) = self.token.filter(|token| token.contains(' ')) {
+            problems.collect::<()>(Err(BuildError::at("token", format!("`{token}` has a space")).help(format!("`{}`?", token.replace(' ', "")))));
+        }
+        if self.command.iter().any(|argument| argument == "panic") {
+            panic!("as asked");
+        }
+        if self.target.is_some() && self.command.len() > 3 {
+            problems.collect::<()>(Err(BuildError::at("target.path", "no target for so many arguments")));
+        }
+        problems.into_result().map(|()| Box::new(Nothing) as _)
+    }
+}
+
+/// Knows one program.
+struct OneProgram;
+
+#[async_trait]
+impl EffectPort for OneProgram {
+    async fn perform(&self, _: Effect, _: Option<OwnWork<'_>>, _: &EffectContext) -> Result<EffectReply, EffectError> {
+        unreachable!("loading a configuration performs nothing")
+    }
+
+    fn resolve_program(&self, name: &str, _: &Path) -> Result<Program, BuildError> {
+        if name == "true" { Ok(Program::resolved(name, "/bin/true")) } else { Err(BuildError::at("", format!("no program `{name}`"))) }
+    }
+}
+
+fn registry() -> Registry {
+    Registry::of([Registration::of::<Print>(), Registration::of::<Run>()]).expect("two plugins")
+}
+
+fn environment() -> FixedEnvironment {
+    FixedEnvironment::default().with("TOKEN", "s3cr3t-t0ken").with("SPACED", "s3cr3t with space").with("PATTERN", "session.#")
+}
+
+/// Writes the files into a directory of their own and loads them.
+async fn load_files(files: &[(&str, &str)], environment: &FixedEnvironment) -> Result<Loaded, Problems> {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let dir = std::env::temp_dir().join(format!("router-core-config-{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("created");
+    for (name, text) in files {
+        std::fs::write(dir.join(name), text).expect("written");
+    }
+    let located =
+        Located { origin: Origin::CommandLine, files: files.iter().map(|(name, _)| dir.join(name)).collect(), cwd: dir.clone(), problems: Vec::new() };
+    let loaded = load(&located, &registry(), Arc::new(OneProgram), environment).await;
+    std::fs::remove_dir_all(dir).expect("removed");
+    loaded
+}
+
+async fn loaded(text: &str) -> Loaded {
+    load_files(&[("router.toml", text)], &environment()).await.unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+async fn config(text: &str) -> Config {
+    loaded(text).await.config
+}
+
+fn lines(report: &Report) -> Vec<String> {
+    let line = |diagnostic: &super::Diagnostic| {
+        let place = diagnostic.place.as_ref().map_or_else(String::new, |place| format!("{}:{} ", place.line, place.column));
+        let help = diagnostic.help.as_ref().map_or_else(String::new, |help| format!(" | {help}"));
+        format!("{place}{}: {}{help}", diagnostic.code, diagnostic.message)
+    };
+    report.diagnostics().iter().map(line).collect()
+}
+
+/// What is wrong with a text, one line each.
+async fn problems(text: &str) -> Vec<String> {
+    match load_files(&[("router.toml", text)], &environment()).await {
+        Ok(loaded) => lines(&loaded.report),
+        Err(problems) => lines(&problems.report),
+    }
+}
+
+/// What is wrong with a route of these further lines; line numbers count from the first of them.
+async fn route_problems(text: &str) -> Vec<String> {
+    problems(&format!("{text}\n[[route]]\nname = \"other\"\non = [\"o\"]\nhandler = \"print\"\n")).await
+}
+
+const ROUTE: &str = "[[route]]\nname = \"a\"\non = [\"a.#\"]\nhandler = \"print\"\n";
+
+#[tokio::test]
+async fn a_route_of_four_lines_has_all_the_documented_defaults() {
+    let config = config(ROUTE).await;
+    let route = &config.routes[0];
+    assert_eq!((route.concurrency, route.prefetch, route.hops_max, route.crashes_max), (8, 500, 8, 5));
+    assert_eq!((route.timeout, route.drain, route.max_age), (Duration::from_secs(60), Duration::from_secs(30), None));
+    assert_eq!((route.retry.attempts_max, route.retry.first_delay, route.retry.max_delay), (8, Duration::from_secs(1), Duration::from_secs(600)));
+    assert_eq!((route.breaker.first_delay, route.breaker.max_delay), (Duration::from_secs(5), Duration::from_secs(300)));
+    assert_eq!((route.enabled, route.mode, route.on_exhausted, route.rate.is_none()), (true, RouteMode::Live, OnExhausted::DeadLetter, true));
+    assert_eq!(route.dedup.as_ref().map(|dedup| (dedup.by.len(), dedup.window)), Some((0, Duration::from_secs(86_400))));
+    assert_eq!(route.place, "router.toml:2");
+    assert_eq!((config.store.sync, config.store.retention.age, config.store.retention.bytes_max), (true, Duration::from_secs(30 * 86_400), 1 << 30));
+    assert_eq!(config.http.listen.map(|listen| listen.to_string()).as_deref(), Some("127.0.0.1:8682"));
+    assert!(config.store.path.ends_with("state/router.db") && config.store.path.is_absolute(), "{:?}", config.store.path);
+    assert!(config.redact.builtin && config.log.level == "info");
+}
+
+#[tokio::test]
+async fn everything_that_can_be_written_arrives_in_the_model() {
+    let text = r#"
+[store]
+path = "x/y.db"
+synchronous = "normal"
+retention_days = 2
+retention_bytes_max = 2_000_000
+[http]
+listen = "off"
+[limits]
+body_bytes_max = 2048
+depth_max = 8
+[redact]
+paths = ["payload.user_prompt"]
+patterns = ["x[0-9]+"]
+builtin = false
+[log]
+level = "warn,router_core=debug"
+format = "json"
+[defaults]
+timeout_ms = 5
+[defaults.retry]
+attempts_max = 3
+[[route]]
+name = "a"
+description = "tells"
+mode = "shadow"
+on = ["a.*", "b.#"]
+when = { tool_name = ["Write"], file_path = [{ suffix = ".py" }] }
+coalesce = { by = "session_id", quiet_ms = 600_000 }
+order_by = "session_id"
+concurrency = 2
+prefetch = 40
+retry = { max_delay_ms = 2_000, on = { timeout = "dead-letter" } }
+on_exhausted = "park"
+breaker = { first_delay_ms = 7 }
+rate = { count = 5, per_ms = 60_000 }
+drain_ms = 0
+dedup = { by = ["session_id", "tool_name"], window_s = 60 }
+max_age_s = 3_600
+hops_max = 2
+crashes_max = 1
+handler = "run"
+[route.with]
+command = ["true"]
+target = { kind = "file", path = "out" }
+"#;
+    let loaded = loaded(text).await;
+    assert_eq!(lines(&loaded.report), [""; 0]);
+    let config = loaded.config;
+    assert!(config.store.path.ends_with("x/y.db") && !config.store.sync);
+    assert_eq!((config.http.listen, config.limits.decode.body_bytes_max, config.limits.decode.depth_max), (None, 2_048, 8));
+    assert_eq!((config.redact.paths.len(), config.redact.patterns.len(), config.redact.builtin), (1, 1, false));
+    let route = &config.routes[0];
+    assert_eq!((route.timeout.as_millis(), route.retry.attempts_max, route.retry.max_delay.as_secs()), (5, 3, 2));
+    assert_eq!(route.retry.on.get(&FailureClass::Timeout), Some(&RetryAction::DeadLetter));
+    let coalesce = route.coalesce.as_ref().expect("coalesces");
+    assert_eq!((coalesce.by.as_str(), coalesce.max_wait.as_secs(), coalesce.events_max), ("session_id", 6_000, 10));
+    assert_eq!((route.mode, route.on_exhausted, route.hops_max, route.crashes_max), (RouteMode::Shadow, OnExhausted::Park, 2, 1));
+    assert_eq!(route.rate.as_ref().map(|rate| (rate.count, rate.per.as_secs())), Some((5, 60)));
+    assert_eq!(route.dedup.as_ref().map(|dedup| dedup.by.len()), Some(2));
+    assert_eq!(route.with["target"]["path"], "out");
+    assert!(!route.when.is_empty());
+}
+
+#[tokio::test]
+async fn each_mistake_is_one_sentence_at_its_place_with_a_way_out() {
+    for (text, expected) in [
+        ("[https]\n", "1:2 unknown-key: unknown key `https` | did you mean `http`?"),
+        ("[log]\nlevle = 'info'\n", "2:1 unknown-key: unknown key `levle` in `[log]` | did you mean `level`?"),
+        (
+            "[log]\nlevel = 'infoo'\n",
+            "2:9 bad-level: `infoo` is no level | levels are `off`, `error`, `warn`, `info`, `debug`, `trace`, and for one part `part=level`",
+        ),
+        ("[log]\nformat = 'jsno'\n", "2:10 unknown-value: `format` is `jsno`, but must be one of `text`, `json` | did you mean `json`?"),
+        (
+            "[http]\nlisten = '0.0.0.0:80'\n",
+            "2:10 not-loopback: `0.0.0.0:80` is open to other machines, and this version has no tokens to tell friend from foe | listen on this machine only, `127.0.0.1:80`, and put a proxy that authenticates before it",
+        ),
+        ("[http]\nlisten = 'localhost:80'\n", "2:10 bad-address: `localhost:80` is no address with a port | write it as `127.0.0.1:80`, or `off`"),
+        ("[transport]\nkind = 'amqp'\n", "2:8 unknown-value: `kind` is `amqp`, but must be `embedded`"),
+        ("[limits]\ndepth_max = 500\n", "2:13 out-of-range: `depth_max` is 500, but must be from 1 to 128"),
+        ("[limits]\nbody_bytes_max = '1M'\n", "2:18 wrong-type: `body_bytes_max` must be an integer, but is a string"),
+        ("[store]\nretention = '2d'\n", "2:1 duration-unit: unknown key `retention`: durations are integers with a unit suffix | write `retention_days = 2`"),
+        ("[redact]\npatterns = ['[']\n", "2:13 bad-redaction: "),
+        ("[defaults]\nprefetch = '500'\n", "2:12 wrong-type: `prefetch` must be an integer, but is a string | without quotes: `prefetch = 500`"),
+        ("[[route]]\non = ['a']\nhandler = 'print'\n", "1:1 missing-key: the route needs `name`"),
+        (
+            "[[route]]\nname = 'My Route'\non = ['a']\nhandler = 'print'\n",
+            "2:8 bad-name: `My Route` is no name for a route | use 1 to 63 of `a` to `z`, `0` to `9` and `-`, beginning with a letter: `name = \"my-route\"`",
+        ),
+        ("[[route]]\nname = 'a'\non = 'a'\nhandler = 'print'\n", "3:6 wrong-type: `on` must be an array, but is a string | in brackets: `on = [\"a\"]`"),
+        ("[[route]]\nname = 'a'\non = []\nhandler = 'print'\n", "3:6 out-of-range: `on` is empty | at least 1 element"),
+        ("[[route]]\nname = 'a'\non = ['a', 5]\nhandler = 'print'\n", "3:12 wrong-type: `on[1]` must be a string, but is an integer"),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'pritn'\n",
+            "4:11 unknown-handler: there is no plugin `pritn` | did you mean `print`? linked into this program: `print`, `run`",
+        ),
+        ("[[route]]\nname = 'a'\non = ['a']\nhandler = 'zzz'\n", "4:11 unknown-handler: there is no plugin `zzz` | linked into this program: `print`, `run`"),
+        ("[[route]]\nname = 'a'\non = ['a']\norder_by = 'sesion_id'\nhandler = 'print'\n", "4:12 unknown-field: "),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'print'\ntimeout = '5s'\n",
+            "5:1 duration-unit: unknown key `timeout`: durations are integers with a unit suffix | write `timeout_ms = 5000`",
+        ),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'print'\ntimeout_ms = '5s'\n",
+            "5:14 wrong-type: `timeout_ms` must be an integer, but is a string | durations are integers with a unit suffix: `timeout_ms = 5000`",
+        ),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'print'\ntimeout_ms = '${TOKEN}'\n",
+            "5:14 wrong-type: `timeout_ms` must be an integer, but is a string | variables can only fill in strings; write the number itself",
+        ),
+        ("[[route]]\nname = 'a'\non = ['a']\nhandler = 'print'\ndedup = 'no'\n", "5:9 wrong-type: `dedup` must be a boolean or a table, but is a string"),
+        ("[[route]]\nname = 'a'\non = ['a']\nhandler = 'print'\nrate = { count = 5 }\n", "5:1 missing-key: `rate` needs `per_ms`"),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'print'\nprefetch = 8\ncoalesce = { by = 'key', quiet_ms = 1, events_max = 5 }\n",
+            "6:53 burst-size: `events_max` is 5, but a burst has at most a quarter of `prefetch` (8): 2 | lower it, or set `prefetch = 20`",
+        ),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'print'\norder_by = 'key'\ncoalesce = { by = 'session_id', quiet_ms = 1 }\n",
+            "6:19 lane-key: `coalesce.by` and `order_by` name different fields, and a route has one kind of lane | a coalesced lane is ordered anyway: leave out `order_by`",
+        ),
+        ("[[route]]\nname = 'a'\non = ['a']\nhandler = 'print'\nwhen = { tool_nam = ['x'] }\n", "5:"),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'print'\n[route.with]\nprefx = 'x'\n",
+            "6:1 unknown-key: `print` has no option `prefx` | did you mean `prefix`?",
+        ),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'print'\n[route.with]\ncoalesce = { by = 'key', quiet_ms = 1 }\n",
+            "6:1 misplaced-key: `coalesce` is a key of the route, no option of `print` | move it above `[route.with]`",
+        ),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\n[route.retry]\nattempts_max = 2\nhandler = 'print'\n",
+            "6:1 misplaced-key: `handler` is a key of the route, none of `[route.retry]` | move it above `[route.retry]`",
+        ),
+        ("[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\n", "4:11 missing-key: `run` needs the option `command`"),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\nwith = { command = ['true'], pause = '2s' }\n",
+            "5:30 duration-unit: unknown key `pause`: durations are integers with a unit suffix | write `pause_ms = 2000`",
+        ),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\nwith = { command = ['true'], tries = 300 }\n",
+            "5:38 out-of-range: `tries` is 300, but must be from 0 to 9",
+        ),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\nwith = { command = ['true'], target = { kind = 'fil' } }\n",
+            "5:48 unknown-value: `kind` is `fil`, but must be one of `file`, `null` | did you mean `file`?",
+        ),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\nwith = { command = ['true'], target = { path = 'x' } }\n",
+            "5:30 unknown-value: `target` needs `kind`: one of `file`, `null`",
+        ),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\nwith = { command = ['true'], target = { kind = 'file' } }\n",
+            "5:30 missing-key: `target` needs `path`",
+        ),
+        ("[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\nwith = { command = ['nope'] }\n", "5:21 bad-option: `command.0`: no program `nope`"),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\nwith = { command = ['true', 'panic'] }\n",
+            "5:8 plugin-panic: the plugin `run` panicked over these options | this is a mistake in the plugin",
+        ),
+        (
+            "[[route]]\nname = 'other'\non = ['a']\nhandler = 'print'\n",
+            "7:8 duplicate-route: there are two routes called `other` | a route's queue and statistics go by its name",
+        ),
+        ("[route]\nname = 'a'\n", "1:1 wrong-type: `route` must be an array, but is a table | with two brackets: `[[route]]`"),
+    ] {
+        let found = if text.starts_with("[route]") { problems(text).await } else { route_problems(text).await };
+        assert!(found.len() == 1 && found[0].starts_with(expected), "{text}\nexpected {expected}\nfound    {found:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_misplaced_required_key_is_not_also_reported_as_missing() {
+    let found = problems("[[route]]\nname = 'a'\nhandler = 'print'\n[route.with]\non = ['a']\n").await;
+    assert_eq!(found, ["5:1 misplaced-key: `on` is a key of the route, no option of `print` | move it above `[route.with]`"]);
+}
+
+#[tokio::test]
+async fn all_problems_of_all_files_come_at_once_and_a_broken_file_hides_none_of_the_others() {
+    let files = [
+        ("a.toml", "[http\nlisten = 5\n"),
+        ("b.toml", "[[route]]\nname = 'a'\non = ['a']\nhandler = 'print'\nprefetch = 0\n"),
+        ("c.toml", "[[route]]\nname = 'a'\non = ['a']\nhandler = 'nope'\nwhen = 5\n"),
+    ];
+    let problems = load_files(&files, &environment()).await.expect_err("three broken files");
+    let found: Vec<_> = problems.report.diagnostics().iter().map(|found| (found.place.as_ref().map_or("", |place| &place.file), found.code)).collect();
+    assert_eq!(
+        found,
+        [("a.toml", "syntax"), ("b.toml", "out-of-range"), ("c.toml", "duplicate-route"), ("c.toml", "unknown-handler"), ("c.toml", "wrong-type")],
+        "{problems}"
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_named() {
+    let located = Located { origin: Origin::CommandLine, files: vec!["/none/router.toml".into()], cwd: "/none".into(), problems: Vec::new() };
+    let problems = load(&located, &registry(), Arc::new(OneProgram), &environment()).await.expect_err("no file");
+    assert_eq!(lines(&problems.report), ["unreadable: the configuration file `router.toml` does not exist"]);
+}
+
+#[tokio::test]
+async fn values_from_outside_reach_the_plugin_and_nothing_else() {
+    let text =
+        "[[route]]\nname = 'a'\non = ['${PATTERN}']\nhandler = 'run'\nwith = { command = ['true', 'Bearer ${TOKEN}', '$${HOME}'], token = '${TOKEN}' }\n";
+    let config = config(text).await;
+    assert_eq!(config.routes[0].with["command"][1], "Bearer s3cr3t-t0ken");
+    assert_eq!(config.routes[0].with["command"][2], "${HOME}");
+    assert_eq!(config.routes[0].on[0].as_str(), "session.#");
+    assert!(!config.text.contains("s3cr3t"), "{}", config.text);
+    assert!(config.text.contains("Bearer ${TOKEN}") && config.text.contains("$${HOME}") && config.text.contains("[\"${PATTERN}\"]"), "{}", config.text);
+}
+
+#[tokio::test]
+async fn no_diagnostic_shows_a_value_from_outside() {
+    for text in [
+        "[[route]]\nname = '${SPACED}'\non = ['a']\nhandler = '${SPACED}'\nmode = '${SPACED}'\norder_by = '${SPACED}'\n",
+        "[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\nwith = { command = ['${SPACED}'], token = '${SPACED}' }\n",
+        "[[route]]\nname = 'a'\non = ['a']\nhandler = 'print'\nwhen = { key = [{ suffx = '${SPACED}' }], '${SPACED}' = 1 }\n",
+        "[http]\nlisten = '${SPACED}'\n[log]\nlevel = '${SPACED}'\nformat = '${SPACED}'\n[redact]\npatterns = ['[${SPACED}']\n",
+    ] {
+        let found = problems(text).await;
+        assert!(!found.is_empty());
+        assert!(!found.concat().contains("s3cr3t") && !found.concat().contains("with space"), "{found:#?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_disabled_route_refers_to_may_be_missing() {
+    let disabled = "[[route]]\nname = 'b'\nenabled = false\non = ['b']\nhandler = 'run'\nwith = { command = ['nope'], token = '${NONE}' }\n";
+    let loaded = loaded(&format!("{ROUTE}{disabled}")).await;
+    assert_eq!(lines(&loaded.report), [""; 0]);
+    let enabled = disabled.replace("false", "true");
+    assert_eq!(
+        problems(&format!("{ROUTE}{enabled}")).await,
+        ["10:38 missing-value: the variable `NONE` is not set | set it, or give a default: `${NONE:-default}`"]
+    );
+    // Its mistakes are mistakes all the same.
+    assert_eq!(problems(&format!("{ROUTE}{}", disabled.replace("command", "comand"))).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_global_reference_that_is_missing_is_an_error() {
+    assert_eq!(
+        problems(&format!("[store]\npath = '${{NONE:?where to keep it}}'\n{ROUTE}")).await,
+        ["2:8 missing-value: the variable `NONE` is not set: where to keep it"]
+    );
+}
+
+#[tokio::test]
+async fn hashes_change_with_values_and_secrets_and_not_with_comments_or_places() {
+    let text = "[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\nwith = { command = ['true'], token = '${TOKEN}' }\n";
+    let load_with = async |text: &str, token: &str| {
+        let environment = FixedEnvironment::default().with("TOKEN", token);
+        load_files(&[("router.toml", text)], &environment).await.unwrap_or_else(|problems| panic!("{problems}")).config
+    };
+    let base = load_with(text, "one").await;
+    let other_token = load_with(text, "two").await;
+    assert_ne!(base.hash, other_token.hash);
+    assert_ne!(base.routes[0].hash, other_token.routes[0].hash);
+    assert_eq!(base.text, other_token.text.replace(&other_token.store.path.display().to_string(), &base.store.path.display().to_string()));
+    assert_eq!(base.hash.len(), 64);
+    let same_dir = async |text: &str| {
+        let located = Located { origin: Origin::BuiltIn, files: Vec::new(), cwd: "/".into(), problems: Vec::new() };
+        let _ = (located, text);
+        load_with(text, "one").await
+    };
+    let changed = same_dir(&text.replace("['a']", "['b']")).await;
+    assert_ne!(base.routes[0].hash, changed.routes[0].hash);
+}
+
+#[tokio::test]
+async fn comments_and_order_of_keys_do_not_change_a_routes_text() {
+    let one = config("[[route]]\nname = 'a'\non = ['a']\nhandler = 'print'\nprefetch = 7\n").await;
+    let two = config("# why\n[[route]]\nprefetch = 7 # so\nname = \"a\"\nhandler = \"print\"\non = [\n  'a',\n]\n").await;
+    let routes = |config: &Config| config.text.split("[[route]]").nth(1).map(str::to_owned);
+    assert_eq!(routes(&one), routes(&two));
+}
+
+#[tokio::test]
+async fn the_effective_text_is_a_configuration_that_means_the_same() {
+    let text = "[[route]]\nname = 'a'\ndescription = 'quo\"te'\non = ['a', 'b.#']\nhandler = 'run'\nwhen = { any = [{ key = ['x'] }, { tool_name = [{ prefix = 'y' }] }] }\n\
+                coalesce = { by = 'key', quiet_ms = 5 }\nretry = { on = { busy = 'pause' } }\nrate = { count = 1, per_ms = 2 }\ndedup = false\nmax_age_s = 9\n\
+                [route.with]\ncommand = ['true', \"new\\nline\", '$${x}']\ntarget.kind = 'null'\n";
+    let first = config(text).await;
+    let again = config(&first.text).await;
+    assert_eq!(first.text, again.text);
+    assert_eq!(first.routes[0].with, again.routes[0].with);
+    assert_eq!(first.routes[0].retry, again.routes[0].retry);
+}
+
+#[tokio::test]
+async fn later_files_win_key_by_key_and_say_so() {
+    let files = [("a.toml", "[http]\nlisten = 'off'\n[log]\nlevel = 'warn'\n"), ("b.toml", "[http]\nlisten = '127.0.0.1:1'\n"), ("c.toml", ROUTE)];
+    let loaded = load_files(&files, &environment()).await.unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!((loaded.config.http.listen.map(|listen| listen.port()), loaded.config.log.level.as_str()), (Some(1), "warn"));
+    assert_eq!(lines(&loaded.report), ["2:1 overridden: `listen` is set again here, which is what counts"]);
+    assert_eq!(loaded.report.diagnostics()[0].related[0].place.file.as_ref(), "a.toml");
+}
+
+#[tokio::test]
+async fn what_is_hardly_meant_is_warned_about() {
+    let route = |rest: &str| format!("[[route]]\nname = 'a'\nhandler = 'print'\n{rest}\n");
+    for (text, expected) in [
+        (route("on = ['#.a.#.b.#']"), "4:7 pattern-hashes: "),
+        (route("on = ['a.b*']"), "4:7 pattern-literal-wildcard: `b*` is taken literally"),
+        (route("on = ['a.>']"), "4:7 pattern-literal-wildcard: `>` is taken literally"),
+        (route("on = ['a', 'a']"), "4:12 duplicate-pattern: "),
+        (route("on = ['a']\ncoalesce = { by = 'key', quiet_ms = 5, max_wait_ms = 4 }"), "5:54 coalesce-wait: "),
+        (route("on = ['a']\ntimeout_ms = 1_800_000"), "5:14 long-timeout: one handling may take 30 minutes"),
+        (route("on = ['a']\nretry = { first_delay_ms = 5, max_delay_ms = 4 }"), "5:28 retry-delays: "),
+        (route("on = ['a']\non_exhausted = 'park'"), "5:16 park-unordered: "),
+        (route("on = ['a']\nprefetch = 4"), "concurrency-unreachable"),
+        (route("on = ['a']\nenabled = false"), "no-route: no route is enabled"),
+        (String::new(), "no-route: there is no route"),
+    ] {
+        let found = problems(&text).await;
+        assert!(found.len() == 1 && found[0].contains(expected), "{text}\nexpected {expected}\nfound    {found:#?}");
+        assert!(load_files(&[("router.toml", &text)], &environment()).await.is_ok(), "a warning is no error");
+    }
+}
+
+#[tokio::test]
+async fn two_routes_that_do_the_same_fire_twice_unless_one_is_off_or_in_shadow() {
+    let pair = |second: &str| {
+        format!(
+            "[[route]]\nname = 'a'\non = ['x', 'y']\nwhen = {{ key = ['k'] }}\nhandler = 'print'\n[[route]]\nname = 'b'\nwhen = {{ key = ['k'] }}\nhandler = 'print'\n{second}\n"
+        )
+    };
+    let found = problems(&pair("on = ['y', 'x']")).await;
+    assert_eq!(found, ["7:8 double-firing: `b` does the same for the same events as `a`: each of them is handled twice"]);
+    for second in ["on = ['x']", "on = ['x', 'y']\nenabled = false", "on = ['x', 'y']\nmode = 'shadow'", "on = ['x', 'y']\nwith = { prefix = '2' }"] {
+        assert_eq!(problems(&pair(second)).await, [""; 0], "{second}");
+    }
+}
+
+#[tokio::test]
+async fn a_secret_in_the_file_is_warned_about_and_never_printed() {
+    let key = format!("ghp_{}", "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8");
+    let text = format!(
+        "[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\nwith = {{ command = ['true', 'x-{key}'], token = 'hunter22' }}\n[[route]]\nname = 'b'\non = ['b']\nhandler = 'run'\n\
+         with = {{ command = ['true'], token = '${{TOKEN}}', oops = '{key}' }}\n"
+    );
+    let problems = load_files(&[("router.toml", &text)], &environment()).await.expect_err("an unknown option");
+    let codes: Vec<_> = problems.report.diagnostics().iter().map(|found| found.code).collect();
+    assert_eq!(codes, ["secret-literal", "secret-literal", "unknown-key", "secret-literal"]);
+    let shown = problems.to_string();
+    assert!(!shown.contains(&key) && !shown.contains("hunter22"), "{shown}");
+    assert!(shown.contains("name = 'b'") || shown.contains("oops = **"), "{shown}");
+    let good = loaded(&text.replace(", oops", ", token2").replace(&format!(", token2 = '{key}'"), "")).await;
+    assert!(!good.config.text.contains(&key) && !good.config.text.contains("hunter22") && good.config.text.contains("[redacted]"), "{}", good.config.text);
+}
+
+#[tokio::test]
+async fn a_thousand_routes_load_in_linear_work() {
+    let routes = |count: usize| {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        for number in 0..count {
+            let _ = write!(
+                text,
+                "[[route]]\nname = \"route-{number}\"\non = [\"a.{number}.#\"]\nwhen = {{ tool_name = [\"Write\"] }}\nhandler = \"run\"\n[route.with]\ncommand = [\"true\", \"{number}\"]\n"
+            );
+        }
+        text
+    };
+    let time = async |count: usize| {
+        let text = routes(count);
+        let begun = std::time::Instant::now();
+        assert_eq!(config(&text).await.routes.len(), count);
+        begun.elapsed()
+    };
+    time(50).await;
+    let (few, many) = (time(250).await, time(1_000).await);
+    // Four times the routes: sixteen times the time if anything were quadratic. Without optimisation on a busy machine.
+    assert!(many < few * 12, "250 routes took {few:?}, 1000 took {many:?}");
+    assert!(many < Duration::from_secs(20), "1000 routes took {many:?}");
+}
+
+#[test]
+fn the_schema_ties_with_to_its_handler_and_knows_every_reference() {
+    let schema = config_schema(&registry());
+    let conditions = schema["$defs"]["Route"]["allOf"].as_array().expect("conditions");
+    assert_eq!(conditions.len(), 2);
+    assert_eq!(conditions[1]["then"]["required"][0], "with");
+    fn references<'a>(value: &'a serde_json::Value, found: &mut Vec<&'a str>) {
+        match value {
+            serde_json::Value::Object(object) => {
+                found.extend(object.get("$ref").and_then(serde_json::Value::as_str));
+                object.values().for_each(|value| references(value, found));
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    references(&schema, &mut found);
+    for reference in found {
+        assert!(schema.pointer(&reference[1..]).is_some(), "{reference}");
+    }
+}
+
+#[test]
+fn the_plugin_reference_lists_every_option_with_its_comment() {
+    let text = plugin_reference(&registry());
+    assert!(text.contains("| `command` | array of strings | The program and its arguments. **Required.** |"), "{text}");
+    assert!(text.contains("### `target`") && text.contains("| `tries` | integer, 0 to 9 |"), "{text}");
+}
+
+mod arbitrary {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(text: &str) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let _ = runtime.block_on(problems(text));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn bytes_never_panic(text in "\\PC{0,200}") {
+            check(&text);
+        }
+
+        #[test]
+        fn lines_of_known_words_never_panic(
+            lines in proptest::collection::vec(
+                (
+                    prop_oneof![Just("name"), Just("on"), Just("when"), Just("with"), Just("coalesce"), Just("dedup"), Just("retry"), Just("timeout"), Just("handler"), Just("x y")],
+                    prop_oneof![
+                        Just("'a'"), Just("5"), Just("-1"), Just("1e400"), Just("inf"), Just("true"), Just("[]"), Just("['#']"), Just("{}"), Just("{ by = 'key', quiet_ms = 0 }"), Just("'${'"),
+                        Just("'${X:-}'"), Just("2020-01-01"), Just("[[[]]]"), Just("{ command = [1], target = [] }"), Just("'run'"), Just("'print'"), Just("\"\\u0000\"")
+                    ],
+                ),
+                0..8,
+            ),
+            header in prop_oneof![Just("[[route]]"), Just("[route]"), Just("[route.with]"), Just("[defaults]"), Just("[store]"), Just("")],
+        ) {
+            let body: String = lines.iter().map(|(key, value)| format!("{} = {value}\n", if key.contains(' ') { format!("\"{key}\"") } else { (*key).to_owned() })).collect();
+            check(&format!("{header}\n{body}"));
+        }
+    }
+}
