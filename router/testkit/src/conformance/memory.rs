@@ -66,8 +66,8 @@ impl Subject for MemorySubject {
         self.transport = MemoryTransport::new(&self.state, Arc::new(self.clock.clone()));
     }
 
-    fn fail_settles(&self, count: u32) {
-        self.transport.fail_settles(count);
+    async fn fail_settles(&self, failing: bool) {
+        self.transport.fail_settles(if failing { u32::MAX } else { 0 });
     }
 
     async fn lose_session(&self, route: &RouteName) {

@@ -76,9 +76,9 @@ pub trait Subject: Send + Sync {
     /// Ends the process and starts it again: a new [`Subject::transport`] over the same disk or broker.
     async fn restart(&mut self, stop: Stop);
 
-    /// The next `count` settlements answer [`router_api::SettleError::NotRecorded`].
-    fn fail_settles(&self, count: u32) {
-        let _ = count;
+    /// While `failing`, settlements answer [`router_api::SettleError::NotRecorded`].
+    async fn fail_settles(&self, failing: bool) {
+        let _ = failing;
     }
 
     /// The sessions of the consumers of `route` break.

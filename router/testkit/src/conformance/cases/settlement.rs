@@ -163,13 +163,14 @@ pub(super) async fn a_settlement_that_fails_gives_the_deliveries_back(bench: &mu
     bench.publish_all("a", 0..3).await?;
     let consumer = bench.consume("one", 3).await?;
     let deliveries = bench.take_many(&consumer, 3).await?;
-    bench.subject().fail_settles(1);
+    bench.subject().fail_settles(true).await;
     let deliveries = match consumer.settle(deliveries, handled(3)).await {
         Err((SettleError::NotRecorded(_), deliveries)) => deliveries,
         other => return Err(Failure(format!("the settlement was to be not recorded, but there came {other:?}"))),
     };
     same!(numbers(&deliveries), [0, 1, 2], "deliveries that are back in hand");
     bench.nothing(&consumer).await?;
+    bench.subject().fail_settles(false).await;
     bench.done(&consumer, deliveries).await?;
     consumer.close().await;
     same!(numbers(&bench.drain("one").await?), [0_u64; 0], "what is left");
