@@ -1,4 +1,4 @@
-//! What a plugin author imports: nouns and ports, no I/O.
+#![doc = include_str!("../README.md")]
 
 mod admin;
 mod body;
@@ -52,5 +52,7 @@ pub use trie::PatternTrie;
 pub use variable::check_variable_name;
 pub use view::{Field, FieldPath, FieldPathError};
 
+#[doc(no_inline)]
+pub use async_trait::async_trait;
 #[doc(hidden)]
 pub use inventory;
