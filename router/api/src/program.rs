@@ -55,7 +55,7 @@ pub fn display_argv(argv: &[String]) -> String {
 /// An `http` or `https` address of the configuration. Event data can fill in path and query, never scheme, user, host or port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "String", into = "String")]
-#[schemars(with = "String")]
+#[schemars(with = "String", extend("format" = "endpoint"))]
 pub struct Endpoint {
     text: String,
     base: url::Url,

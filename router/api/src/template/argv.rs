@@ -19,7 +19,7 @@ use crate::{BuildError, EffectClass, EffectError};
 /// such a name is handed over as `./-name`.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
-#[schemars(with = "Vec<String>")]
+#[schemars(with = "Vec<String>", extend("format" = "argv-template"))]
 pub struct ArgvTemplate {
     elements: Vec<String>,
     code: Arc<[Element]>,

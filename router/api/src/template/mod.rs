@@ -33,7 +33,7 @@ use crate::{BuildError, EffectError};
 /// A text with `{{ field }}` in it.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "String", into = "String")]
-#[schemars(with = "String")]
+#[schemars(with = "String", extend("format" = "template"))]
 pub struct Template {
     text: engine::Text,
 }

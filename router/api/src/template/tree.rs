@@ -16,7 +16,7 @@ use crate::{BuildError, EffectClass, EffectError};
 /// stays a number, a list a list, null null. Names of members are literal.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "Value", into = "Value")]
-#[schemars(with = "Value")]
+#[schemars(with = "Value", extend("format" = "json-template"))]
 pub struct JsonTemplate {
     tree: Value,
     code: Arc<Node>,

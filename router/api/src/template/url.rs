@@ -20,7 +20,7 @@ use crate::{
 /// `/`, `?` or `&` in a value stays data. A path segment must not become empty, `.` or `..` by what fills it in.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "String", into = "String")]
-#[schemars(with = "String")]
+#[schemars(with = "String", extend("format" = "url-template"))]
 pub struct UrlTemplate {
     text: String,
     base: Endpoint,
