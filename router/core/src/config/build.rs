@@ -129,7 +129,7 @@ impl<'a> Checker<'a> {
             findings.retain(|finding| {
                 finding.code != "missing-key" || !found.iter().any(|other| other.code == "misplaced-key" && other.path.last() == finding.path.last())
             });
-            options_fit = found.is_empty() && !any_missing(&with);
+            options_fit = found.is_empty() && !with.any_missing();
             drafts.extend(found.into_iter().map(|finding| finding.draft()));
         }
         let misplaced: Vec<_> = findings.iter().filter(|finding| finding.code == "misplaced-key").filter_map(|finding| finding.path.last().cloned()).collect();
@@ -314,12 +314,6 @@ fn options(node: &Node) -> Node {
         let span = table.and_then(|table| table.get("handler")).map_or(node.span, |handler| handler.span);
         Node { span, value: NodeValue::Table(Table::default()) }
     })
-}
-
-fn any_missing(node: &Node) -> bool {
-    let mut missing = false;
-    node.each_text("", &mut |_, _, text: &Text| missing |= text.filled == Filled::Missing);
-    missing
 }
 
 fn key(name: &str) -> Step {

@@ -7,6 +7,7 @@ mod build;
 mod diagnostic;
 mod duration;
 mod environment;
+mod formats;
 mod interpolate;
 mod lint;
 mod load;

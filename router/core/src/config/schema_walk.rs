@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 
 use super::{
     diagnostic::Draft,
-    duration,
+    duration, formats,
+    scrub::Scrubber,
     source::Span,
     tree::{Filled, Node, NodeValue, Step, Table, Text},
 };
@@ -127,6 +128,7 @@ impl<'a> Walk<'a> {
                 }
             }
         }
+        let before = findings.len();
         match &node.value {
             NodeValue::Text(text) => layers.iter().for_each(|layer| self.text(layer, text, node, path, findings)),
             NodeValue::Integer(number) => self.integer(layers, *number, node, path, findings),
@@ -134,6 +136,26 @@ impl<'a> Walk<'a> {
             NodeValue::Array(items) => self.array(layers, items, node, path, findings),
             NodeValue::Table(table) => self.table(layers, table, key_span, path, findings),
             NodeValue::Boolean(_) | NodeValue::Datetime(_) => {}
+        }
+        if let Some(format) = layers.iter().find_map(|layer| layer.get("format")?.as_str())
+            && findings.len() == before
+            && !node.any_missing()
+        {
+            self.format(format, node, path, findings);
+        }
+    }
+
+    /// Asks the parser of a text that has a type of its own, once everything else about it is right.
+    fn format(&self, format: &str, node: &Node, path: &mut Vec<Step>, findings: &mut Vec<Finding>) {
+        let scrubber = Scrubber::below(node);
+        for problem in formats::problems(format, node) {
+            let below = node.steps(&problem.field);
+            let span = node.span_at(&below);
+            let before = path.len();
+            path.extend(below);
+            let message = format!("{}: {}", self.label(path), scrubber.scrub(&problem.message));
+            self.push(findings, path, span, "bad-option", message, problem.help.map(|help| scrubber.scrub(&help)));
+            path.truncate(before);
         }
     }
 

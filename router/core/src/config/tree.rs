@@ -152,6 +152,13 @@ impl Node {
         }
     }
 
+    /// Is the value of a text below this node missing?
+    pub(super) fn any_missing(&self) -> bool {
+        let mut missing = false;
+        self.each_text("", &mut |_, _, text| missing |= text.filled == Filled::Missing);
+        missing
+    }
+
     /// Calls `see` with every text below this node and the key that it stands under (that of the array, for an element).
     pub(super) fn each_text<'a>(&'a self, key: &'a str, see: &mut impl FnMut(&'a str, Span, &'a Text)) {
         match &self.value {
