@@ -11,6 +11,7 @@ mod effects;
 mod events;
 mod memory;
 mod observer;
+mod router;
 
 pub use chance::SeededChance;
 pub use clock::VirtualClock;
@@ -19,3 +20,4 @@ pub use effects::{FakeEffects, Requested};
 pub use events::{EventBuilder, event};
 pub use memory::{Calls, MemoryState, MemoryStore, MemoryTransport, Settled, SettledHow};
 pub use observer::RecordingObserver;
+pub use router::{Ending, TestRouter, TestRouterBuilder};
