@@ -34,7 +34,8 @@ use crate::config::RedactConfig;
 /// # Cost
 ///
 /// Linear in the body (times the number of rules), whatever the body holds. A body without findings is handed back as it is, not
-/// copied.
+/// copied. An own pattern is as fast as its author makes it: one whose findings are short but decided far behind them
+/// (`.*[0-9]|[a-z]`) searches the rest of a text once for each.
 ///
 /// # Repeats
 ///

@@ -371,7 +371,7 @@ proptest! {
         for body in [planted.to_string(), serde_json::to_string_pretty(&planted).unwrap()] {
             let (after, count) = redacted(&rules, &body);
             let after_tree: Value = serde_json::from_str(&after).unwrap();
-            prop_assert!(count >= 1 + u32::from(at_rule));
+            prop_assert!(count > u32::from(at_rule));
             prop_assert!(!after_tree["payload"]["text"].as_str().unwrap().contains(&secret));
             prop_assert_eq!(redacted(&rules, &after).1, 0);
         }
