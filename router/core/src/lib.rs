@@ -6,6 +6,7 @@ mod admin;
 mod attempt;
 mod breaker;
 pub mod config;
+pub mod explain;
 pub mod filter;
 mod lanes;
 mod matcher;

@@ -222,16 +222,6 @@ impl Wildcard {
         Ok(Self { text: text.to_owned(), parts })
     }
 
-    /// No star in it.
-    pub(super) fn is_plain(&self) -> bool {
-        self.parts.len() == 1
-    }
-
-    /// Nothing but stars.
-    pub(super) fn is_anything(&self) -> bool {
-        self.parts.len() > 1 && self.parts.iter().all(String::is_empty)
-    }
-
     /// The first part at the start, the last one at the end, and each other one as early as it comes: taking it later could
     /// never help those behind it.
     fn fits(&self, text: &str) -> bool {
