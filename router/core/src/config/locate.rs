@@ -40,6 +40,12 @@ pub struct Located {
 }
 
 impl Located {
+    /// The configuration that is compiled in, whatever lies around: for `demo`. It counts as lying in `cwd`'s `config`.
+    #[must_use]
+    pub fn built_in(cwd: &Path) -> Self {
+        Self { origin: Origin::BuiltIn, files: Vec::new(), cwd: cwd.to_owned(), problems: Vec::new() }
+    }
+
     /// How a file is shown.
     pub(super) fn display(&self, path: &Path) -> String {
         path.strip_prefix(&self.cwd).unwrap_or(path).display().to_string()
@@ -104,7 +110,7 @@ fn locate_in(explicit: &[PathBuf], env: Option<&str>, cwd: &Path, system: &Path)
             return named(origin, vec![path]);
         }
     }
-    Located { origin: Origin::BuiltIn, files: Vec::new(), cwd: cwd.to_owned(), problems: Vec::new() }
+    Located::built_in(cwd)
 }
 
 fn directory(path: &Path) -> Result<Vec<PathBuf>, String> {
