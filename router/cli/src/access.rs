@@ -1,0 +1,119 @@
+//! How a command reaches the store: it opens the store itself if nobody holds it, else asks the router that does, else says one
+//! sentence.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use router_api::{Admin, Clock, Store, Subscription, Transport};
+use router_core::{
+    RouteMatcher, StoreAdmin,
+    config::{Config, TransportConfig},
+    redact::Redactor,
+};
+use router_embedded::{Embedded, EmbeddedOptions, OpenError};
+use router_http::AdminClient;
+
+use crate::{
+    store_key,
+    system::{OsChance, SystemClock},
+};
+
+/// What the command is up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Looks only: a store that is not there is not made.
+    Read,
+    /// Puts events in: they must find the queues of the routes.
+    Publish,
+}
+
+/// The store, one way or the other.
+pub(crate) struct Access {
+    admin: Arc<dyn Admin>,
+    opened: Option<Arc<Embedded>>,
+}
+
+/// Somebody else may hold the store for a moment: another command, or a router that is starting or stopping.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(50);
+
+impl Access {
+    /// Reaches the store of `config`.
+    pub(crate) async fn open(config: &Config, purpose: Purpose) -> anyhow::Result<Self> {
+        let TransportConfig::Embedded = config.transport;
+        let path = &config.store.path;
+        if purpose == Purpose::Read && !path.exists() {
+            bail!("there is no store `{}` yet: nothing was taken in with this configuration (`event-router run`, `event-router publish`)", path.display());
+        }
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let begun = clock.monotonic();
+        loop {
+            let held = match Embedded::open(store_options(config), Arc::clone(&clock)) {
+                Ok(embedded) => return Self::own(config, purpose, embedded, &*clock).await,
+                Err(error @ OpenError::HeldByAnother { .. }) => error,
+                Err(error) => return Err(error.into()),
+            };
+            if let Ok(client) = AdminClient::connect(path).await {
+                return Ok(Self { admin: Arc::new(client), opened: None });
+            }
+            if clock.monotonic() - begun > PATIENCE {
+                let OpenError::HeldByAnother { pid, .. } = held else { return Err(held.into()) };
+                let holder = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+                bail!("the store `{}` is held by {holder}, which does not answer on its socket: try again, or stop it", path.display());
+            }
+            clock.sleep(PAUSE).await;
+        }
+    }
+
+    async fn own(config: &Config, purpose: Purpose, embedded: Arc<Embedded>, clock: &dyn Clock) -> anyhow::Result<Self> {
+        let transport: Arc<dyn Transport> = embedded.clone();
+        let store: Arc<dyn Store> = embedded.clone();
+        // Only who takes events in redacts them: looking on must not make a key.
+        let key = if purpose == Purpose::Publish { store_key::of_store(&config.store.path, &OsChance)? } else { store_key::drawn(&OsChance) };
+        if purpose == Purpose::Publish {
+            transport.bind(&subscriptions(config)).await.context("the queues of the routes cannot be made")?;
+        }
+        let redactor = Redactor::new(&config.redact, key).map_err(|problems| {
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            anyhow::anyhow!("redact: {}", problems.join("; "))
+        })?;
+        let admin = StoreAdmin { transport, store, redactor, limits: config.limits.decode, opened_at: clock.now(), config: config.clone() };
+        Ok(Self { admin: Arc::new(admin), opened: Some(embedded) })
+    }
+
+    /// The store as a running router would show it.
+    pub(crate) fn admin(&self) -> &dyn Admin {
+        &*self.admin
+    }
+
+    /// True if a running router was asked.
+    pub(crate) fn is_running(&self) -> bool {
+        self.opened.is_none()
+    }
+
+    /// Lets go of the store.
+    pub(crate) async fn close(self) {
+        if let Some(embedded) = self.opened {
+            embedded.close().await;
+        }
+    }
+}
+
+/// How the configuration wants the store opened.
+pub(crate) fn store_options(config: &Config) -> EmbeddedOptions {
+    EmbeddedOptions {
+        sync: config.store.sync,
+        retention_age: config.store.retention.age,
+        retention_bytes_max: config.store.retention.bytes_max,
+        decode: config.limits.decode,
+        ..EmbeddedOptions::new(&config.store.path)
+    }
+}
+
+/// What the enabled routes of a configuration want to receive.
+pub(crate) fn subscriptions(config: &Config) -> Vec<Subscription> {
+    let enabled = config.routes.iter().filter(|route| route.enabled);
+    enabled.map(|route| Subscription { route: route.name.clone(), patterns: route.on.clone(), matcher: Arc::new(RouteMatcher::of(route)) }).collect()
+}

@@ -1,0 +1,275 @@
+//! The grammar of the command line: one verb for each thing.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use router_api::{RouteName, RoutingKey, RoutingPattern};
+use router_core::config::LogFormat;
+
+/// Carries events from a bus to the things that must act on them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "event-router",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 78 invalid configuration.\nBegin with `event-router demo`."
+)]
+pub(crate) struct CommandLine {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// A configuration file, or a directory with `router.toml` and `routes.d/*.toml`; may be given more than once. Else
+    /// `$EVENT_ROUTER_CONFIG`, `./config`, `/etc/event-router`, or the built-in configuration
+    #[arg(short, long, value_name = "FILE|DIR", global = true, action = ArgAction::Append)]
+    pub(crate) config: Vec<PathBuf>,
+
+    /// Log more; twice for everything
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub(crate) verbose: u8,
+
+    /// Log less; twice for errors only, three times for nothing
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) quiet: u8,
+
+    /// When to colour the output; `NO_COLOR` is respected too
+    #[arg(long, value_name = "WHEN", global = true, default_value = "auto", env = "EVENT_ROUTER_COLOR")]
+    pub(crate) color: Colour,
+
+    /// How the log looks; the configuration decides if it is not given
+    #[arg(long, value_name = "FORMAT", global = true, env = "EVENT_ROUTER_LOG_FORMAT")]
+    pub(crate) log_format: Option<LogShape>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Colour {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogShape {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+impl From<LogShape> for LogFormat {
+    fn from(shape: LogShape) -> Self {
+        match shape {
+            LogShape::Text => Self::Text,
+            LogShape::Json => Self::Json,
+        }
+    }
+}
+
+/// Answers for programs.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Json {
+    /// Answer in JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Be the service: take events in, store them, run the routes
+    Run,
+    /// Watch a recorded coding session flow through the shipped routes; nothing is sent or run
+    Demo(DemoArgs),
+    /// Check the configuration without touching a network: shows every problem at once
+    Check(Json),
+    /// List the linked plugins, or show the reference of one
+    Plugins(PluginsArgs),
+    /// Print the JSON Schema of the configuration, or those of the events
+    Schema(SchemaArgs),
+    /// Take an event in
+    Publish(PublishArgs),
+    /// Show the last events and what became of them
+    Events(EventsArgs),
+    /// Say for every route whether it wants an event, and if not why
+    Explain(ExplainArgs),
+    /// Look at events that a route gave up on
+    DeadLetters {
+        #[command(subcommand)]
+        command: DeadLettersCommand,
+    },
+    /// Run one event through one route, writing nothing outside unless `--live`
+    Try(TryArgs),
+    /// Look at the configuration in force
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// How many times faster than recorded
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=50))]
+    pub(crate) speed: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PluginsArgs {
+    /// The plugin whose reference to show
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SchemaArgs {
+    /// Which schemas
+    #[arg(value_enum)]
+    pub(crate) of: Option<SchemaOf>,
+    /// Write the generated schema and references below `config/` instead
+    #[arg(long, conflicts_with = "of")]
+    pub(crate) write: bool,
+    /// The repository for `--write`
+    #[arg(long, value_name = "DIR", default_value = ".", requires = "write")]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SchemaOf {
+    /// The shapes of events that are known
+    Events,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PublishArgs {
+    /// A file with one event, `-` for the standard input
+    #[arg(value_name = "FILE|-", required_unless_present = "sample")]
+    pub(crate) file: Option<PathBuf>,
+    /// The routing key; `event_type` or `type` of the event if not given
+    #[arg(long)]
+    pub(crate) key: Option<RoutingKey>,
+    /// A built-in event, with a fresh id and time; a wrong name lists them
+    #[arg(long, value_name = "NAME", conflicts_with = "file")]
+    pub(crate) sample: Option<String>,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// At most so many, the newest
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) last: u32,
+    /// With a routing key that fits this pattern
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) key: Option<RoutingPattern>,
+    /// That no route wanted
+    #[arg(long)]
+    pub(crate) unmatched: bool,
+    /// Of this session
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Option<String>,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+/// An event, wherever it lies.
+#[derive(Debug, Args)]
+pub(crate) struct EventArgs {
+    /// The number or id of a stored event, a file with one event, or `-` for the standard input
+    #[arg(value_name = "ID|FILE|-")]
+    pub(crate) event: String,
+    /// The routing key of an event from a file; `event_type` or `type` of the event if not given
+    #[arg(long)]
+    pub(crate) key: Option<RoutingKey>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    #[command(flatten)]
+    pub(crate) event: EventArgs,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLettersCommand {
+    /// List them, newest first
+    List {
+        /// Of this route
+        #[arg(long)]
+        route: Option<RouteName>,
+        /// Of this reason: `undecodable`, `rejected`, `exhausted`, `too-old`, `crashed`, `loop`, `parked`
+        #[arg(long)]
+        reason: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        limit: u32,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Show one with its history and the event
+    Show {
+        /// Its id, as `list` shows it
+        id: String,
+        #[command(flatten)]
+        json: Json,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TryArgs {
+    /// The route
+    pub(crate) route: RouteName,
+    #[command(flatten)]
+    pub(crate) event: EventArgs,
+    /// Perform the effects instead of only showing them
+    #[arg(long)]
+    pub(crate) live: bool,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print the effective configuration with all defaults filled in; values that came from outside are not shown
+    Show(Json),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_verb() {
+        let before = CommandLine::try_parse_from(["event-router", "-c", "a", "-c", "b", "-v", "check", "--json"]).unwrap();
+        assert_eq!((before.global.config.len(), before.global.verbose), (2, 1));
+        let after = CommandLine::try_parse_from(["event-router", "check", "-c", "a", "-qq"]).unwrap();
+        assert_eq!((after.global.config.len(), after.global.quiet), (1, 2));
+    }
+
+    #[test]
+    fn publish_needs_an_event_and_only_one() {
+        assert!(CommandLine::try_parse_from(["event-router", "publish"]).is_err());
+        assert!(CommandLine::try_parse_from(["event-router", "publish", "-", "--sample", "write"]).is_err());
+        assert!(CommandLine::try_parse_from(["event-router", "publish", "-", "--key", "a.b"]).is_ok());
+    }
+}

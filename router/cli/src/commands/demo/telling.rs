@@ -1,0 +1,236 @@
+//! What the demo prints: one block for each event, one for each burst, and at the end what every handler would have done.
+
+use std::collections::BTreeMap;
+
+use router_api::Envelope;
+use router_core::{
+    config::Config,
+    explain::{Explanation, RouteVerdict, Verdict},
+};
+
+use super::watching::{EndedAs, Outcome};
+use crate::{
+    session::Recorded,
+    terminal::{BAD, BOLD, DIM, GOOD, NAME, Output, WARN, counted, duration, harmless, shortened, styled},
+};
+
+/// Near misses that are told for each event.
+const MISSES_MAX: usize = 2;
+
+/// One event and what is known of it by now.
+pub(crate) struct Told<'a> {
+    pub(crate) number: usize,
+    pub(crate) recorded: &'a Recorded,
+    pub(crate) routed: bool,
+    pub(crate) explanation: &'a Explanation,
+    /// Of routes that are done with it.
+    pub(crate) outcomes: &'a BTreeMap<String, Outcome>,
+    /// Of routes that collect: their open bursts.
+    pub(crate) collecting: &'a BTreeMap<String, Vec<Envelope>>,
+}
+
+pub(crate) struct Telling {
+    width: usize,
+    /// For the end, in the order of the configuration: what was told of each route.
+    sums: BTreeMap<String, Sum>,
+    events: usize,
+    unmatched: usize,
+}
+
+#[derive(Default)]
+struct Sum {
+    handled: usize,
+    handlings: usize,
+    /// The last thing that it would have done.
+    last: Option<String>,
+    effects: usize,
+    failures: usize,
+}
+
+impl Telling {
+    pub(crate) fn new(config: &Config) -> Self {
+        let names = config.routes.iter().map(|route| route.name.as_str().len());
+        Self { width: names.max().unwrap_or(0), sums: BTreeMap::new(), events: 0, unmatched: 0 }
+    }
+
+    fn name(&self, route: &str) -> String {
+        styled(NAME, format_args!("{route:width$}", width = self.width))
+    }
+
+    pub(crate) fn opening(&self, out: &mut Output, config: &Config) -> anyhow::Result<()> {
+        out.line(styled(BOLD, "A recorded coding session flows through the routes, in dry run: nothing is sent or run."))?;
+        let off: Vec<&str> = config.routes.iter().filter(|route| !route.enabled).map(|route| route.name.as_str()).collect();
+        if !off.is_empty() {
+            out.line(styled(DIM, format_args!("Switched off in this configuration: {}", off.join(", "))))?;
+        }
+        out.line(format_args!(
+            "{}",
+            styled(DIM, format_args!("{} fires   {} collects a burst   {} nearly, with the reason   {} would fire if switched on", "✓", "…", "✗", "○"))
+        ))?;
+        Ok(())
+    }
+
+    pub(crate) fn event(&mut self, out: &mut Output, told: &Told<'_>, config: &Config) -> anyhow::Result<()> {
+        self.events += 1;
+        out.gap()?;
+        let key = styled(BOLD, format_args!("{:<38}", harmless(told.recorded.key.as_str())));
+        out.line(format_args!("{:>2}  {key} {}", told.number, harmless(&told.recorded.note)))?;
+        let (mut misses, mut untold, mut elsewhere) = (0, 0, 0);
+        for route in &told.explanation.routes {
+            let name = self.name(route.route.as_str());
+            match &route.verdict {
+                Verdict::Fires { .. } => self.fired(out, route, told, config)?,
+                Verdict::Disabled { otherwise } if otherwise.fires() => {
+                    out.line(format_args!("    {} {name}  {}", styled(WARN, "○"), styled(DIM, "would fire if it were switched on")))?;
+                }
+                Verdict::FilterMismatch { failure, .. } if misses < MISSES_MAX => {
+                    misses += 1;
+                    out.line(format_args!("    {} {name}  {}", styled(BAD, "✗"), styled(DIM, shortened(&failure.to_string(), 160))))?;
+                }
+                Verdict::FilterMismatch { .. } | Verdict::Undecodable { .. } => untold += 1,
+                Verdict::Disabled { .. } | Verdict::KeyMismatch { .. } => elsewhere += 1,
+            }
+        }
+        if !told.routed {
+            self.unmatched += 1;
+            out.line(format_args!("    {} no route wants it: stored and counted, and no failure", styled(WARN, "∅")))?;
+        }
+        let mut rest = Vec::new();
+        if untold > 0 {
+            rest.push(format!("{} by the content", counted(untold, "more does not fit", "more do not fit")));
+        }
+        if elsewhere > 0 {
+            rest.push(counted(elsewhere, "listens to other keys", "listen to other keys"));
+        }
+        if !rest.is_empty() {
+            out.line(format_args!("    {}", styled(DIM, format_args!("· {}", rest.join(", ")))))?;
+        }
+        // One block after the other, as if it happened now.
+        out.flush()?;
+        Ok(())
+    }
+
+    fn fired(&mut self, out: &mut Output, route: &RouteVerdict, told: &Told<'_>, config: &Config) -> anyhow::Result<()> {
+        let name = self.name(route.route.as_str());
+        if let Some(outcome) = told.outcomes.get(route.route.as_str()) {
+            self.add(outcome);
+            let (sign, text) = in_words(&outcome.ended, "");
+            out.line(format_args!("    {sign} {name}  {text}"))?;
+        } else if let Some(members) = told.collecting.get(route.route.as_str()) {
+            let quiet = config.routes.iter().find(|config| config.name == route.route).and_then(|route| route.coalesce.as_ref());
+            let quiet = quiet.map(|coalesce| duration(coalesce.quiet)).unwrap_or_default();
+            let text = format!("collects a burst, {} so far; runs after {quiet} of quiet", members.len());
+            out.line(format_args!("    {} {name}  {}", styled(GOOD, "…"), styled(DIM, text)))?;
+        } else {
+            out.line(format_args!("    {} {name}  {}", styled(GOOD, "✓"), styled(DIM, "fires; its handler is still at it")))?;
+        }
+        Ok(())
+    }
+
+    /// A burst was handled.
+    pub(crate) fn burst(&mut self, out: &mut Output, outcome: &Outcome, members: &[Envelope]) -> anyhow::Result<()> {
+        self.add(outcome);
+        let runs = match &outcome.ended {
+            EndedAs::WouldDo(effects) => effects.len() as u64,
+            _ => 0,
+        };
+        let note = format!("({}, {})", members_text(members), counted(runs, "run", "runs"));
+        if let Some(sum) = self.sums.get_mut(&outcome.route)
+            && let Some(last) = &mut sum.last
+        {
+            last.push_str(&format!("  {note}"));
+        }
+        let (sign, text) = in_words(&outcome.ended, &note);
+        out.gap()?;
+        out.line(format_args!(
+            "    {}",
+            styled(BOLD, format_args!("quiet: the burst of {} is one handling", counted(outcome.events as u64, "event", "events")))
+        ))?;
+        out.line(format_args!("    {sign} {}  {text}", self.name(&outcome.route)))?;
+        out.flush()?;
+        Ok(())
+    }
+
+    fn add(&mut self, outcome: &Outcome) {
+        let sum = self.sums.entry(outcome.route.clone()).or_default();
+        sum.handled += outcome.events;
+        sum.handlings += 1;
+        match &outcome.ended {
+            EndedAs::WouldDo(effects) => {
+                sum.effects += effects.len();
+                sum.last = effects.first().cloned();
+            }
+            EndedAs::Otherwise(text) => {
+                sum.last.get_or_insert_with(|| text.clone());
+            }
+            EndedAs::Failed(error) => {
+                sum.failures += 1;
+                sum.last = Some(error.clone());
+            }
+        }
+    }
+
+    pub(crate) fn closing(&self, out: &mut Output, config: &Config, redactions: u64) -> anyhow::Result<()> {
+        out.gap()?;
+        out.line(styled(BOLD, "What the handlers would have done"))?;
+        for route in &config.routes {
+            let Some(sum) = self.sums.get(route.name.as_str()) else { continue };
+            let times = if sum.handlings == 1 { String::new() } else { format!(" (the last of {})", sum.handlings) };
+            let last = sum.last.as_deref().unwrap_or_default();
+            let shown = if sum.failures > 0 { styled(BAD, last) } else { last.to_owned() };
+            out.line(format_args!(
+                "  {}  {:>2} {}  {shown}{}",
+                self.name(route.name.as_str()),
+                sum.handled,
+                if sum.handled == 1 { "event " } else { "events" },
+                styled(DIM, times)
+            ))?;
+        }
+        out.gap()?;
+        let mut facts = vec![counted(self.events as u64, "event", "events")];
+        if self.unmatched > 0 {
+            facts.push(format!("{} that no route wanted", self.unmatched));
+        }
+        if redactions > 0 {
+            facts.push(format!("{} taken out before anything was stored", counted(redactions, "secret", "secrets")));
+        }
+        out.line(styled(DIM, facts.join(", ")))?;
+        out.gap()?;
+        out.line(styled(BOLD, "Next"))?;
+        let program = program();
+        let steps = [
+            ("run", "be the service: events come in over HTTP and are stored before anything runs"),
+            ("publish --sample write", "send it one of these events, from another terminal"),
+            ("events", "see what became of it"),
+            ("explain 1", "see why each route fired or did not"),
+            ("plugins", "what a route can do; five lines in config/router.toml make one"),
+        ];
+        let width = steps.iter().map(|(step, _)| step.len()).max().unwrap_or(0);
+        for (step, what) in steps {
+            out.line(format_args!("  {program} {step:width$}  {}", styled(DIM, what)))?;
+        }
+        Ok(())
+    }
+}
+
+fn in_words(ended: &EndedAs, note: &str) -> (String, String) {
+    let note = if note.is_empty() { String::new() } else { format!("  {}", styled(DIM, note)) };
+    match ended {
+        EndedAs::WouldDo(effects) => (styled(GOOD, "✓"), format!("{}{note}", effects.join("; "))),
+        EndedAs::Otherwise(text) => (styled(GOOD, "✓"), format!("{}{note}", styled(DIM, text))),
+        EndedAs::Failed(error) => (styled(BAD, "!"), format!("{}{note}", styled(BAD, error))),
+    }
+}
+
+/// `7 writes`, or `7 events` where not all are.
+fn members_text(members: &[Envelope]) -> String {
+    let writes = !members.is_empty() && members.iter().all(|event| event.tool_name().is_some_and(|name| name.eq_ignore_ascii_case("write")));
+    if writes { counted(members.len() as u64, "write", "writes") } else { counted(members.len() as u64, "event", "events") }
+}
+
+/// How this program was called: in a fresh clone through cargo.
+fn program() -> &'static str {
+    let called = std::env::args_os().next().unwrap_or_default();
+    let in_target = std::path::Path::new(&called).components().any(|part| part.as_os_str() == "target");
+    if in_target { "cargo run --release --" } else { "event-router" }
+}

@@ -1,0 +1,58 @@
+//! `publish`: takes an event in, through the running router or straight into its store.
+
+use anyhow::bail;
+use router_api::{Clock as _, DecodeError, Envelope, Publication};
+use router_http::PublishedAnswer;
+use uuid::Uuid;
+
+use crate::{
+    Ended,
+    access::{Access, Purpose},
+    args::{Global, PublishArgs},
+    commands::block_on,
+    event_input, session, setup,
+    system::SystemClock,
+    terminal::{BOLD, DIM, GOOD, Output, WARN, harmless, styled},
+};
+
+pub(crate) fn run(global: &Global, args: &PublishArgs, out: &mut Output) -> anyhow::Result<Ended> {
+    let _log = global.begin_quiet_log()?;
+    let config = setup::load(global)?.config;
+    let limits = config.limits.decode;
+    let (key, body) = match (&args.sample, &args.file) {
+        (Some(name), _) => {
+            let (key, body) = session::sample(name, Uuid::new_v4(), SystemClock.now())?;
+            (args.key.clone().unwrap_or(key), body)
+        }
+        (None, Some(file)) => {
+            let body = event_input::read(file, limits.body_bytes_max)?;
+            (event_input::keyed(args.key.as_ref(), &body, &file.display().to_string())?, body)
+        }
+        (None, None) => bail!("an event is needed: a file, `-` or `--sample NAME`"),
+    };
+    // Before the store is touched: a wrong event makes none.
+    let envelope = Envelope::decode(key.clone(), body.clone(), limits).map_err(|error: DecodeError| anyhow::anyhow!("no event: {error}"))?;
+    let event_id = envelope.id().map(|id| id.as_str().to_owned());
+    let (published, running) = block_on(async {
+        let access = Access::open(&config, Purpose::Publish).await?;
+        let published = access.admin().publish(Publication::new(key.clone(), body)).await;
+        let running = access.is_running();
+        access.close().await;
+        Ok((published?, running))
+    })?;
+    if args.json.json {
+        out.json(&PublishedAnswer { schema: PublishedAnswer::SCHEMA.into(), key, event_id, seq: published.seq, routed: published.routed })?;
+        return Ok(Ended::Well);
+    }
+    let number = published.seq.map(|seq| format!(" as number {seq}")).unwrap_or_default();
+    out.line(format_args!("{} {} is stored{number}", styled(GOOD, "✓"), styled(BOLD, harmless(key.as_str()))))?;
+    match (published.routed, running) {
+        (true, true) => {}
+        (true, false) => out.line(styled(DIM, "  no router is running: the event waits in the queues of its routes for `event-router run`"))?,
+        (false, _) => {
+            let reference = published.seq.map(|seq| seq.to_string()).or(event_id).unwrap_or_else(|| "-".to_owned());
+            out.line(format_args!("  {} `event-router explain {}` says why", styled(WARN, "no route wants it:"), harmless(&reference)))?;
+        }
+    }
+    Ok(Ended::Well)
+}

@@ -1,0 +1,238 @@
+//! `run`: the service. Opens the store, starts the routes, opens the doors, and stops in good order.
+//!
+//! Two runtimes: one for intake, store and sockets, one for handlers. A handler that blocks its thread delays other handlers, but
+//! neither a health check nor an event that comes in.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use router_api::{Admin, Chance, Clock, Store, Transport};
+use router_core::{
+    ApplyError, Router,
+    config::{Config, Severity, TransportConfig},
+};
+use router_embedded::{Embedded, OpenError};
+use router_http::{AdminSocket, Door, socket_path};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    Ended,
+    access::store_options,
+    args::Global,
+    log::{self, LogGuard},
+    log_observer::LogObserver,
+    setup::{self, InvalidConfig, Setup},
+    store_key,
+    system::{OsChance, SystemClock, host_name},
+    terminal::counted,
+};
+
+/// A command may hold the store for a moment.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// For the store to write what is left, once everything else has stopped.
+const CLOSE: Duration = Duration::from_secs(10);
+
+/// For handlers that do not give their thread back.
+const HANDLERS_END: Duration = Duration::from_secs(2);
+
+/// Threads for intake, store and sockets.
+const IO_THREADS: usize = 2;
+
+pub(crate) fn run(global: &Global) -> anyhow::Result<Ended> {
+    let setup = setup::load(global)?;
+    let config = &setup.config;
+    let format = global.log_format.map_or(config.log.format, Into::into);
+    let log = log::begin(&log::level(&config.log.level, global.verbose, global.quiet), format)?;
+    let io = Builder::new_multi_thread().worker_threads(IO_THREADS).thread_name("io").enable_all().build()?;
+    let handlers = Builder::new_multi_thread().thread_name("handlers").enable_all().build()?;
+    let result = io.block_on(serve(setup, handlers.handle().clone()));
+    end(handlers, io, log);
+    result.map(|()| Ended::Well)
+}
+
+fn end(handlers: Runtime, io: Runtime, log: LogGuard) {
+    handlers.shutdown_timeout(HANDLERS_END);
+    io.shutdown_timeout(HANDLERS_END);
+    drop(log);
+}
+
+async fn serve(setup: Setup, handlers: Handle) -> anyhow::Result<()> {
+    // First of all: a signal that comes while the program starts must not be lost.
+    let mut signals = Signals::listen()?;
+    for diagnostic in setup.report.diagnostics() {
+        let place = diagnostic.place.as_ref().map(ToString::to_string).unwrap_or_default();
+        match diagnostic.severity {
+            Severity::Error => error!(place, code = diagnostic.code, "{}", diagnostic.message),
+            Severity::Warning => warn!(place, code = diagnostic.code, "{}", diagnostic.message),
+            Severity::Note => info!(place, code = diagnostic.code, "{}", diagnostic.message),
+        }
+    }
+    let Setup { config, located, registry, effects, .. } = setup;
+    info!(version = env!("CARGO_PKG_VERSION"), hash = config.hash.as_str(), "event-router starts with {}", located.describe());
+
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let chance: Arc<dyn Chance> = Arc::new(OsChance);
+    let embedded = open_store(&config, &clock).await?;
+    let key = store_key::of_store(&config.store.path, &*chance)?;
+    let observer = Arc::new(LogObserver::new(Arc::clone(&clock)));
+    let (transport, store): (Arc<dyn Transport>, Arc<dyn Store>) = (embedded.clone(), embedded.clone());
+    let router = Router::builder(registry, transport, store, effects, clock, chance)
+        .observer(observer.clone())
+        .handlers(handlers)
+        .host(host_name())
+        .fingerprint_key(key)
+        .build();
+
+    // The doors are bound before a route starts, so that a taken port costs nothing; they answer when the routes are there.
+    let stopping = CancellationToken::new();
+    let served = match doors(&config, router.admin()).await {
+        Ok(doors) => match router.apply(config.clone()).await {
+            Ok(applied) => {
+                announce(&config, &applied.waiting);
+                let tasks = doors.serve(&stopping);
+                info!("ready");
+                signals.until_stop().await;
+                stop(&router, &mut signals, stopping, tasks).await;
+                Ok(())
+            }
+            Err(error @ (ApplyError::Build { .. } | ApplyError::NoPlugin { .. } | ApplyError::Redact(_))) => Err(InvalidConfig::message(error).into()),
+            Err(error) => Err(error.into()),
+        },
+        Err(error) => Err(error),
+    };
+    observer.finish();
+    if tokio::time::timeout(CLOSE, embedded.close()).await.is_err() {
+        bail!("the store did not close within {} s; nothing that was accepted is lost", CLOSE.as_secs());
+    }
+    if served.is_ok() {
+        info!("event-router has stopped");
+    }
+    served
+}
+
+async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<Embedded>> {
+    let TransportConfig::Embedded = config.transport;
+    let path = config.store.path.display();
+    let embedded = match Embedded::open_waiting(store_options(config), Arc::clone(clock), STORE_PATIENCE).await {
+        Ok(embedded) => embedded,
+        Err(OpenError::HeldByAnother { pid, .. }) => {
+            let holder = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+            bail!("another event-router{holder} already runs on the store `{path}`: stop it, or give this one another `store.path`");
+        }
+        Err(error) => return Err(error.into()),
+    };
+    for finding in embedded.findings() {
+        warn!("store `{path}`: {finding}");
+    }
+    Ok(embedded)
+}
+
+struct Doors {
+    http: Option<Door>,
+    socket: AdminSocket,
+}
+
+async fn doors(config: &Config, admin: Arc<dyn Admin>) -> anyhow::Result<Doors> {
+    let decode = config.limits.decode;
+    let http = match config.http.listen {
+        Some(address) => Some(Door::bind(address, Arc::clone(&admin), decode).await.context("the HTTP door cannot be opened")?),
+        None => None,
+    };
+    let socket = AdminSocket::bind(&config.store.path, admin, decode)?;
+    match &http {
+        Some(door) => info!("events come in at http://{}/events", door.address()),
+        None => info!("the HTTP door is off: events come in through `event-router publish`"),
+    }
+    let path: &Path = &socket_path(&config.store.path);
+    info!("commands reach this router through `{}`", path.display());
+    Ok(Doors { http, socket })
+}
+
+impl Doors {
+    fn serve(self, stopping: &CancellationToken) -> Vec<JoinHandle<()>> {
+        let mut tasks = vec![tokio::spawn(self.socket.serve(stopping.clone().cancelled_owned()))];
+        if let Some(door) = self.http {
+            tasks.push(tokio::spawn(door.serve(stopping.clone().cancelled_owned())));
+        }
+        tasks
+    }
+}
+
+fn announce(config: &Config, waiting: &[(router_api::RouteName, u64)]) {
+    for route in config.routes.iter().filter(|route| route.enabled) {
+        let (name, handler) = (route.name.as_str(), route.handler.as_str());
+        let mode = match route.mode {
+            router_api::RouteMode::Live => "live",
+            router_api::RouteMode::Shadow => "shadow: writes nothing outside",
+        };
+        info!(route = name, handler, "route `{name}` is on ({handler}, {mode})");
+    }
+    let off: Vec<&str> = config.routes.iter().filter(|route| !route.enabled).map(|route| route.name.as_str()).collect();
+    if !off.is_empty() {
+        info!("switched off: {}", off.join(", "));
+    }
+    for (route, events) in waiting {
+        let events = counted(*events, "event", "events");
+        warn!(route = route.as_str(), "{events} wait in the queue of route `{route}`, which is off or gone");
+    }
+}
+
+/// Doors first, so that nothing new comes in; then the routes, each within its `drain_ms`. A second signal cuts it short.
+async fn stop(router: &Router, signals: &mut Signals, stopping: CancellationToken, tasks: Vec<JoinHandle<()>>) {
+    info!("stopping: what runs is finished, what waits stays queued; a second signal cuts this short");
+    stopping.cancel();
+    let drained = {
+        let draining = router.drain();
+        tokio::pin!(draining);
+        loop {
+            tokio::select! {
+                drained = &mut draining => break drained,
+                () = signals.until_stop() => {
+                    warn!("a second signal: what still runs is cancelled and stays queued");
+                    router.force();
+                }
+            }
+        }
+    };
+    if drained.cancelled > 0 {
+        let handlings = counted(drained.cancelled.into(), "handling", "handlings");
+        warn!("{handlings} did not end in time and were cancelled; their events stay queued, with no attempt counted");
+    }
+    for task in tasks {
+        if let Err(error) = task.await {
+            error!(error = %error, "a door ended badly");
+        }
+    }
+}
+
+/// The signals that a service is told by.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("signals cannot be listened to");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())?, hangup: listen(SignalKind::hangup())? })
+    }
+
+    /// Resolves at SIGTERM or SIGINT. SIGHUP must not end the service, whose configuration is read at its start only.
+    async fn until_stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => warn!("SIGHUP changes nothing: restart the router to load its configuration anew"),
+            }
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! `try ROUTE EVENT [--live]`: one event through the handler of one route, with what it would do, or did.
+//!
+//! No queue, no retry, no store: the handler runs once, here, on the event alone.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use anyhow::bail;
+use async_trait::async_trait;
+use router_api::{
+    Attempt, BuildError, Canceller, Clock as _, Context, ContextParts, DryRun, Effect, EffectClass, EffectContext, EffectError, EffectPort, EffectReply, Emit,
+    Envelope, HandlerError, Matcher as _, Outcome, OwnWork, Program, RouteMode,
+};
+use router_core::{RouteMatcher, build_handler, config::RouteConfig};
+use serde::Serialize;
+use tokio::sync::Mutex;
+
+use crate::{
+    Ended,
+    args::{Global, TryArgs},
+    commands::block_on,
+    event_input::EventInput,
+    memory_store::MemoryStore,
+    setup::{self, InvalidConfig},
+    system::{SystemClock, host_name},
+    terminal::{BAD, BOLD, DIM, GOOD, NAME, Output, WARN, duration, harmless, shortened, styled},
+};
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+enum Came {
+    /// The handler did its work, or in a dry run came to its first write.
+    Handled,
+    /// It had nothing to do.
+    Skipped { reason: String },
+    /// It failed; `consequence` is what the running router would do.
+    Failed { error: String, detail: Option<String>, consequence: &'static str },
+}
+
+/// `event-router.try.v1`.
+#[derive(Debug, Serialize)]
+struct TryAnswer {
+    schema: &'static str,
+    route: String,
+    handler: String,
+    key: String,
+    event_id: Option<String>,
+    live: bool,
+    /// Would the route take the event by itself?
+    wanted: bool,
+    #[serde(flatten)]
+    came: Came,
+    /// One sentence each.
+    effects: Vec<String>,
+    emits: Vec<EmitLine>,
+    elapsed_ms: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct EmitLine {
+    key: String,
+    after_ms: Option<u64>,
+    body: serde_json::Value,
+}
+
+pub(crate) fn run(global: &Global, args: &TryArgs, out: &mut Output) -> anyhow::Result<Ended> {
+    let _log = global.begin_quiet_log()?;
+    let setup = setup::load(global)?;
+    let Some(route) = setup.config.routes.iter().find(|route| route.name == args.route) else {
+        let names: Vec<String> = setup.config.routes.iter().map(|route| format!("`{}`", route.name)).collect();
+        bail!("there is no route `{}`; there are {}", args.route, names.join(", "));
+    };
+    // A disabled route may lack what it needs, so as a dry run it is built as a shadow.
+    let route = RouteConfig { mode: if args.live { RouteMode::Live } else { RouteMode::Shadow }, ..route.clone() };
+    let answer = block_on(async {
+        let event = EventInput::find(&setup.config, &args.event).await?.decode(setup.config.limits.decode)?;
+        let handler = build_handler(&setup.registry, &route, &setup.effects).await.map_err(InvalidConfig::message)?;
+        Ok(handle(&route, handler, Arc::new(event), &setup.effects, args.live).await)
+    })?;
+    let ended = if matches!(answer.came, Came::Failed { .. }) { Ended::Badly } else { Ended::Well };
+    if args.json.json {
+        out.json(&answer)?;
+    } else {
+        show(out, &answer, route.enabled)?;
+    }
+    Ok(ended)
+}
+
+async fn handle(route: &RouteConfig, handler: Arc<dyn router_api::Handler>, event: Arc<Envelope>, effects: &Arc<dyn EffectPort>, live: bool) -> TryAnswer {
+    let matcher = RouteMatcher::of(route);
+    let wanted = matcher.takes(event.key()) && matcher.matches(&event);
+    let clock = Arc::new(SystemClock);
+    let dry = Arc::new(DryRun::over(Arc::clone(effects)));
+    let performed = Arc::new(Told { port: Arc::clone(effects), lines: Mutex::default() });
+    let (canceller, cancellation) = Canceller::new();
+    let cx = Context::new(ContextParts {
+        route: route.name.clone(),
+        lane: matcher.lane(&event),
+        attempt: Attempt { number: 1, max: 1 },
+        burst: vec![Arc::clone(&event)],
+        subject: event.dedup_id().unwrap_or_else(|| "try".to_owned()),
+        deadline: clock.monotonic() + route.timeout,
+        cancellation,
+        clock: clock.clone(),
+        effects: if live { performed.clone() } else { dry.clone() },
+        store: Arc::new(MemoryStore::default()),
+        dry_run: !live,
+        host: host_name(),
+    });
+    let begun = clock.monotonic();
+    let handling = futures_util::FutureExt::catch_unwind(AssertUnwindSafe(handler.handle(&event, &cx)));
+    let came = match tokio::time::timeout(route.timeout, handling).await {
+        Ok(Ok(Ok(Outcome::Done))) => Came::Handled,
+        Ok(Ok(Ok(Outcome::Skipped { reason }))) => Came::Skipped { reason },
+        Ok(Ok(Err(HandlerError::Effect(error)))) if error.class == EffectClass::DryRun => Came::Handled,
+        Ok(Ok(Err(error))) => failed(&error),
+        Ok(Err(_)) => Came::Failed { error: "the handler panicked".to_owned(), detail: None, consequence: "tried again later" },
+        Err(_) => Came::Failed { error: format!("not done within {}", duration(route.timeout)), detail: None, consequence: "tried again later" },
+    };
+    // Commands that a time-out left behind are ended.
+    canceller.cancel();
+    let recorded = if live { performed.lines.lock().await.clone() } else { dry.take().iter().map(router_api::RecordedEffect::sentence).collect() };
+    let emits = if matches!(came, Came::Handled) { cx.take_emits() } else { Vec::new() };
+    TryAnswer {
+        schema: "event-router.try.v1",
+        route: route.name.to_string(),
+        handler: route.handler.clone(),
+        key: event.key().to_string(),
+        event_id: event.id().map(ToString::to_string),
+        live,
+        wanted,
+        came,
+        effects: recorded,
+        emits: emits.into_iter().map(|Emit { key, body, after, .. }| EmitLine { key: key.to_string(), after_ms: after.map(ms), body }).collect(),
+        elapsed_ms: ms(clock.monotonic() - begun),
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn failed(error: &HandlerError) -> Came {
+    let (consequence, detail) = match error {
+        HandlerError::Retry { .. } | HandlerError::RetryAfter { .. } => ("tried again later", None),
+        HandlerError::Reject { .. } => ("given up on at once", None),
+        HandlerError::Pause { .. } => ("the route would pause until its target is back", None),
+        HandlerError::Effect(effect) => {
+            let consequence = match effect.class {
+                EffectClass::Unreachable => "the route would pause until its target is back",
+                EffectClass::Refused | EffectClass::Forbidden => "given up on at once",
+                _ => "tried again later",
+            };
+            (consequence, effect.detail.clone())
+        }
+        _ => ("tried again later", None),
+    };
+    Came::Failed { error: error.to_string(), detail, consequence }
+}
+
+/// Performs effects for real and notes what was done.
+struct Told {
+    port: Arc<dyn EffectPort>,
+    lines: Mutex<Vec<String>>,
+}
+
+#[async_trait]
+impl EffectPort for Told {
+    async fn perform(&self, effect: Effect, work: Option<OwnWork<'_>>, cx: &EffectContext) -> Result<EffectReply, EffectError> {
+        let what = effect.request.to_string();
+        let result = self.port.perform(effect, work, cx).await;
+        let line = match &result {
+            Ok(EffectReply::Http(reply)) => format!("sent: {what} → {}", reply.status),
+            Ok(EffectReply::Command(reply)) => match (reply.code, reply.signal) {
+                (Some(code), _) => format!("ran: {what} → exit code {code}"),
+                (None, Some(signal)) => format!("ran: {what} → signal {signal}"),
+                (None, None) => format!("ran: {what}"),
+            },
+            Ok(EffectReply::Own(_)) => format!("did: {what}"),
+            Err(error) => format!("failed: {what}: {error}"),
+        };
+        self.lines.lock().await.push(line);
+        result
+    }
+
+    fn check(&self, effect: &Effect) -> Result<(), EffectError> {
+        self.port.check(effect)
+    }
+
+    fn resolve_program(&self, name: &str, base_dir: &std::path::Path) -> Result<Program, BuildError> {
+        self.port.resolve_program(name, base_dir)
+    }
+}
+
+fn show(out: &mut Output, answer: &TryAnswer, enabled: bool) -> anyhow::Result<()> {
+    let mode = if answer.live { styled(WARN, "live") } else { styled(DIM, "dry run") };
+    out.line(format_args!(
+        "{} on route {} (plugin `{}`, {mode})",
+        styled(BOLD, harmless(&answer.key)),
+        styled(NAME, &answer.route),
+        harmless(&answer.handler)
+    ))?;
+    if !answer.wanted {
+        out.line(format_args!("  {} `event-router explain` says why", styled(WARN, "the route would not take this event by itself:")))?;
+    } else if !enabled {
+        out.line(format_args!("  {}", styled(WARN, "the route is switched off")))?;
+    }
+    for effect in &answer.effects {
+        out.line(format_args!("  {}", shortened(effect, 400)))?;
+    }
+    for emit in &answer.emits {
+        let after = emit.after_ms.map(|after| format!(" to this route after {}", duration(Duration::from_millis(after)))).unwrap_or_default();
+        out.line(format_args!("  would emit: {}{after} {}", harmless(&emit.key), styled(DIM, shortened(&emit.body["payload"].to_string(), 200))))?;
+    }
+    let elapsed = styled(DIM, format_args!("({})", duration(Duration::from_millis(answer.elapsed_ms))));
+    match &answer.came {
+        Came::Handled if answer.live => out.line(format_args!("{} handled {elapsed}", styled(GOOD, "✓")))?,
+        Came::Handled => {
+            let nothing = if answer.effects.is_empty() { ", with nothing to do outside" } else { "" };
+            out.line(format_args!("{} would be handled{nothing} {elapsed}", styled(GOOD, "✓")))?;
+        }
+        Came::Skipped { reason } => out.line(format_args!("{} nothing to do: {} {elapsed}", styled(DIM, "·"), shortened(reason, 400)))?,
+        Came::Failed { error, detail, consequence } => {
+            out.line(format_args!("{} {} {elapsed}", styled(BAD, "✗"), shortened(error, 600)))?;
+            for line in detail.iter().flat_map(|detail| detail.lines()).take(20) {
+                out.line(format_args!("    {}", styled(DIM, shortened(line, 200))))?;
+            }
+            out.line(format_args!("  in the running router: {consequence}"))?;
+        }
+    }
+    Ok(())
+}

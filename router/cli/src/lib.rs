@@ -1,0 +1,116 @@
+//! The command line of the event router, as a library: a program of one's own links its plugins and calls [`main`].
+//!
+//! Read `args.rs` for the grammar, `commands/` for one file a verb, `access.rs` for how a command reaches the store.
+
+mod access;
+mod args;
+mod commands;
+mod event_input;
+mod log;
+mod log_observer;
+mod log_pipe;
+mod memory_store;
+mod session;
+mod setup;
+mod store_key;
+mod system;
+mod terminal;
+
+use std::{
+    io,
+    process::{ExitCode, Termination as _},
+};
+
+use clap::Parser as _;
+
+pub use crate::system::{OsChance, SystemClock};
+use crate::{
+    args::{Colour, Command, CommandLine, ConfigCommand, Global},
+    setup::InvalidConfig,
+    terminal::{BAD, BOLD, Output, harmless_lines, styled},
+};
+
+/// How a command ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Exit code 0.
+    Well,
+    /// Exit code 1: what failed is already on the screen.
+    Badly,
+    /// Exit code 78: what is wrong with the configuration is already on the screen.
+    InvalidConfig,
+}
+
+/// `EX_CONFIG`: service managers do not restart a program that ends with it.
+const EXIT_CONFIG: u8 = 78;
+
+/// The whole program: reads the arguments, runs the command, and gives the exit code.
+///
+/// A program with plugins of its own is a crate that links them and calls this:
+///
+/// ```no_run
+/// // use my_plugins as _;
+///
+/// fn main() -> std::process::ExitCode {
+///     event_router::main()
+/// }
+/// ```
+#[must_use]
+pub fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    match line.global.color {
+        Colour::Auto => anstream::ColorChoice::Auto,
+        Colour::Always => anstream::ColorChoice::Always,
+        Colour::Never => anstream::ColorChoice::Never,
+    }
+    .write_global();
+    // The first one wins; a program of one's own may have chosen already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut out = Output::stdout();
+    let result = dispatch(line, &mut out).and_then(|ended| out.flush().map(|()| ended).map_err(Into::into));
+    match result {
+        Ok(Ended::Well) => ExitCode::SUCCESS,
+        Ok(Ended::Badly) => ExitCode::FAILURE,
+        Ok(Ended::InvalidConfig) => ExitCode::from(EXIT_CONFIG),
+        // `event-router events | head` is no failure.
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) => ().report(),
+        Err(error) => report(&error),
+    }
+}
+
+fn dispatch(line: CommandLine, out: &mut Output) -> anyhow::Result<Ended> {
+    let CommandLine { global, command } = line;
+    match command {
+        Command::Run => commands::run::run(&global),
+        Command::Demo(args) => commands::demo::run(&global, &args, out),
+        Command::Check(json) => commands::check::run(&global, json, out),
+        Command::Plugins(args) => commands::plugins::run(&args, out),
+        Command::Schema(args) => commands::schema::run(&args, out),
+        Command::Publish(args) => commands::publish::run(&global, &args, out),
+        Command::Events(args) => commands::events::run(&global, &args, out),
+        Command::Explain(args) => commands::explain::run(&global, &args, out),
+        Command::DeadLetters { command } => commands::dead_letters::run(&global, command, out),
+        Command::Try(args) => commands::try_route::run(&global, &args, out),
+        Command::Config { command: ConfigCommand::Show(json) } => commands::config::show(&global, json, out),
+        Command::Completions { shell } => commands::completions::run(shell, out),
+    }
+}
+
+/// Says on the standard error why the command failed.
+fn report(error: &anyhow::Error) -> ExitCode {
+    let mut stderr = anstream::AutoStream::auto(io::stderr());
+    if let Some(invalid) = error.downcast_ref::<InvalidConfig>() {
+        let _ = io::Write::write_fmt(&mut stderr, format_args!("{invalid}\n"));
+        return ExitCode::from(EXIT_CONFIG);
+    }
+    let _ = io::Write::write_fmt(&mut stderr, format_args!("{}{} {}\n", styled(BAD.bold(), "error"), styled(BOLD, ":"), harmless_lines(&format!("{error:#}"))));
+    ExitCode::FAILURE
+}
+
+impl Global {
+    /// Begins the log of a command that is no service: quiet unless asked.
+    fn begin_quiet_log(&self) -> anyhow::Result<log::LogGuard> {
+        let format = self.log_format.map(Into::into).unwrap_or_default();
+        log::begin(&log::level("warn", self.verbose, self.quiet), format)
+    }
+}

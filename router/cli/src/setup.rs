@@ -1,0 +1,86 @@
+//! What most commands begin with: the linked plugins, the performer of effects, and the configuration.
+
+use std::{fmt, sync::Arc};
+
+use anyhow::Context as _;
+use router_api::{EffectPort, Registry};
+use router_core::config::{self, Config, Environment as _, Loaded, Located, ProcessEnvironment, Report};
+use router_effects::{Performer, PerformerOptions};
+
+use crate::args::Global;
+
+/// A command's surroundings.
+pub(crate) struct Setup {
+    /// In force.
+    pub(crate) config: Config,
+    /// Warnings.
+    pub(crate) report: Report,
+    /// Where it was found.
+    pub(crate) located: Located,
+    /// The linked plugins.
+    pub(crate) registry: Registry,
+    /// For real.
+    pub(crate) effects: Arc<dyn EffectPort>,
+}
+
+/// The configuration cannot be used: exit code 78.
+#[derive(Debug)]
+pub(crate) struct InvalidConfig {
+    /// Everything that is wrong, rendered for people.
+    rendered: String,
+}
+
+impl InvalidConfig {
+    /// From all that a check found.
+    pub(crate) fn new(report: &Report) -> Self {
+        let colour = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+        Self { rendered: report.render(colour).trim_end().to_owned() }
+    }
+
+    /// From an error that came to light when a route was built.
+    pub(crate) fn message(message: impl fmt::Display) -> Self {
+        Self { rendered: format!("error: {message}") }
+    }
+}
+
+impl fmt::Display for InvalidConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.rendered)
+    }
+}
+
+impl std::error::Error for InvalidConfig {}
+
+/// Loads the configuration that the arguments and the environment name.
+///
+/// # Errors
+///
+/// [`InvalidConfig`] with all problems at once.
+pub(crate) fn load(global: &Global) -> anyhow::Result<Setup> {
+    let located = locate(global)?;
+    load_located(located)
+}
+
+/// Where the configuration is.
+pub(crate) fn locate(global: &Global) -> anyhow::Result<Located> {
+    let cwd = std::env::current_dir().context("the working directory is gone")?;
+    let variable = ProcessEnvironment.variable("EVENT_ROUTER_CONFIG").map_err(|reason| anyhow::anyhow!("`EVENT_ROUTER_CONFIG` {reason}"))?;
+    Ok(config::locate(&global.config, variable.as_deref(), &cwd))
+}
+
+/// The configuration that is compiled in, whatever lies around.
+pub(crate) fn built_in() -> anyhow::Result<Located> {
+    let cwd = std::env::current_dir().context("the working directory is gone")?;
+    Ok(Located::built_in(&cwd))
+}
+
+/// Loads a configuration that is already found.
+pub(crate) fn load_located(located: Located) -> anyhow::Result<Setup> {
+    let registry = Registry::linked()?;
+    let effects: Arc<dyn EffectPort> = Performer::new(PerformerOptions::default())?;
+    let loaded = crate::commands::block_on(async { Ok(config::load(&located, &registry, Arc::clone(&effects), &ProcessEnvironment).await) })?;
+    match loaded {
+        Ok(Loaded { config, report }) => Ok(Setup { config, report, located, registry, effects }),
+        Err(problems) => Err(InvalidConfig::new(&problems.report).into()),
+    }
+}
