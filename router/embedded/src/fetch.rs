@@ -16,7 +16,8 @@ const BODIES_MAX: usize = 4 * 1024 * 1024;
 pub(crate) const DUE: &str = "SELECT id, seq, lane, attempts, direct, handed, history, due_at FROM deliveries
     WHERE state = 1 AND route = ?1 AND due_at >= ?2 AND due_at <= ?3 ORDER BY due_at, id";
 pub(crate) const NEXT_DUE: &str = "SELECT due_at FROM deliveries WHERE state = 1 AND route = ?1 AND due_at > ?2 ORDER BY due_at LIMIT 1";
-pub(crate) const READY_OF_LANE: &str = "SELECT id, seq, lane, attempts, direct, handed, history, NULL FROM deliveries
+/// Without the hint SQLite walks the whole queue: it does not know that lanes are many and short.
+pub(crate) const READY_OF_LANE: &str = "SELECT id, seq, lane, attempts, direct, handed, history, NULL FROM deliveries INDEXED BY deliveries_ready_by_lane
     WHERE state = 0 AND lane IS NOT NULL AND route = ?1 AND lane = ?2 AND id >= ?3 AND id <= ?4 ORDER BY id";
 pub(crate) const READY: &str = "SELECT id, seq, lane, attempts, direct, handed, history, NULL FROM deliveries
     WHERE state = 0 AND route = ?1 AND id > ?2 ORDER BY id";

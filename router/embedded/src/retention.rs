@@ -38,8 +38,8 @@ impl Retention {
     }
 
     /// How long an idle writer may sleep before the next [`Retention::tick`].
-    pub(crate) fn pause(&self) -> Option<Duration> {
-        Some(self.pause)
+    pub(crate) fn pause(&self) -> Duration {
+        self.pause
     }
 
     /// Does a step if it is time for one.

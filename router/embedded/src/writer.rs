@@ -194,7 +194,7 @@ pub(crate) struct WriterDesk {
 impl WriterInbox {
     /// Works until [`Writer::stop`], or until all handles are gone. Returns the connection.
     pub(crate) fn run(mut self, mut desk: WriterDesk) -> Connection {
-        // Only for waiting: a clock's `sleep` may need a runtime's timer. No SQLite call happens inside `block_on`.
+        // Only for waiting. No SQLite call happens inside `block_on`.
         let waiting = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let waiting = match waiting {
             Ok(runtime) => runtime,
@@ -219,20 +219,15 @@ impl WriterInbox {
                     }
                     return desk.conn;
                 }
+                // Real time, not the clock's: it only decides when an idle writer looks whether there is something to tidy up, and a
+                // virtual clock must not be driven on by it.
                 let pause = desk.retention.pause();
-                let clock = Arc::clone(desk.time.clock());
                 let arrived = waiting.block_on(async {
-                    let tick = async {
-                        match pause {
-                            Some(pause) => clock.sleep(pause).await,
-                            None => std::future::pending().await,
-                        }
-                    };
                     tokio::select! {
                         biased;
                         work = self.receiver.recv() => Arrived::Work(work),
                         () = self.shared.wake.notified() => Arrived::Nothing,
-                        () = tick => Arrived::Nothing,
+                        () = tokio::time::sleep(pause) => Arrived::Nothing,
                     }
                 });
                 match arrived {
@@ -373,4 +368,120 @@ fn finish_all(group: Vec<Box<dyn Work>>, error: &WriteError) {
 fn is_full(error: &rusqlite::Error) -> bool {
     const SHM_SIZE: i32 = rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
     error.sqlite_error_code() == Some(ErrorCode::DiskFull) || error.sqlite_error().is_some_and(|error| error.extended_code == SHM_SIZE)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use jiff::Timestamp;
+    use router_api::{BoxFuture, Clock, EventQuery, Publication, Store, Transport, TransportError};
+
+    use super::*;
+    use crate::{Embedded, EmbeddedOptions};
+
+    /// It is always the same moment.
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> Timestamp {
+            Timestamp::UNIX_EPOCH
+        }
+
+        fn monotonic(&self) -> std::time::Duration {
+            Duration::ZERO
+        }
+
+        fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    fn open() -> (tempfile::TempDir, Arc<Embedded>) {
+        let directory = tempfile::tempdir().unwrap();
+        let options = EmbeddedOptions { reserve_bytes: 0, ..EmbeddedOptions::new(directory.path().join("router.db")) };
+        let store = Embedded::open(options, Arc::new(Still)).unwrap();
+        (directory, store)
+    }
+
+    fn event(bytes: usize) -> Publication {
+        Publication::new("k".parse().unwrap(), vec![b'x'; bytes])
+    }
+
+    #[tokio::test]
+    async fn what_arrives_during_one_commit_is_the_next_up_to_the_limit() {
+        let (_directory, store) = open();
+        let (go, gone) = mpsc::channel::<()>();
+        let busy = Arc::clone(&store);
+        let begun = Arc::new(tokio::sync::Notify::new());
+        let tell = Arc::clone(&begun);
+        let busy = tokio::spawn(async move {
+            let wait = move |_: &Writing<'_>| {
+                tell.notify_one();
+                Ok(gone.recv().is_ok())
+            };
+            busy.shared.writer.write(wait).await
+        });
+        // Begun is said by the work itself, from the writer's thread.
+        begun.notified().await;
+        let before = store.measures().commits;
+        let publications = futures_util::future::join_all((0..GROUP_MAX + 100).map(|_| store.publish(event(1))));
+        let mut publications = std::pin::pin!(publications);
+        assert!(futures_util::poll!(&mut publications).is_pending());
+        go.send(()).unwrap();
+        publications.await;
+        assert!(busy.await.unwrap().unwrap());
+        let commits = store.measures().commits - before;
+        assert_eq!(commits, 3, "the one that was busy, one that is full, one with the rest");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_said_as_such_and_what_was_accepted_stays() {
+        let (_directory, store) = open();
+        store.publish(event(10)).await.unwrap();
+        let limit = |pages: u32| store.shared.writer.write(move |writing| writing.conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())));
+        // SQLite takes the size that the file has for a limit below it.
+        limit(1).await.unwrap();
+        let Err(TransportError::Full(sentence)) = store.publish(event(1_000_000)).await else { panic!("it was stored") };
+        assert!(sentence.contains("no room") && sentence.contains("router.db"), "{sentence}");
+        store.set_state(&"a".parse().unwrap(), "small", Some(serde_json::json!(1))).await.unwrap();
+        limit(1_000_000).await.unwrap();
+        store.publish(event(1_000_000)).await.unwrap();
+        assert_eq!(store.events(&EventQuery::default()).await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn after_an_error_of_the_disk_nothing_is_written_any_more_and_reading_goes_on() {
+        let (_directory, store) = open();
+        store.publish(event(10)).await.unwrap();
+        let disk_error = || rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC), None);
+        let broken = store.shared.writer.write::<(), _>(move |_| Err(disk_error())).await;
+        assert!(matches!(broken, Err(WriteError::Broken(_))), "{broken:?}");
+        let Err(TransportError::Refused(sentence)) = store.publish(event(10)).await else { panic!("it was stored") };
+        assert!(sentence.contains("restart the router"), "{sentence}");
+        let error = store.set_state(&"a".parse().unwrap(), "s", Some(serde_json::json!(1))).await.unwrap_err();
+        assert!(error.message.contains("restart the router") && !error.full);
+        assert_eq!(store.events(&EventQuery::default()).await.unwrap().len(), 1);
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn work_that_waits_when_the_store_is_closed_is_done_and_later_work_is_refused() {
+        let (_directory, store) = open();
+        let waiting: Vec<_> = (0..50)
+            .map(|_| {
+                let store = Arc::clone(&store);
+                tokio::spawn(async move { store.publish(event(1)).await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        store.close().await;
+        for publication in waiting {
+            match publication.await.unwrap() {
+                Ok(published) => assert!(published.seq.is_some()),
+                Err(error) => assert!(error.to_string().contains("closed"), "{error}"),
+            }
+        }
+        assert_eq!(store.shared.writer.write(|_| Ok(())).await, Err(WriteError::Closed));
+    }
 }

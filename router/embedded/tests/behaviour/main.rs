@@ -1,0 +1,12 @@
+//! The store as its users see it, through its two ports, on a clock that the tests move. What every transport must do is shown by
+//! the conformance suite of the testkit; here stands what is special about this one.
+
+mod archive;
+mod bench;
+mod clock;
+mod durability;
+mod intake;
+mod keeping;
+mod opening;
+mod queues;
+mod waiting;

@@ -1,0 +1,169 @@
+//! Opening: the lock, foreign and newer files, modes, what SQLite is told.
+
+use std::{os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
+
+use router_api::Transport;
+use router_embedded::{Embedded, EmbeddedOptions, OpenError};
+
+use crate::{bench::*, clock::ManualClock};
+
+fn open(options: EmbeddedOptions) -> Result<Arc<Embedded>, OpenError> {
+    Embedded::open(options, Arc::new(ManualClock::default()))
+}
+
+fn refused(options: EmbeddedOptions) -> OpenError {
+    match open(options) {
+        Ok(_) => panic!("it was opened"),
+        Err(error) => error,
+    }
+}
+
+#[tokio::test]
+async fn a_second_opening_is_refused_with_who_holds_it_until_the_first_is_closed() {
+    let bench = Bench::new();
+    let error = refused(options(bench.directory.path()));
+    assert!(matches!(&error, OpenError::HeldByAnother { pid: Some(pid), .. } if *pid == std::process::id()), "{error:?}");
+    let sentence = error.to_string();
+    assert!(sentence.contains("router.db") && sentence.contains(&format!("process {}", std::process::id())), "{sentence}");
+    bench.store.close().await;
+    // The value still lives; closing it is what counts.
+    open(options(bench.directory.path())).unwrap().close().await;
+    drop(bench);
+}
+
+#[tokio::test]
+async fn waiting_for_the_lock_ends_when_it_is_free_or_when_the_time_is_over() {
+    let bench = Bench::new();
+    let clock = bench.clock.clone();
+    let waiting = tokio::spawn(Embedded::open_waiting(options(bench.directory.path()), Arc::new(clock.clone()), Duration::from_secs(5)));
+    clock.somebody_sleeps().await;
+    clock.advance(Duration::from_secs(5));
+    assert!(matches!(within(waiting).await.unwrap(), Err(OpenError::HeldByAnother { .. })));
+
+    let waiting = tokio::spawn(Embedded::open_waiting(options(bench.directory.path()), Arc::new(clock.clone()), Duration::from_secs(5)));
+    clock.somebody_sleeps().await;
+    bench.store.close().await;
+    clock.advance(Duration::from_secs(1));
+    within(waiting).await.unwrap().unwrap().close().await;
+}
+
+#[tokio::test]
+async fn dropping_the_store_frees_it() {
+    let bench = Bench::new();
+    bench.bind(&[("a", &["k"])]).await;
+    let consumer = bench.consume("a", 1).await;
+    let Bench { directory, store, .. } = bench;
+    drop(store);
+    let store = open(options(directory.path())).unwrap();
+    assert!(consumer.next().await.is_none());
+    store.close().await;
+}
+
+#[test]
+fn a_file_of_somebody_else_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("router.db");
+    std::fs::write(&path, "notes\n").unwrap();
+    let error = refused(options(directory.path()));
+    assert!(matches!(&error, OpenError::ForeignFile { what, .. } if what.contains("not an SQLite")), "{error:?}");
+    assert!(error.to_string().contains("store.path"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"notes\n");
+
+    std::fs::remove_file(&path).unwrap();
+    rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE mine (a); INSERT INTO mine VALUES (1)").unwrap();
+    let before = std::fs::read(&path).unwrap();
+    assert!(matches!(refused(options(directory.path())), OpenError::ForeignFile { what, .. } if what.contains("another program")));
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "application_id", 77).unwrap();
+    assert!(matches!(refused(options(directory.path())), OpenError::ForeignFile { .. }));
+
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    assert!(matches!(refused(options(directory.path())), OpenError::ForeignFile { what, .. } if what == "a directory"));
+}
+
+#[tokio::test]
+async fn a_store_of_a_later_version_is_left_alone_with_both_numbers() {
+    let bench = Bench::new();
+    bench.store.close().await;
+    bench.sql().pragma_update(None, "user_version", 99).unwrap();
+    let error = refused(options(bench.directory.path()));
+    assert!(matches!(error, OpenError::NewerSchema { found: 99, known: 1, .. }), "{error:?}");
+    assert!(error.to_string().contains("schema 99") && error.to_string().contains("knows 1"), "{error}");
+}
+
+/// Version 1 as it was released, in its own words: a later version of the program must read what it finds there.
+#[tokio::test]
+async fn a_store_of_version_one_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let conn = rusqlite::Connection::open(directory.path().join("router.db")).unwrap();
+    conn.execute_batch(include_str!("version_1.sql")).unwrap();
+    conn.close().unwrap();
+    let store = open(options(directory.path())).unwrap();
+    assert_eq!(store.findings(), []);
+    let consumer = store.consume(&route("a"), 9).await.unwrap();
+    let deliveries = take_many(&consumer, 2).await;
+    assert_eq!(numbers(&deliveries), [1, 0]);
+    assert_eq!((deliveries[0].attempts, deliveries[0].history.clone()), (1, vec![failure(1)]));
+    assert_eq!(deliveries[0].traceparent.as_deref(), Some("00-1"));
+    let letters = store.admin().dead_letters(&router_api::DeadLetterQuery::default()).await.unwrap();
+    assert_eq!(letters[0].letter.error, "no use");
+    // Bound before the first `bind`, as the file says.
+    assert!(store.publish(router_api::Publication::new(key("k"), "{}")).await.unwrap().routed);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn files_are_for_their_owner_alone_and_the_directory_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let deep = directory.path().join("state/of/router");
+    let store = open(options(&deep)).unwrap();
+    store.bind(&[subscription("a", &["k"])]).await.unwrap();
+    store.publish(router_api::Publication::new(key("k"), "{}")).await.unwrap();
+    assert_eq!(std::fs::metadata(&deep).unwrap().permissions().mode() & 0o777, 0o700);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(&deep).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.file_name());
+        names.push(entry.file_name().into_string().unwrap());
+    }
+    names.sort();
+    assert_eq!(names, ["router.db", "router.db-shm", "router.db-wal", "router.db.lock", "router.db.running", "router.db.seq"]);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn the_file_can_give_space_back_and_keeps_a_log() {
+    let bench = Bench::new();
+    let number = |pragma: &str| bench.count(&format!("PRAGMA {pragma}"));
+    assert_eq!((number("auto_vacuum"), number("application_id"), number("user_version")), (2, 0x6576_7274, 1));
+    let mode: String = bench.sql().query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+    assert_eq!(mode, "wal");
+}
+
+#[tokio::test]
+async fn an_opening_that_died_before_the_schema_was_there_is_finished() {
+    let directory = tempfile::tempdir().unwrap();
+    let conn = rusqlite::Connection::open(directory.path().join("router.db")).unwrap();
+    // SQLite's first page, without our mark.
+    conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA user_version = 0; VACUUM").unwrap();
+    conn.close().unwrap();
+    open(options(directory.path())).unwrap().close().await;
+    open(options(directory.path())).unwrap().close().await;
+}
+
+#[test]
+fn a_file_that_is_cut_is_reported_as_damaged_or_foreign() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(options(directory.path())).unwrap();
+    drop(store);
+    let path = directory.path().join("router.db");
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::remove_file(directory.path().join("router.db-wal")).ok();
+    for length in [1, 50, 100, 4_000, whole.len() / 2] {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        let error = refused(options(directory.path()));
+        assert!(matches!(error, OpenError::Damaged { .. } | OpenError::ForeignFile { .. }), "cut at {length}: {error:?}");
+    }
+}
