@@ -283,7 +283,7 @@ impl<'a> Checker<'a> {
             Err(problems) => {
                 let scrubber = Scrubber::below(node);
                 for problem in problems {
-                    let draft = Draft::error("bad-filter", scrubber.scrub(&problem.message)).at(node.span_at(&node.steps_of(&problem.path)));
+                    let draft = Draft::error("bad-filter", scrubber.scrub(&problem.message)).at(node.key_span_at(&node.steps_of(&problem.path)));
                     drafts.push(draft.maybe_help(problem.help.map(|help| scrubber.scrub(&help))));
                 }
                 None

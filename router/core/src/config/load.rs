@@ -96,7 +96,7 @@ fn read(located: &Located, drafts: &mut Vec<Draft>) -> (Sources, Vec<Table>, boo
         errors.sort_by_key(|error| error.span);
         errors.dedup_by_key(|error| sources.place(error.span).line);
         for error in errors.into_iter().take(SYNTAX_ERRORS_MAX) {
-            drafts.push(Draft::error("syntax", format!("no TOML: {}", error.message)).at(error.span));
+            drafts.push(Draft::error("syntax", format!("not valid TOML: {}", error.message)).at(error.span));
         }
         false
     };

@@ -117,8 +117,11 @@ fn keys_table(out: &mut String, table: &Value, root: &Value) {
         if meaning.is_empty() {
             meaning = cell(description(resolved(property, root)));
         }
-        let default = property.get("default").filter(|_| !meaning.contains("Default "));
+        // Comments that say it themselves say it better; nothing at all is no default worth a word.
+        let is_nothing = |value: &Value| matches!(value, Value::Null) || value == &serde_json::json!([]) || value == &serde_json::json!({});
+        let default = property.get("default").filter(|value| !is_nothing(value) && !meaning.to_ascii_lowercase().contains("default"));
         if required(key) {
+            meaning = meaning.replace(" Required.", "");
             meaning.push_str(" **Required.**");
         } else if let Some(default) = default {
             let _ = write!(meaning, " Default `{}`.", toml_literal(default));

@@ -391,6 +391,8 @@ impl<'a> Walk<'a> {
             .flatten()
             .map(|(pattern, schema)| (pattern.as_str(), schema))
             .collect();
+        // What an unknown key was probably meant to be is not also missing.
+        let mut meant = Vec::new();
         for entry in &table.entries {
             let key = entry.key.as_str();
             let patterned: Vec<&'a Value> = by_pattern.iter().filter(|(pattern, _)| self.patterns.fits(pattern, key)).map(|(_, schema)| *schema).collect();
@@ -403,7 +405,7 @@ impl<'a> Walk<'a> {
                     None if closed => {
                         let mut known: Vec<&str> = properties.keys().copied().collect();
                         known.sort_unstable();
-                        self.unknown_key(&known, table, key, &entry.node, entry.key_span, path, findings);
+                        meant.extend(self.unknown_key(&known, table, key, &entry.node, entry.key_span, path, findings));
                     }
                     None => {}
                 },
@@ -411,7 +413,7 @@ impl<'a> Walk<'a> {
             path.pop();
         }
         let required = layers.iter().filter_map(|layer| layer.get("required")?.as_array()).flatten().filter_map(Value::as_str);
-        for key in required.filter(|key| table.get(key).is_none()) {
+        for key in required.filter(|key| table.get(key).is_none() && !meant.contains(key)) {
             path.push(Step::Key(key.to_owned()));
             let message = match (self.owner, &path[..path.len() - 1]) {
                 (Owner::Plugin(plugin), []) => format!("`{plugin}` needs the option `{key}`"),
@@ -424,12 +426,22 @@ impl<'a> Walk<'a> {
     }
 
     #[allow(clippy::too_many_arguments, reason = "the place of a key is its table, its name, its value, its span and its path")]
-    fn unknown_key(&self, known: &[&str], table: &Table, key: &str, node: &Node, span: Span, path: &[Step], findings: &mut Vec<Finding>) {
+    fn unknown_key<'k>(
+        &self,
+        known: &[&'k str],
+        table: &Table,
+        key: &str,
+        node: &Node,
+        span: Span,
+        path: &[Step],
+        findings: &mut Vec<Finding>,
+    ) -> Option<&'k str> {
         let before = &path[..path.len() - 1];
         if let Some((right, value)) = duration::meant(key, node, known) {
             let message = format!("unknown key `{key}`: durations are integers with a unit suffix");
             let help = value.map_or_else(|| format!("write `{right}`"), |value| format!("write `{right} = {value}`"));
-            return self.push(findings, path, span, "duration-unit", message, Some(help));
+            self.push(findings, path, span, "duration-unit", message, Some(help));
+            return Some(right);
         }
         let near = suggest(key, known.iter().copied().filter(|known| table.get(known).is_none()));
         let header = self.header(before);
@@ -443,7 +455,8 @@ impl<'a> Walk<'a> {
                 _ => format!("none of `{header}`"),
             };
             let message = format!("`{key}` is a key of {}, {not}", outer.name);
-            return self.push(findings, path, span, "misplaced-key", message, Some(format!("move it above `{header}`")));
+            self.push(findings, path, span, "misplaced-key", message, Some(format!("move it above `{header}`")));
+            return None;
         }
         let message = match self.owner {
             Owner::Plugin(plugin) if before.is_empty() => format!("`{plugin}` has no option `{key}`"),
@@ -457,6 +470,7 @@ impl<'a> Walk<'a> {
             None => None,
         };
         self.push(findings, path, span, "unknown-key", message, help);
+        near
     }
 
     /// Is the walked table itself the outer one?

@@ -204,6 +204,15 @@ impl Node {
         span
     }
 
+    /// The key at the end of `path`, where it ends with one that is there; else like [`Node::span_at`].
+    pub(super) fn key_span_at(&self, path: &[Step]) -> Span {
+        let key = match path.split_last() {
+            Some((Step::Key(key), way)) => self.at(way).and_then(Self::as_table).and_then(|table| table.entry(key)),
+            _ => None,
+        };
+        key.map_or_else(|| self.span_at(path), |entry| entry.key_span)
+    }
+
     /// Reads a dotted path against the tree, so that a key with dots in it is found too: `headers.x.y` finds `"x.y"` in `headers`.
     pub(super) fn steps(&self, dotted: &str) -> Vec<Step> {
         let mut words: &[&str] = &dotted.split(['.', '[', ']']).filter(|word| !word.is_empty()).collect::<Vec<_>>();

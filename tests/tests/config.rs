@@ -1,0 +1,218 @@
+//! The configurations that are shipped, and what `check` says about one that is full of mistakes.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use plugins as _;
+use router_api::{BuildError, Effect, EffectContext, EffectError, EffectPort, EffectReply, OwnWork, Program, Registry, RouteMode};
+use router_core::config::{FixedEnvironment, Loaded, Located, Origin, Problems, Severity, generated_files, load, locate};
+
+/// Finds every program and performs nothing.
+struct AnyProgram;
+
+#[async_trait]
+impl EffectPort for AnyProgram {
+    async fn perform(&self, effect: Effect, _: Option<OwnWork<'_>>, _: &EffectContext) -> Result<EffectReply, EffectError> {
+        panic!("loading a configuration performs nothing, and this was asked for: {}", effect.request)
+    }
+
+    fn resolve_program(&self, name: &str, _: &Path) -> Result<Program, BuildError> {
+        Ok(Program::resolved(name, Path::new("/bin").join(name)))
+    }
+}
+
+/// Finds no program.
+struct NoProgram;
+
+#[async_trait]
+impl EffectPort for NoProgram {
+    async fn perform(&self, effect: Effect, _: Option<OwnWork<'_>>, _: &EffectContext) -> Result<EffectReply, EffectError> {
+        panic!("loading a configuration performs nothing, and this was asked for: {}", effect.request)
+    }
+
+    fn resolve_program(&self, name: &str, _: &Path) -> Result<Program, BuildError> {
+        Err(BuildError::at("", format!("there is no program `{name}`")))
+    }
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the repository").to_owned()
+}
+
+fn registry() -> Registry {
+    Registry::linked().expect("the shipped plugins are linked")
+}
+
+async fn load_path(path: &str, effects: Arc<dyn EffectPort>, environment: &FixedEnvironment) -> Result<Loaded, Problems> {
+    let located = locate(&[path.into()], None, &repository());
+    assert_eq!(located.origin, Origin::CommandLine);
+    load(&located, &registry(), effects, environment).await
+}
+
+fn by_route(loaded: &Loaded) -> Vec<(&str, &str, bool, RouteMode)> {
+    loaded.config.routes.iter().map(|route| (route.name.as_str(), route.handler.as_str(), route.enabled, route.mode)).collect()
+}
+
+#[tokio::test]
+async fn the_shipped_configuration_needs_nothing_and_acts_on_nothing() {
+    let loaded = load_path("config/router.toml", Arc::new(NoProgram), &FixedEnvironment::default()).await.unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(loaded.report.diagnostics(), [], "{}", loaded.report.render(false));
+    assert_eq!(
+        by_route(&loaded),
+        [
+            ("ci-on-python-writes", "ci", true, RouteMode::Shadow),
+            ("worktree-on-session-start", "imi", true, RouteMode::Shadow),
+            ("sync-session", "flume", true, RouteMode::Shadow),
+            ("pipeline-on-session-end", "dagster", true, RouteMode::Shadow),
+            ("log-everything", "log", false, RouteMode::Live),
+        ]
+    );
+    assert_eq!(loaded.config.store.path, repository().join("state/router.db"));
+}
+
+#[tokio::test]
+async fn the_shipped_routes_hear_the_keys_of_every_dialect() {
+    let loaded = load_path("config/router.toml", Arc::new(NoProgram), &FixedEnvironment::default()).await.unwrap_or_else(|problems| panic!("{problems}"));
+    let hears = |route: &str, key: &str| {
+        let route = loaded.config.routes.iter().find(|found| found.name.as_str() == route).expect("a shipped route");
+        route.on.iter().any(|pattern| pattern.matches(&key.parse().expect("a key")))
+    };
+    for (route, key) in [
+        ("ci-on-python-writes", "session.thread.agent.action"),
+        ("ci-on-python-writes", "tool.mutation.write"),
+        ("ci-on-python-writes", "bloodbank.agent.tool.completed"),
+        ("ci-on-python-writes", "bloodbank.evt.v1.agent.tool.completed"),
+        ("worktree-on-session-start", "session.thread.start"),
+        ("worktree-on-session-start", "bloodbank.evt.v1.agent.session.started"),
+        ("sync-session", "session.thread.agent.action"),
+        ("sync-session", "bloodbank.evt.v1.agent.session.ended"),
+        ("pipeline-on-session-end", "session.thread.end"),
+        ("pipeline-on-session-end", "bloodbank.evt.v1.agent.session.ended"),
+        ("log-everything", "anything.at.all"),
+    ] {
+        assert!(hears(route, key), "`{route}` does not hear `{key}`");
+    }
+    assert!(!hears("ci-on-python-writes", "session.thread.start") && !hears("pipeline-on-session-end", "session.thread.start"));
+}
+
+#[tokio::test]
+async fn without_any_file_the_built_in_configuration_counts_as_lying_in_config() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let located = Located::built_in(directory.path());
+    let loaded = load(&located, &registry(), Arc::new(NoProgram), &FixedEnvironment::default()).await.unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(loaded.config.store.path, directory.path().join("state/router.db"));
+    assert_eq!(loaded.config.routes.len(), 5);
+}
+
+#[tokio::test]
+async fn every_example_loads_by_itself_and_keeps_its_state_out_of_the_configuration() {
+    let environment = FixedEnvironment::default()
+        .with("WEBHOOK_URL", "https://ci.example/hooks")
+        .with("WEBHOOK_TOKEN", "hook-token-of-this-test")
+        .with("WEBHOOK_SECRET", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
+        .with("CI_URL", "https://ci.example")
+        .with("CI_TOKEN", "ci-token-of-this-test")
+        .with("API_URL", "https://api.example/ingest");
+    let mut examples: Vec<_> = std::fs::read_dir(repository().join("config/examples"))
+        .expect("the examples")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .collect();
+    examples.sort();
+    assert!(examples.len() >= 9, "{examples:?}");
+    for example in examples {
+        let name = example.to_string_lossy();
+        let loaded = load_path(&name, Arc::new(AnyProgram), &environment).await.unwrap_or_else(|problems| panic!("{name}\n{problems}"));
+        assert_eq!(loaded.report.diagnostics(), [], "{name}\n{}", loaded.report.render(false));
+        assert_eq!(loaded.config.store.path, repository().join("state/router.db"), "{name}");
+        for secret in ["MDEyMzQ1", "ci-token-of-this-test", "hook-token-of-this-test"] {
+            assert!(!loaded.config.text.contains(secret), "{name}\n{}", loaded.config.text);
+        }
+        // What is shown can be loaded again, and means the same.
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let shown = directory.path().join("shown.toml");
+        std::fs::write(&shown, &loaded.config.text).expect("written");
+        let again = load_path(&shown.to_string_lossy(), Arc::new(AnyProgram), &environment).await.unwrap_or_else(|problems| panic!("{name}\n{problems}"));
+        assert_eq!(again.config.text, loaded.config.text, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_example_whose_secret_is_missing_says_which_and_what_to_do() {
+    let path = "config/examples/ci-remote.toml";
+    let problems = load_path(path, Arc::new(AnyProgram), &FixedEnvironment::default()).await.expect_err("no variable is set");
+    let messages: Vec<_> = problems.report.diagnostics().iter().map(|found| found.message.as_str()).collect();
+    assert_eq!(messages, ["the variable `CI_URL` is not set: the address of the CI server", "the variable `CI_TOKEN` is not set: a token of the CI server"]);
+}
+
+#[tokio::test]
+async fn twelve_planted_errors_come_to_light_in_one_run_each_at_its_place() {
+    let problems = load_path("tests/fixtures/config/twelve", Arc::new(AnyProgram), &FixedEnvironment::default()).await.expect_err("twelve errors");
+    let found: Vec<String> = problems
+        .report
+        .diagnostics()
+        .iter()
+        .map(|found| {
+            let place = found.place.as_ref().expect("every one of them has a place");
+            let file = place.file.strip_prefix("tests/fixtures/config/twelve/").expect("shown relative to the working directory");
+            format!("{file}:{}:{} {}", place.line, place.column, found.code)
+        })
+        .collect();
+    let expected = [
+        "router.toml:3:8 unknown-value",
+        "router.toml:6:10 not-loopback",
+        "router.toml:7:1 unknown-key",
+        "router.toml:10:14 wrong-type",
+        "routes.d/10-routes.toml:4:71 burst-size",
+        "routes.d/10-routes.toml:5:10 bad-filter",
+        "routes.d/10-routes.toml:8:1 unknown-key",
+        "routes.d/10-routes.toml:9:1 misplaced-key",
+        "routes.d/10-routes.toml:12:8 duplicate-route",
+        "routes.d/10-routes.toml:14:12 unknown-field",
+        "routes.d/10-routes.toml:15:11 unknown-handler",
+        "routes.d/20-broken.toml:2:15 syntax",
+    ];
+    assert_eq!(found, expected, "\n{problems}");
+    assert_eq!(problems.report.count(Severity::Error), 12);
+    let shown = problems.to_string();
+    for help in [
+        "did you mean `embedded`?",
+        "did you mean `command`?",
+        "move it above `[route.with]`",
+        "`timeout_ms = 5000`",
+        "did you mean `tool_name`?",
+        "did you mean `log`?",
+    ] {
+        assert!(shown.contains(help), "no {help} in\n{shown}");
+    }
+    assert!(shown.ends_with("12 errors\n"), "{shown}");
+}
+
+#[tokio::test]
+async fn two_bad_templates_in_one_table_are_two_problems_at_their_places() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("router.toml");
+    let text = "[[route]]\nname = \"a\"\non = [\"a\"]\nhandler = \"exec\"\n[route.with]\ncommand = [\"x\", \"{{ tool_nam }}\"]\ncwd = \"{{ \"\nenv = { A = \"{{ nope }}\" }\n";
+    std::fs::write(&file, text).expect("written");
+    let problems = load_path(&file.to_string_lossy(), Arc::new(AnyProgram), &FixedEnvironment::default()).await.expect_err("bad templates");
+    let places: Vec<_> = problems.report.diagnostics().iter().map(|found| found.place.as_ref().map(|place| (place.line, place.column))).collect();
+    assert_eq!(places, [Some((6, 17)), Some((7, 7)), Some((8, 13))], "{problems}");
+}
+
+#[test]
+fn generated_files_are_those_that_the_source_generates() {
+    let mut stale = Vec::new();
+    for (path, content) in generated_files(&registry()) {
+        let file = repository().join(path);
+        if std::fs::read_to_string(&file).ok().as_deref() != Some(content.as_str()) {
+            if std::env::var_os("UPDATE_GENERATED").is_some() {
+                std::fs::write(&file, content).expect("written");
+            }
+            stale.push(path);
+        }
+    }
+    assert!(stale.is_empty(), "{stale:?} are not what the source generates: run `event-router schema --write` and commit them");
+}
