@@ -158,13 +158,11 @@ impl Context {
     }
 
     /// Calls a URL. Await the result; `.read()`, `.named(..)` and `.dry_run_reply(..)` come before.
-    #[must_use]
     pub fn http(&self, request: HttpRequest) -> HttpCall<'_> {
         HttpCall { cx: self, effect: Effect { name: "http".to_owned(), kind: EffectKind::Write, request: EffectRequest::Http(request), dry_run_reply: None } }
     }
 
     /// Runs a program. Await the result; `.read()`, `.named(..)` and `.dry_run_reply(..)` come before.
-    #[must_use]
     pub fn command(&self, request: CommandRequest) -> CommandCall<'_> {
         CommandCall { cx: self, effect: Effect { name: "command".to_owned(), kind: EffectKind::Write, request: EffectRequest::Command(request), dry_run_reply: None } }
     }

@@ -1,25 +1,21 @@
-//! The running router as the doors and commands see it.
+//! The admin port: of a running router, and of a store that a command has opened itself.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use jiff::Timestamp;
 use router_api::{
-    Admin, AdminError, ArchivedEvent, DeadLetterQuery, DecodeLimits, Envelope, EventQuery, Publication, Published, RouteStatus, RouterStatus, Store,
-    StoredDeadLetter, Transport,
+    Admin, AdminError, ArchivedEvent, DeadLetterQuery, DecodeLimits, Envelope, EventQuery, Publication, Published, QueueStats, RouteStatus, RouterStatus,
+    Store, StoredDeadLetter, Transport,
 };
 
 use crate::{
+    config::{Config, RouteConfig},
     observe::RouterEvent,
     redact::Redactor,
-    route::Parts,
+    route::{Parts, Status},
     router::{Shown, idle_status},
 };
-
-pub(crate) struct RouterAdmin {
-    pub parts: Arc<Parts>,
-    pub shown: Arc<Shown>,
-}
 
 /// The way in, the same for a running router and for a command that opened the store itself: redacts, checks the limits, stores.
 ///
@@ -34,52 +30,74 @@ pub async fn take_in(
 ) -> Result<(Published, u32), AdminError> {
     // Checked before redaction, which reads the whole body.
     if publication.body.len() > limits.body_bytes_max {
-        return Err(AdminError::Invalid(format!("the event is {} bytes long, `limits.body_bytes_max` is {}", publication.body.len(), limits.body_bytes_max)));
+        let (bytes, max) = (publication.body.len(), limits.body_bytes_max);
+        return Err(AdminError::Invalid(format!("the event is {bytes} bytes long, `limits.body_bytes_max` is {max}")));
     }
     if let Some(redactor) = redactor {
         let redacted = redactor.redact(&publication.body);
         publication.body = redacted.body;
         publication.redactions += redacted.count;
     }
-    Envelope::decode(publication.key.clone(), Bytes::clone(&publication.body), limits).map_err(|error| AdminError::Invalid(format!("no event: {error}")))?;
+    Envelope::decode(publication.key.clone(), publication.body.clone(), limits).map_err(|error| AdminError::Invalid(format!("no event: {error}")))?;
     let redactions = publication.redactions;
     Ok((transport.publish(publication).await?, redactions))
+}
+
+/// A router that runs.
+pub(crate) struct RouterAdmin {
+    pub parts: Arc<Parts>,
+    pub shown: Arc<Shown>,
+}
+
+/// The store and the transport of a router that does not run.
+pub struct StoreAdmin {
+    /// Bound to the configuration's subscriptions, so that what is published waits for its routes.
+    pub transport: Arc<dyn Transport>,
+    /// The archive.
+    pub store: Arc<dyn Store>,
+    /// The door's redaction.
+    pub redactor: Redactor,
+    /// When it was opened.
+    pub opened_at: Timestamp,
+    /// The configuration.
+    pub config: Config,
+}
+
+fn route_status(config: &RouteConfig, status: Status, queues: &[QueueStats]) -> RouteStatus {
+    RouteStatus {
+        name: config.name.clone(),
+        handler: config.handler.clone(),
+        mode: config.mode,
+        state: status.state,
+        note: status.note,
+        queue: queues.iter().find(|queue| queue.route == config.name).cloned(),
+        open_bursts: status.open_bursts,
+    }
+}
+
+fn router_status(transport: &dyn Transport, started_at: Timestamp, config_hash: String, routes: Vec<RouteStatus>) -> RouterStatus {
+    RouterStatus { version: env!("CARGO_PKG_VERSION").to_owned(), started_at, transport: transport.name().to_owned(), config_hash, routes }
+}
+
+async fn dead_letter(transport: &dyn Transport, id: &str) -> Result<StoredDeadLetter, AdminError> {
+    transport.admin().dead_letter(id).await?.ok_or_else(|| AdminError::NotFound(format!("there is no dead letter `{id}`")))
 }
 
 #[async_trait]
 impl Admin for RouterAdmin {
     async fn status(&self) -> Result<RouterStatus, AdminError> {
         let now = self.shown.now().clone();
-        let queues = self.parts.transport.admin().queues().await?;
-        let route = |(config, parts): &(crate::config::RouteConfig, Option<Arc<crate::route::RouteParts>>)| {
-            let status = match parts {
-                Some(parts) => parts.status.lock().expect("no code panics while it holds the status").clone(),
-                None => idle_status(config),
-            };
-            RouteStatus {
-                name: config.name.clone(),
-                handler: config.handler.clone(),
-                mode: config.mode,
-                state: status.state,
-                note: status.note,
-                queue: queues.iter().find(|queue| queue.route == config.name).cloned(),
-                open_bursts: status.open_bursts,
-            }
-        };
-        Ok(RouterStatus {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_at: self.shown.started_at,
-            transport: self.parts.transport.name().to_owned(),
-            config_hash: now.config_hash.clone(),
-            routes: now.routes.iter().map(route).collect(),
-        })
+        let transport = &*self.parts.transport;
+        let queues = transport.admin().queues().await?;
+        let routes = now.routes.iter().map(|(config, parts)| {
+            let status = parts.as_ref().map_or_else(|| idle_status(config), |parts| parts.status());
+            route_status(config, status, &queues)
+        });
+        Ok(router_status(transport, self.shown.started_at, now.config_hash, routes.collect()))
     }
 
     async fn publish(&self, publication: Publication) -> Result<Published, AdminError> {
-        let (redactor, limits) = {
-            let now = self.shown.now();
-            (now.redactor.clone(), now.decode)
-        };
+        let (redactor, limits) = (self.parts.redactor(), self.shown.now().decode);
         let key = publication.key.clone();
         let (published, redactions) = take_in(&*self.parts.transport, redactor.as_deref(), limits, publication).await?;
         self.parts.observers.tell(RouterEvent::Accepted { key, seq: published.seq, routed: published.routed, redactions });
@@ -99,53 +117,20 @@ impl Admin for RouterAdmin {
     }
 
     async fn dead_letter(&self, id: &str) -> Result<StoredDeadLetter, AdminError> {
-        self.parts.transport.admin().dead_letter(id).await?.ok_or_else(|| AdminError::NotFound(format!("there is no dead letter `{id}`")))
+        dead_letter(&*self.parts.transport, id).await
     }
-}
-
-/// The store and the transport of a router that does not run, for commands that opened the store themselves.
-pub struct StoreAdmin {
-    /// Bound to the configuration's subscriptions, so that what is published waits for its routes.
-    pub transport: Arc<dyn Transport>,
-    /// The archive.
-    pub store: Arc<dyn Store>,
-    /// The door's redaction.
-    pub redactor: Redactor,
-    /// The door's limits.
-    pub limits: DecodeLimits,
-    /// When it was opened.
-    pub opened_at: jiff::Timestamp,
-    /// The configuration.
-    pub config: crate::config::Config,
 }
 
 #[async_trait]
 impl Admin for StoreAdmin {
     async fn status(&self) -> Result<RouterStatus, AdminError> {
         let queues = self.transport.admin().queues().await?;
-        let route = |config: &crate::config::RouteConfig| {
-            let status = idle_status(config);
-            RouteStatus {
-                name: config.name.clone(),
-                handler: config.handler.clone(),
-                mode: config.mode,
-                state: status.state,
-                note: None,
-                queue: queues.iter().find(|queue| queue.route == config.name).cloned(),
-                open_bursts: 0,
-            }
-        };
-        Ok(RouterStatus {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_at: self.opened_at,
-            transport: self.transport.name().to_owned(),
-            config_hash: self.config.hash.clone(),
-            routes: self.config.routes.iter().map(route).collect(),
-        })
+        let routes = self.config.routes.iter().map(|config| route_status(config, idle_status(config), &queues)).collect();
+        Ok(router_status(&*self.transport, self.opened_at, self.config.hash.clone(), routes))
     }
 
     async fn publish(&self, publication: Publication) -> Result<Published, AdminError> {
-        Ok(take_in(&*self.transport, Some(&self.redactor), self.limits, publication).await?.0)
+        Ok(take_in(&*self.transport, Some(&self.redactor), self.config.limits.decode, publication).await?.0)
     }
 
     async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, AdminError> {
@@ -161,6 +146,6 @@ impl Admin for StoreAdmin {
     }
 
     async fn dead_letter(&self, id: &str) -> Result<StoredDeadLetter, AdminError> {
-        self.transport.admin().dead_letter(id).await?.ok_or_else(|| AdminError::NotFound(format!("there is no dead letter `{id}`")))
+        dead_letter(&*self.transport, id).await
     }
 }

@@ -6,7 +6,7 @@
 use std::{
     collections::HashSet,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, RwLock},
     time::Duration,
 };
 
@@ -22,6 +22,7 @@ use crate::{
     memory::Memory,
     observe::{Observers, RouterEvent},
     rate::TokenBucket,
+    redact::Redactor,
     solitude::Solitude,
     worker::{Aside, End, Item, Sorted, Worker},
 };
@@ -36,6 +37,14 @@ pub(crate) struct Parts {
     pub observers: Observers,
     pub handlers: tokio::runtime::Handle,
     pub host: String,
+    /// Of the configuration in force; none before the first one.
+    pub redactor: RwLock<Option<Arc<Redactor>>>,
+}
+
+impl Parts {
+    pub(crate) fn redactor(&self) -> Option<Arc<Redactor>> {
+        self.redactor.read().expect("no code panics while it holds the redactor").clone()
+    }
 }
 
 /// One route with everything that it needs to run.
@@ -63,6 +72,10 @@ impl RouteParts {
     /// Events of one lane one after the other, the head waiting in hand.
     pub(crate) fn is_ordered(&self) -> bool {
         self.config.order_by.is_some() || self.config.coalesce.is_some()
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.status.lock().expect("no code panics while it holds the status").clone()
     }
 
     pub(crate) fn show(&self, state: RouteState, note: Option<String>) {

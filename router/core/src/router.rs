@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, RwLock},
 };
 
 use jiff::Timestamp;
@@ -129,7 +129,6 @@ pub(crate) struct Shown {
 pub(crate) struct Now {
     pub config_hash: String,
     pub decode: DecodeLimits,
-    pub redactor: Option<Arc<Redactor>>,
     /// Every route of the configuration, in its order.
     pub routes: Vec<(RouteConfig, Option<Arc<RouteParts>>)>,
 }
@@ -236,15 +235,17 @@ impl Router {
             }
             Err(error) => self.parts.observers.tell(RouterEvent::StoreTrouble { error: error.to_string() }),
         }
+        *self.parts.redactor.write().expect("no code panics while it holds the redactor") = Some(Arc::new(redactor));
         *self.shown.now() = Now {
             config_hash: config.hash,
             decode: config.limits.decode,
-            redactor: Some(Arc::new(redactor)),
             routes: config
                 .routes
                 .into_iter()
-                .map(|route| (state.running.get(&route.name).map(|running| Arc::clone(&running.parts)), route))
-                .map(|(a, b)| (b, a))
+                .map(|route| {
+                    let parts = state.running.get(&route.name).map(|running| Arc::clone(&running.parts));
+                    (route, parts)
+                })
                 .collect(),
         };
         Ok(applied)
@@ -386,6 +387,7 @@ impl RouterBuilder {
                 observers: self.observers,
                 handlers: self.handlers.unwrap_or_else(tokio::runtime::Handle::current),
                 host: self.host,
+                redactor: RwLock::default(),
             }),
             solitude: Solitude::default(),
             fingerprint_key,
@@ -400,7 +402,7 @@ pub(crate) fn idle_status(route: &RouteConfig) -> Status {
     Status { state: if route.enabled { RouteState::Stopped } else { RouteState::Disabled }, note: None, open_bursts: 0 }
 }
 
-/// Live unless the route says otherwise; here so that `try` and `demo` can turn a whole configuration into a dry run.
+/// Turns a whole configuration into a dry run, for `demo`.
 pub fn shadow_all(config: &mut Config) {
     for route in &mut config.routes {
         route.mode = RouteMode::Shadow;

@@ -12,6 +12,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use router_api::{
     AttemptRecord, BurstNote, Cancellation, Consumer, DeadLetter, DeadLetterReason, Delivery, Destination, Emit, Envelope, FailureClass, Fate, FrozenBurst,
     InboxKey, Matcher, NotedAttempts, Outcome, Publication, RecordedEffect, RouteMode, SettleError, Settlement, TransportError,
@@ -89,7 +90,8 @@ impl Worker {
             Ok(event) => event,
             Err(error) => return Sorted::Aside(Aside::Bury(delivery, DeadLetterReason::Undecodable, error.to_string())),
         };
-        if !delivery.direct && !(self.route.matcher.takes(&delivery.key) && self.route.matcher.matches(&event)) {
+        let wanted = delivery.direct || (self.route.matcher.takes(&delivery.key) && self.route.matcher.matches(&event));
+        if !wanted {
             return Sorted::Aside(Aside::Filtered(delivery));
         }
         if delivery.hops > config.hops_max {
@@ -304,8 +306,13 @@ impl Worker {
     }
 
     /// An attempt failed: asks the policy and does what it says.
-    async fn failed(&self, lane: &LaneKey, mut batch: Batch<Item>, attempt: u32, failure: Failure) -> End {
+    async fn failed(&self, lane: &LaneKey, mut batch: Batch<Item>, attempt: u32, mut failure: Failure) -> End {
         let route = &*self.route;
+        // What a target or a command said may hold a secret; it goes into logs and dead letters.
+        if let Some(redactor) = route.parts.redactor() {
+            failure.error = redactor.redact_text(&failure.error).into_owned();
+            failure.detail = failure.detail.map(|detail| redactor.redact_text(&detail).into_owned());
+        }
         let clock = &route.parts.clock;
         let delay = match route.config.retry.decide(&failure, attempt, route.parts.chance.fraction()) {
             Verdict::Pause(delay) => return End::Pause { delay, error: failure.error },
@@ -386,8 +393,14 @@ impl Worker {
                 Some(delay) => Destination::Route { route: self.name(), delay },
                 None => Destination::Subscribers,
             };
-            let publication =
-                Publication { to, key: emit.key.clone(), body: emit.body.to_string().into(), hops, traceparent: traceparent.clone(), redactions: 0 };
+            // What is emitted is stored like what comes in at the door, so it is redacted like that.
+            let mut body = Bytes::from(emit.body.to_string());
+            let mut redactions = 0;
+            if let Some(redactor) = self.route.parts.redactor() {
+                let redacted = redactor.redact(&body);
+                (body, redactions) = (redacted.body, redacted.count);
+            }
+            let publication = Publication { to, key: emit.key.clone(), body, hops, traceparent: traceparent.clone(), redactions };
             let mut wait = RECORD_AGAIN_FIRST;
             loop {
                 match self.route.parts.transport.publish(publication.clone()).await {

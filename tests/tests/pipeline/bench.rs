@@ -49,6 +49,10 @@ pub enum Answer {
     Take(Duration),
     /// Emits an event of this key, then answers.
     Emit(&'static str, Box<Answer>),
+    /// Emits an event with this text in it.
+    EmitText(&'static str, &'static str),
+    /// Rejects with this text.
+    RejectBecause(&'static str),
     /// Emits one that comes back to the route after a second.
     EmitAfter(&'static str),
 }
@@ -117,6 +121,11 @@ impl Handler for ScriptedHandler {
                     cx.emit(&RoutingKey::new(key).unwrap(), serde_json::json!({ "made": "here" }));
                     *then
                 }
+                Answer::EmitText(key, text) => {
+                    cx.emit(&RoutingKey::new(key).unwrap(), serde_json::json!({ "text": text }));
+                    Answer::Done
+                }
+                Answer::RejectBecause(text) => return Err(HandlerError::reject(text)),
                 Answer::EmitAfter(key) => {
                     cx.emit_after(Duration::from_secs(1), &RoutingKey::new(key).unwrap(), serde_json::json!({}));
                     Answer::Done

@@ -248,3 +248,24 @@ async fn a_dead_letter_has_its_whole_history() {
     assert_eq!(classes, [(1, FailureClass::Error), (2, FailureClass::Panic), (3, FailureClass::Error)]);
     assert!(letter.history[1].error.contains("the script says so"), "{:?}", letter.history[1]);
 }
+
+/// Has the shape of a token of GitHub's.
+const SECRET: &str = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";
+
+#[tokio::test]
+async fn a_secret_in_an_emitted_event_or_in_an_error_is_replaced_before_it_is_stored() {
+    let bench = Bench::new();
+    let mut emitter = route("emitter");
+    emitter.on = vec!["in.*".parse().unwrap()];
+    bench.behave(|call| if call.ids[0] == "e1" { Answer::EmitText("out.event", SECRET) } else { Answer::RejectBecause(SECRET) });
+    bench.apply(&[emitter]).await;
+    bench.send("in.event", "e1").await;
+    bench.send("in.event", "e2").await;
+    bench.settle_down().await;
+    let admin = bench.router.admin();
+    let events = admin.events(&router_api::EventQuery::default()).await.unwrap();
+    assert_eq!(events.len(), 3);
+    assert!(events.iter().all(|event| !String::from_utf8_lossy(&event.body).contains(SECRET)));
+    let letter = serde_json::to_string(&bench.dead_letters().await).unwrap();
+    assert!(!letter.contains(SECRET) && letter.contains("[redacted:"), "{letter}");
+}

@@ -1,0 +1,51 @@
+//! Where the built program is.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+/// The root of the workspace.
+///
+/// # Panics
+///
+/// Never: this crate lies one level below it.
+#[must_use]
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate lies in the workspace")
+}
+
+/// Where cargo put the tests that run now: `target/debug`, wherever that is.
+///
+/// # Panics
+///
+/// When the test does not lie where cargo puts tests.
+#[must_use]
+pub fn target_dir() -> PathBuf {
+    let test = std::env::current_exe().expect("a running test has a path");
+    let dir = test.parent().and_then(Path::parent).expect("tests lie in target/<profile>/deps");
+    dir.to_owned()
+}
+
+/// The `event-router` program. `tests/run` builds it first; a plain `cargo test` builds it here, once.
+///
+/// # Panics
+///
+/// When it cannot be built.
+#[must_use]
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let path = target_dir().join("event-router");
+        // Built even if it is there: cargo knows whether it is up to date, and an old one would test the past.
+        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        build.args(["build", "--quiet", "--locked", "--package", "event-router"]).current_dir(workspace());
+        if let Some(target) = target_dir().parent() {
+            build.env("CARGO_TARGET_DIR", target);
+        }
+        let built = build.status().expect("cargo runs");
+        assert!(built.success() && path.exists(), "`event-router` cannot be built");
+        path
+    })
+}

@@ -1,0 +1,22 @@
+//! Waiting for what other processes do.
+
+use std::time::{Duration, Instant};
+
+/// Longer than anything should take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Looks until `look` finds something, and returns it. For what no event tells: files that other processes write.
+///
+/// # Panics
+///
+/// When it has found nothing after two minutes.
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "still not: {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}

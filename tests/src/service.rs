@@ -1,0 +1,171 @@
+//! The service as a child process, observed through its log.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    os::unix::process::ExitStatusExt,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+/// Lines that are kept until a test looks at them; beyond that the newest are dropped, so that a test that looks at none does
+/// not stop the service.
+const LINES_MAX: usize = 100_000;
+
+/// Longer than anything should take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A running service. Killed when dropped.
+pub struct Service {
+    child: Child,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+    address: Option<SocketAddr>,
+}
+
+impl Service {
+    /// Starts a command that writes a JSON log to its standard error, and waits until it says that it is ready.
+    ///
+    /// # Panics
+    ///
+    /// When it does not become ready.
+    #[must_use]
+    pub fn start(command: Command) -> Self {
+        let mut service = Self::begin(command);
+        let line = service.wait_for("events come in at").expect("the service says where its door is");
+        let after = line.split("http://").nth(1).expect("the line has an address");
+        service.address = Some(after.split('/').next().and_then(|address| address.parse().ok()).expect("the address is one"));
+        service.wait_for("\"ready\"").expect("the service becomes ready");
+        service
+    }
+
+    /// Starts a command and waits for nothing.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    #[must_use]
+    pub fn begin(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program runs");
+        let stderr = child.stderr.take().expect("stderr is a pipe");
+        let (sender, lines) = sync_channel(LINES_MAX);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let _ = sender.try_send(line);
+            }
+        });
+        Self { child, lines, seen: Vec::new(), address: None }
+    }
+
+    /// Where its door is.
+    ///
+    /// # Panics
+    ///
+    /// When it was not started with [`Service::start`].
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address.expect("started with `start`")
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for a log line that has `text` in it. `None` when the program ended without one.
+    ///
+    /// # Panics
+    ///
+    /// When it takes too long, with the lines that came.
+    pub fn wait_for(&mut self, text: &str) -> Option<String> {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if line.contains(text) {
+                        return Some(line);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => panic!("no line with `{text}` came; there were:\n{}", self.seen.join("\n")),
+            }
+        }
+    }
+
+    /// All lines that came until now.
+    pub fn log(&mut self) -> Vec<String> {
+        self.seen.extend(self.lines.try_iter());
+        self.seen.clone()
+    }
+
+    /// Posts an event, and expects that it is taken.
+    ///
+    /// # Panics
+    ///
+    /// When it is not.
+    pub fn send(&self, key: &str, event: &Value) {
+        let answer = crate::post(self.address(), &format!("/events?key={key}"), &event.to_string()).expect("the door answers");
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such process.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a child has a pid");
+        rustix::process::kill_process(pid, signal).expect("the service runs");
+    }
+
+    /// Asks it to stop and waits until it has.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end with exit code 0, with its log.
+    pub fn stop(mut self) -> Vec<String> {
+        self.signal(rustix::process::Signal::TERM);
+        let status = self.wait();
+        let log = self.log();
+        assert_eq!(status.code(), Some(0), "{}", log.join("\n"));
+        log
+    }
+
+    /// Kills it as a power failure would, as far as a process can tell.
+    ///
+    /// # Panics
+    ///
+    /// When it had ended by itself.
+    pub fn kill(mut self) -> Vec<String> {
+        self.child.kill().expect("the service runs");
+        let status = self.wait();
+        let log = self.log();
+        assert_eq!(status.signal(), Some(9), "it had ended by itself:\n{}", log.join("\n"));
+        log
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    ///
+    /// When the process cannot be waited for.
+    pub fn wait(&mut self) -> ExitStatus {
+        let status = self.child.wait().expect("a child can be waited for");
+        // The end of the log: the reader ends with the pipe.
+        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(5)) {
+            self.seen.push(line);
+        }
+        status
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
