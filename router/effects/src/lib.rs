@@ -1,1 +1,22 @@
-//! .
+//! Performs effects for real: HTTP through reqwest, commands as processes.
+//!
+//! [`Performer`] is the only thing to build; it implements [`router_api::EffectPort`]. The dry-run twin is
+//! [`router_api::DryRun`], which goes over any port.
+//!
+//! What holds here whatever a plugin asks for: no shell, a cleared environment, a process group that ends with its handling,
+//! redirects off, a bound for every output, body and wait. Read first `performer`, then `command` and `http`.
+
+mod command;
+mod environment;
+mod http;
+mod lookup;
+mod output;
+mod performer;
+mod resolver;
+mod stragglers;
+
+pub use command::ProcessLimits;
+pub use environment::Environment;
+pub use performer::{Performer, PerformerError, PerformerOptions};
+pub use resolver::{HostResolver, SystemResolver};
+pub use stragglers::end_stragglers;
