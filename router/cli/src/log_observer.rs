@@ -44,8 +44,9 @@ const NO_PANIC: &str = "no code panics while it holds the counts";
 impl Observer for LogObserver {
     fn observe(&self, event: &RouterEvent) {
         match event {
-            RouterEvent::RouteStarted { route } => info!(route = route.as_str(), "route `{route}` takes events"),
-            RouterEvent::RouteStopped { route } => info!(route = route.as_str(), "route `{route}` takes no more events"),
+            // The program announces its routes itself, with more to say of each.
+            RouterEvent::RouteStarted { route } => debug!(route = route.as_str(), "route `{route}` takes events"),
+            RouterEvent::RouteStopped { route } => debug!(route = route.as_str(), "route `{route}` takes no more events"),
             RouterEvent::RoutePaused { route, delay, error } => {
                 if self.admits("paused", route.as_str()) {
                     let again = terminal::duration(*delay);

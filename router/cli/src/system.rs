@@ -2,12 +2,13 @@
 //! them; everything else is given a port.
 
 use std::{
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use router_api::{BoxFuture, Chance, Clock};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 /// The clock of this machine.
@@ -29,19 +30,27 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that runs faster than the machine's: what waits ten seconds on it waits half a second for the people who watch.
+/// A clock that runs faster than the machine's and can be moved forward: what waits ten seconds on it waits one for the people
+/// who watch. Clones are the same clock.
 #[derive(Debug, Clone)]
-pub struct FastClock {
+pub(crate) struct FastClock {
     begun: Instant,
     began_at: Timestamp,
     speed: u32,
+    /// Time that was skipped; sleepers look again when it grows.
+    skipped: Arc<watch::Sender<Duration>>,
 }
 
 impl FastClock {
     /// Begins at the present time and runs `speed` times as fast.
     #[must_use]
-    pub fn new(speed: u32) -> Self {
-        Self { begun: Instant::now(), began_at: Timestamp::now(), speed: speed.max(1) }
+    pub(crate) fn new(speed: u32) -> Self {
+        Self { begun: Instant::now(), began_at: Timestamp::now(), speed: speed.max(1), skipped: Arc::new(watch::Sender::new(Duration::ZERO)) }
+    }
+
+    /// Moves the clock forward.
+    pub(crate) fn skip(&self, duration: Duration) {
+        self.skipped.send_modify(|skipped| *skipped += duration);
     }
 }
 
@@ -51,11 +60,24 @@ impl Clock for FastClock {
     }
 
     fn monotonic(&self) -> Duration {
-        self.begun.elapsed() * self.speed
+        self.begun.elapsed() * self.speed + *self.skipped.borrow()
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        Box::pin(tokio::time::sleep(duration / self.speed))
+        let (clock, until) = (self.clone(), self.monotonic().saturating_add(duration));
+        Box::pin(async move {
+            let mut skips = clock.skipped.subscribe();
+            loop {
+                let left = until.saturating_sub(clock.monotonic());
+                if left.is_zero() {
+                    return;
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(left / clock.speed) => {}
+                    _ = skips.changed() => {}
+                }
+            }
+        })
     }
 }
 
@@ -98,5 +120,13 @@ mod tests {
         }
         assert!(clock.monotonic() >= Duration::from_secs(50));
         assert!(clock.now() > Timestamp::now());
+    }
+
+    #[tokio::test]
+    async fn a_sleep_ends_when_its_time_is_skipped() {
+        let clock = FastClock::new(1);
+        let sleeping = tokio::spawn(clock.sleep(Duration::from_secs(3_600)));
+        clock.skip(Duration::from_secs(3_601));
+        tokio::time::timeout(Duration::from_secs(20), sleeping).await.expect("the hour is over").unwrap();
     }
 }

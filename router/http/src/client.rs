@@ -92,12 +92,10 @@ impl AdminClient {
             Ok((head.status, answer.freeze()))
         };
         tokio::pin!(connection, talking);
-        let (status, answer) = loop {
-            tokio::select! {
-                done = &mut talking => break done?,
-                // The connection is driven until the answer is here; its own error comes out of the talk as well.
-                _ = &mut connection => break talking.await?,
-            }
+        let (status, answer) = tokio::select! {
+            done = &mut talking => done?,
+            // The connection is driven until the answer is here; its own error comes out of the talk as well.
+            _ = &mut connection => talking.await?,
         };
         if status.is_success() {
             return serde_json::from_slice(&answer).map_err(|error| self.broken(&format!("its answer is not understood: {error}")));

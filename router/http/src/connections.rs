@@ -146,8 +146,7 @@ where
         let busy = entered.busy();
         async move {
             let _busy = busy;
-            let response = router.call(request.map(axum::body::Body::new)).await;
-            response
+            router.call(request.map(axum::body::Body::new)).await
         }
     });
     let serving = http1::Builder::new()

@@ -106,7 +106,7 @@ fn show_one(out: &mut Output, stored: &StoredDeadLetter) -> anyhow::Result<()> {
         line("burst", harmless(burst).into_owned())?;
     }
     line("config", harmless(&letter.config_hash).chars().take(12).collect())?;
-    if let Some(detail) = &letter.detail {
+    if let Some(detail) = letter.detail.as_ref().filter(|detail| !detail.trim().is_empty()) {
         out.gap()?;
         out.line(styled(BOLD, "What the target said"))?;
         out.line(indented(&harmless_lines(detail)))?;

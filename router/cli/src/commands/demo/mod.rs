@@ -48,7 +48,8 @@ pub(crate) fn run(global: &Global, args: &DemoArgs, out: &mut Output) -> anyhow:
 async fn play(setup: Setup, speed: u32, directory: &std::path::Path, out: &mut Output) -> anyhow::Result<()> {
     let Setup { mut config, registry, effects, .. } = setup;
     shadow_all(&mut config);
-    let clock: Arc<dyn Clock> = Arc::new(FastClock::new(speed));
+    let fast = FastClock::new(speed);
+    let clock: Arc<dyn Clock> = Arc::new(fast.clone());
     let chance: Arc<dyn Chance> = Arc::new(OsChance);
     // A disk's sync would be stretched with the time, and nobody needs this store after a power failure.
     let options = EmbeddedOptions { path: directory.join("demo.db"), sync: false, reserve_bytes: 0, ..store_options(&config) };
@@ -62,7 +63,7 @@ async fn play(setup: Setup, speed: u32, directory: &std::path::Path, out: &mut O
         .build();
     router.apply(config.clone()).await.map_err(InvalidConfig::message)?;
 
-    let mut stage = Stage { admin: router.admin(), clock, watching, telling: Telling::new(&config), config, collecting: BTreeMap::new() };
+    let mut stage = Stage { admin: router.admin(), clock: fast, watching, telling: Telling::new(&config), config, collecting: BTreeMap::new() };
     let told = stage.play(out).await;
     router.drain().await;
     embedded.close().await;
@@ -73,7 +74,7 @@ async fn play(setup: Setup, speed: u32, directory: &std::path::Path, out: &mut O
 struct Stage {
     config: Config,
     admin: Arc<dyn Admin>,
-    clock: Arc<dyn Clock>,
+    clock: FastClock,
     watching: Arc<Watching>,
     telling: Telling,
     /// Events of bursts that are still open, by route.
@@ -88,7 +89,12 @@ impl Stage {
             self.tell_bursts(out)?;
             self.tell_event(out, index + 1, recorded).await?;
         }
+        let quiet = self.longest_quiet();
         let waiting = async {
+            if let Some(quiet) = quiet {
+                self.telling.skipping(out, quiet)?;
+                self.clock.skip(quiet);
+            }
             while !self.collecting.is_empty() {
                 self.watching.changed().await;
                 self.tell_bursts(out)?;
@@ -144,6 +150,12 @@ impl Stage {
             self.telling.burst(out, &outcome, &members)?;
         }
         Ok(())
+    }
+
+    /// How long nothing must happen until all open bursts close.
+    fn longest_quiet(&self) -> Option<Duration> {
+        let open = self.config.routes.iter().filter(|route| self.collecting.contains_key(route.name.as_str()));
+        open.filter_map(|route| route.coalesce.as_ref()).map(|coalesce| coalesce.quiet.min(coalesce.max_wait)).max()
     }
 
     fn coalesces(&self, route: &str) -> bool {

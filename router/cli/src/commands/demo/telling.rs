@@ -1,6 +1,6 @@
 //! What the demo prints: one block for each event, one for each burst, and at the end what every handler would have done.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use router_api::Envelope;
 use router_core::{
@@ -63,10 +63,7 @@ impl Telling {
         if !off.is_empty() {
             out.line(styled(DIM, format_args!("Switched off in this configuration: {}", off.join(", "))))?;
         }
-        out.line(format_args!(
-            "{}",
-            styled(DIM, format_args!("{} fires   {} collects a burst   {} nearly, with the reason   {} would fire if switched on", "✓", "…", "✗", "○"))
-        ))?;
+        out.line(styled(DIM, "✓ fires   … collects a burst   ✗ not quite, with the reason   ∅ nobody wants it"))?;
         Ok(())
     }
 
@@ -80,15 +77,14 @@ impl Telling {
             let name = self.name(route.route.as_str());
             match &route.verdict {
                 Verdict::Fires { .. } => self.fired(out, route, told, config)?,
-                Verdict::Disabled { otherwise } if otherwise.fires() => {
-                    out.line(format_args!("    {} {name}  {}", styled(WARN, "○"), styled(DIM, "would fire if it were switched on")))?;
-                }
                 Verdict::FilterMismatch { failure, .. } if misses < MISSES_MAX => {
                     misses += 1;
                     out.line(format_args!("    {} {name}  {}", styled(BAD, "✗"), styled(DIM, shortened(&failure.to_string(), 160))))?;
                 }
                 Verdict::FilterMismatch { .. } | Verdict::Undecodable { .. } => untold += 1,
-                Verdict::Disabled { .. } | Verdict::KeyMismatch { .. } => elsewhere += 1,
+                Verdict::KeyMismatch { .. } => elsewhere += 1,
+                // Named at the beginning, once.
+                Verdict::Disabled { .. } => {}
             }
         }
         if !told.routed {
@@ -127,16 +123,20 @@ impl Telling {
         Ok(())
     }
 
+    /// Time is skipped, so that bursts close.
+    pub(crate) fn skipping(&self, out: &mut Output, quiet: Duration) -> anyhow::Result<()> {
+        out.gap()?;
+        out.line(format_args!("    {}", styled(BOLD, format_args!("nothing happens for {}", duration(quiet)))))?;
+        Ok(())
+    }
+
     /// A burst was handled.
     pub(crate) fn burst(&mut self, out: &mut Output, outcome: &Outcome, members: &[Envelope]) -> anyhow::Result<()> {
         self.add(outcome);
-        let runs = match &outcome.ended {
-            EndedAs::WouldDo(effects) => effects.len() as u64,
-            _ => 0,
-        };
-        let note = format!("({}, {})", members_text(members), counted(runs, "run", "runs"));
+        let note = if outcome.events == 1 { String::new() } else { format!("({}{})", members_text(members), effects_text(&outcome.ended)) };
         if let Some(sum) = self.sums.get_mut(&outcome.route)
             && let Some(last) = &mut sum.last
+            && !note.is_empty()
         {
             last.push_str(&format!("  {note}"));
         }
@@ -144,7 +144,13 @@ impl Telling {
         out.gap()?;
         out.line(format_args!(
             "    {}",
-            styled(BOLD, format_args!("quiet: the burst of {} is one handling", counted(outcome.events as u64, "event", "events")))
+            styled(
+                BOLD,
+                format_args!(
+                    "quiet: {}",
+                    if outcome.events == 1 { "the event is handled".to_owned() } else { format!("{} events are one handling", outcome.events) }
+                )
+            )
         ))?;
         out.line(format_args!("    {sign} {}  {text}", self.name(&outcome.route)))?;
         out.flush()?;
@@ -226,6 +232,15 @@ fn in_words(ended: &EndedAs, note: &str) -> (String, String) {
 fn members_text(members: &[Envelope]) -> String {
     let writes = !members.is_empty() && members.iter().all(|event| event.tool_name().is_some_and(|name| name.eq_ignore_ascii_case("write")));
     if writes { counted(members.len() as u64, "write", "writes") } else { counted(members.len() as u64, "event", "events") }
+}
+
+/// `, 1 run` or `, 2 calls`.
+fn effects_text(ended: &EndedAs) -> String {
+    let EndedAs::WouldDo(effects) = ended else { return String::new() };
+    let runs = effects.iter().filter(|effect| effect.starts_with("would run")).count() as u64;
+    let others = effects.len() as u64 - runs;
+    let parts = [(runs, counted(runs, "run", "runs")), (others, counted(others, "call", "calls"))];
+    parts.into_iter().filter(|(count, _)| *count > 0).map(|(_, text)| format!(", {text}")).collect()
 }
 
 /// How this program was called: in a fresh clone through cargo.
