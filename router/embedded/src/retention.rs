@@ -122,8 +122,11 @@ fn vacuum(conn: &Connection) -> rusqlite::Result<bool> {
     if free <= FREE_PAGES_KEPT {
         return Ok(false);
     }
-    // Each row that this statement steps through is one page.
-    conn.execute_batch(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
+    // Each step of this statement gives back one page.
+    let mut statement = conn.prepare(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
+    let mut steps = statement.query([])?;
+    while steps.next()?.is_some() {}
+    drop(steps);
     let left: i64 = conn.prepare_cached("PRAGMA freelist_count")?.query_row([], |row| row.get(0))?;
     Ok(left > FREE_PAGES_KEPT && left < free)
 }

@@ -18,7 +18,7 @@ async fn seqs(bench: &Bench, query: EventQuery) -> Vec<u64> {
 async fn events_are_listed_newest_first_by_pattern_session_and_whether_anybody_wanted_them() {
     let bench = Bench::new();
     bench.bind(&[("a", &["tool.#"])]).await;
-    let event = |session: &str, id: &str| json!({ "event_id": id, "event_type": "x", "session_id": session, "payload": {}, "source": "s" });
+    let event = |session: &str, id: &str| json!({ "event_id": id, "event_type": "x", "payload": { "session_id": session } });
     bench.publish("tool.edit", event("s1", "aaaa-1")).await;
     bench.publish("other", event("s1", "aaaa-2")).await;
     bench.publish("tool.read", event("s2", "bbbb-3")).await;
