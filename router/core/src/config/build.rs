@@ -3,38 +3,30 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
     panic::AssertUnwindSafe,
-    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use futures_util::FutureExt;
-use router_api::{
-    BuildContext, DecodeLimits, EffectPort, FieldPath, KeyError, Registration, Registry, RouteMode, RouteName, RoutingKey, RoutingPattern, suggest,
-};
+use router_api::{BuildContext, EffectPort, FieldPath, KeyError, Registration, Registry, RouteMode, RouteName, RoutingKey, RoutingPattern, suggest};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
     diagnostic::Draft,
-    environment::Environment,
     lint,
     load::prune,
-    model::{
-        Breaker, Coalesce, Config, Dedup, HttpConfig, Limits, LogConfig, OnExhausted, Rate, RedactConfig, Retention, RetryPolicy, RouteConfig, StoreConfig,
-        TransportConfig,
-    },
-    raw::{RawConfig, RawDedup, RawDefaults, RawRoute, RawSynchronous},
+    model::{Breaker, Coalesce, Dedup, OnExhausted, Rate, RetryPolicy, RouteConfig},
+    raw::{RawDedup, RawDefaults, RawRoute},
     schema,
-    schema_walk::{Outer, Owner, Patterns, Walk, ticked},
+    schema_walk::{Finding, Outer, Owner, Patterns, Walk, ticked},
     scrub::Scrubber,
     show::{self, Form, RouteNodes},
     source::{Sources, Span},
-    tree::{Filled, Node, NodeValue, Step, Table, Text},
+    tree::{Filled, Node, NodeValue, Step, Table},
 };
-use crate::{filter::EventFilter, redact::Redactor};
+use crate::filter::EventFilter;
 
 /// A day.
 const DAY: Duration = Duration::from_secs(86_400);
@@ -114,7 +106,7 @@ impl<'a> Checker<'a> {
         let outer = Outer { schema: &self.route_schema, root, name: "the route" };
         let mut findings = Walk::new(root, Owner::Router, "route", Some(outer), &patterns).walk(&self.route_schema, node);
         if node.as_table().is_none() {
-            drafts.extend(findings.into_iter().map(|finding| finding.draft()));
+            drafts.extend(findings.into_iter().filter_map(Finding::draft));
             return None;
         }
         prune(node, findings.iter().map(|finding| finding.path.clone()).collect());
@@ -130,11 +122,11 @@ impl<'a> Checker<'a> {
                 finding.code != "missing-key" || !found.iter().any(|other| other.code == "misplaced-key" && other.path.last() == finding.path.last())
             });
             options_fit = found.is_empty() && !with.any_missing();
-            drafts.extend(found.into_iter().map(|finding| finding.draft()));
+            drafts.extend(found.into_iter().filter_map(Finding::draft));
         }
         let misplaced: Vec<_> = findings.iter().filter(|finding| finding.code == "misplaced-key").filter_map(|finding| finding.path.last().cloned()).collect();
         findings.retain(|finding| finding.code != "missing-key" || finding.path.len() > 1 || !finding.path.last().is_some_and(|key| misplaced.contains(key)));
-        drafts.extend(findings.into_iter().map(|finding| finding.draft()));
+        drafts.extend(findings.into_iter().filter_map(Finding::draft));
         plugin.map(|plugin| (plugin, options_fit))
     }
 
@@ -185,7 +177,7 @@ impl<'a> Checker<'a> {
         let table = node.as_table()?;
         let policies = raw.policies(&self.defaults);
         let enabled = raw.enabled.unwrap_or(true);
-        let name = self.name(table, drafts);
+        let name = self.name(table, enabled, drafts);
         let on = raw.on.as_ref().map(|on| patterns(on, node, drafts)).unwrap_or_default();
         let when = self.filter(table, drafts);
         let order_by = raw.order_by.as_deref().and_then(|_| field(node, &[key("order_by")], drafts));
@@ -254,9 +246,12 @@ impl<'a> Checker<'a> {
         })
     }
 
-    fn name(&mut self, table: &Table, drafts: &mut Vec<Draft>) -> Option<RouteName> {
+    fn name(&mut self, table: &Table, enabled: bool, drafts: &mut Vec<Draft>) -> Option<RouteName> {
         let node = table.get("name")?;
         let text = node.as_text()?;
+        if text.filled == Filled::Missing && enabled {
+            return None;
+        }
         let Ok(name) = text.value.parse::<RouteName>() else {
             let message = format!("{} is no name for a route", ticked(text.shown()));
             let better =
@@ -364,138 +359,4 @@ fn better_name(text: &str) -> Option<String> {
     }
     let name: String = name.trim_matches('-').chars().take(RouteName::BYTES_MAX).collect();
     name.parse::<RouteName>().is_ok().then_some(name)
-}
-
-/// Everything but the routes.
-pub(super) fn config(
-    raw: &RawConfig,
-    globals: &Node,
-    sources: &Sources,
-    home: &Path,
-    environment: &dyn Environment,
-    built: &[Built],
-    drafts: &mut Vec<Draft>,
-) -> Option<Config> {
-    let at = |dotted: &str| globals.span_at(&globals.steps(dotted));
-    let store = raw.store.clone().unwrap_or_default();
-    let http = raw.http.clone().unwrap_or_default();
-    let limits = raw.limits.clone().unwrap_or_default();
-    let redact = raw.redact.clone().unwrap_or_default();
-    let log = raw.log.clone().unwrap_or_default();
-
-    let path = match &store.path {
-        Some(path) => sources.file(at("store.path").file).base_dir.join(path),
-        None => {
-            let state = environment.variable("STATE_DIRECTORY").ok().flatten().filter(|directory| !directory.is_empty());
-            home.join(state.unwrap_or_else(|| "../state".to_owned())).join("router.db")
-        }
-    };
-    let listen = listen(http.listen.as_deref(), globals, drafts);
-    let redact =
-        RedactConfig { paths: redact.paths.unwrap_or_default(), patterns: redact.patterns.unwrap_or_default(), builtin: redact.builtin.unwrap_or(true) };
-    // Any key will do to find out whether the rules are right.
-    if let Err(problems) = Redactor::new(&redact, [0; 32]) {
-        let scrubber = Scrubber::below(globals);
-        for problem in problems {
-            let help = problem.help.map(|help| scrubber.scrub(&help));
-            drafts.push(Draft::error("bad-redaction", scrubber.scrub(&problem.message)).at(at(&format!("redact.{}", problem.field))).maybe_help(help));
-        }
-    }
-    let level = log.level.unwrap_or_else(|| "info".to_owned());
-    if let Some(problem) = level_problem(&level) {
-        let text = globals.at(&globals.steps("log.level")).and_then(Node::as_text);
-        let message = if text.is_some_and(|text| text.filled == Filled::Outside) { "the level is none".to_owned() } else { problem };
-        drafts.push(
-            Draft::error("bad-level", message)
-                .at(at("log.level"))
-                .help("levels are `off`, `error`, `warn`, `info`, `debug`, `trace`, and for one part `part=level`"),
-        );
-    }
-    let decode = DecodeLimits::default();
-    let decode = DecodeLimits {
-        body_bytes_max: limits.body_bytes_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(decode.body_bytes_max),
-        depth_max: limits.depth_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(decode.depth_max),
-    };
-    let mut config = Config {
-        hash: String::new(),
-        text: String::new(),
-        transport: TransportConfig::Embedded,
-        store: StoreConfig {
-            path: clean(&path),
-            sync: store.synchronous != Some(RawSynchronous::Normal),
-            retention: Retention { age: DAY * store.retention_days.unwrap_or(30), bytes_max: store.retention_bytes_max.unwrap_or(1 << 30) },
-        },
-        http: HttpConfig { listen: listen? },
-        limits: Limits { decode },
-        redact,
-        log: LogConfig { level, format: log.format.unwrap_or_default() },
-        routes: built.iter().map(|built| built.route.clone()).collect(),
-    };
-    let tables = globals.as_table()?;
-    let whole = show::globals(&config, tables, Form::Whole);
-    let parts: Vec<&str> = std::iter::once(whole.as_str()).chain(config.routes.iter().map(|route| route.hash.as_str())).collect();
-    config.hash = show::hash("config", &parts);
-    config.text = show::globals(&config, tables, Form::Shown);
-    for built in built {
-        config.text.push('\n');
-        config.text.push_str(&built.shown);
-    }
-    Some(config)
-}
-
-/// `None` when the address is wrong, which was reported.
-#[allow(clippy::option_option, reason = "off is an answer too")]
-fn listen(text: Option<&str>, globals: &Node, drafts: &mut Vec<Draft>) -> Option<Option<SocketAddr>> {
-    let Some(text) = text else { return Some(Some(SocketAddr::from(([127, 0, 0, 1], 8_682)))) };
-    if text == "off" {
-        return Some(None);
-    }
-    let node = globals.at(&globals.steps("http.listen"))?;
-    let shown = node.as_text().map_or("", Text::shown);
-    match text.parse::<SocketAddr>() {
-        Ok(address) if address.ip().is_loopback() => Some(Some(address)),
-        Ok(address) => {
-            let message = format!("{} is open to other machines, and this version has no tokens to tell friend from foe", ticked(shown));
-            let help = format!("listen on this machine only, `127.0.0.1:{}`, and put a proxy that authenticates before it", address.port());
-            drafts.push(Draft::error("not-loopback", message).at(node.span).help(help));
-            None
-        }
-        Err(_) => {
-            let port =
-                text.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).filter(|_| node.as_text().is_some_and(|text| text.filled == Filled::Inside));
-            let help = format!("write it as `127.0.0.1:{}`, or `off`", port.unwrap_or(8_682));
-            drafts.push(Draft::error("bad-address", format!("{} is no address with a port", ticked(shown))).at(node.span).help(help));
-            None
-        }
-    }
-}
-
-fn level_problem(text: &str) -> Option<String> {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    text.split(',').map(str::trim).find_map(|directive| {
-        let (part, level) = directive.rsplit_once('=').map_or(("", directive), |(part, level)| (part, level));
-        let known = LEVELS.contains(&level.to_ascii_lowercase().as_str());
-        let part_fits =
-            part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-')) && (!part.is_empty() || !directive.contains('='));
-        match (known, part_fits) {
-            (true, true) => None,
-            (false, _) => Some(format!("{} is no level", ticked(level))),
-            (true, false) => Some(format!("{} is no part of the program", ticked(part))),
-        }
-    })
-}
-
-/// Without `.` and `..`, as far as that is a matter of text.
-fn clean(path: &Path) -> PathBuf {
-    let mut cleaned = PathBuf::new();
-    for component in path.components() {
-        match component {
-            std::path::Component::CurDir => {}
-            std::path::Component::ParentDir if cleaned.file_name().is_some() => {
-                cleaned.pop();
-            }
-            other => cleaned.push(other),
-        }
-    }
-    cleaned
 }

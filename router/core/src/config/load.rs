@@ -11,13 +11,14 @@ use super::{
     build::{self, Checker},
     diagnostic::{Diagnostic, Draft, Problems, Report, Severity},
     environment::Environment,
+    globals,
     interpolate::Filler,
     lint::{self, SecretLint},
     locate::{BUILT_IN, Located, Origin},
     model::Config,
     raw::RawConfig,
     schema,
-    schema_walk::{Owner, Patterns, Walk},
+    schema_walk::{Finding, Owner, Patterns, Walk},
     source::{FILE_BYTES_MAX, Sources, Span, read_text},
     tree::{self, Entry, Node, NodeValue, Step, Table},
 };
@@ -58,11 +59,11 @@ pub async fn load(located: &Located, registry: &Registry, effects: Arc<dyn Effec
     let complete = complete && located.problems.is_empty();
 
     let documents = prepare(documents, &mut sources, environment, &mut drafts);
-    let (globals, routes) = check_tables(documents, &mut drafts);
-    let raw: RawConfig = build::deserialize(&globals, &mut drafts);
+    let (tables, routes) = check_tables(documents, &mut drafts);
+    let raw: RawConfig = build::deserialize(&tables, &mut drafts);
     let home = sources.first_dir().unwrap_or(&located.cwd).to_owned();
 
-    let mut checker = Checker::new(registry, effects, &sources, &globals, raw.defaults.clone().unwrap_or_default());
+    let mut checker = Checker::new(registry, effects, &sources, &tables, raw.defaults.clone().unwrap_or_default());
     let (count, mut built) = (routes.len(), Vec::new());
     for node in routes {
         if let Some(route) = checker.route(node, &mut drafts).await {
@@ -74,7 +75,7 @@ pub async fn load(located: &Located, registry: &Registry, effects: Arc<dyn Effec
     if complete && count == built.len() && !drafts.iter().any(Draft::is_error) {
         drafts.extend(lint::nothing_enabled(&built));
     }
-    let config = build::config(&raw, &globals, &sources, &home, environment, &built, &mut drafts);
+    let config = globals::config(&raw, &tables, &sources, &home, environment, &built, &mut drafts);
     let unusable = drafts.iter().any(Draft::is_error);
     let report = Report::new(sources, drafts);
     match config {
@@ -168,7 +169,7 @@ fn check_tables(documents: Vec<Table>, drafts: &mut Vec<Draft>) -> (Node, Vec<No
         let mut globals = Node { span: Span::default(), value: NodeValue::Table(globals) };
         let findings = walk.walk(schema::own(), &globals);
         prune(&mut globals, findings.iter().map(|finding| finding.path.clone()).collect());
-        drafts.extend(findings.into_iter().map(|finding| finding.draft()));
+        drafts.extend(findings.into_iter().filter_map(Finding::draft));
         if let NodeValue::Table(globals) = globals.value {
             merge(&mut merged, globals, drafts);
         }

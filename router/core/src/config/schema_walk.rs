@@ -12,13 +12,11 @@ use serde_json::{Map, Value};
 use super::{
     diagnostic::Draft,
     duration, formats,
+    schema_words::{Layers, format_range, has_type, layers_of, text_choices, type_names, whole},
     scrub::Scrubber,
     source::Span,
     tree::{Filled, Node, NodeValue, Step, Table, Text},
 };
-
-/// References within references at most; a schema that refers to itself must not hang the check.
-const REFERENCES_MAX: usize = 32;
 
 /// Known keys are listed in a help text up to this many.
 const LISTED_MAX: usize = 16;
@@ -53,9 +51,13 @@ pub(super) struct Finding {
     pub span: Span,
 }
 
+/// The code of a finding that only says that there is no value.
+const MISSING: &str = "missing-value";
+
 impl Finding {
-    pub(super) fn draft(self) -> Draft {
-        Draft::error(self.code, self.message).at(self.span).maybe_help(self.help)
+    /// `None` for what was told before.
+    pub(super) fn draft(self) -> Option<Draft> {
+        (self.code != MISSING).then(|| Draft::error(self.code, self.message).at(self.span).maybe_help(self.help))
     }
 }
 
@@ -83,9 +85,6 @@ impl Patterns {
         regex.as_ref().is_none_or(|regex| regex.is_match(text))
     }
 }
-
-/// A schema object with everything that it refers to: all of them must hold.
-type Layers<'a> = Vec<&'a Map<String, Value>>;
 
 impl<'a> Walk<'a> {
     pub(super) fn new(root: &'a Value, owner: Owner<'a>, table: &'a str, outer: Option<Outer<'a>>, patterns: &'a Patterns) -> Self {
@@ -189,7 +188,9 @@ impl<'a> Walk<'a> {
 
     fn choice(&self, choices: &[&str], node: &Node, path: &[Step], findings: &mut Vec<Finding>) {
         match &node.value {
-            NodeValue::Text(text) if text.filled == Filled::Missing || choices.contains(&text.value.as_str()) => {}
+            // Whether that is a problem was decided when it was looked for; there is no value to go on with.
+            NodeValue::Text(text) if text.filled == Filled::Missing => self.push(findings, path, node.span, MISSING, String::new(), None),
+            NodeValue::Text(text) if choices.contains(&text.value.as_str()) => {}
             NodeValue::Text(text) => {
                 let message = format!("{} is {}, but must be {}", self.label(path), ticked(text.shown()), one_of(choices));
                 let near = if text.filled == Filled::Inside { suggest(&text.value, choices) } else { None };
@@ -223,7 +224,10 @@ impl<'a> Walk<'a> {
             let mut wanted: Vec<&str> = alternatives.iter().flat_map(|(_, layers)| layers.iter().flat_map(|layer| type_names(layer))).collect();
             wanted.sort_unstable();
             wanted.dedup();
-            return if wanted.is_empty() { () } else { self.wrong_type(&wanted, node, path, findings) };
+            if !wanted.is_empty() {
+                self.wrong_type(&wanted, node, path, findings);
+            }
+            return;
         }
         if let Some((tag, values)) = node.as_table().and_then(|table| self.misfit_tag(table, &of_type)) {
             let (at, message, help) = match node.as_table().and_then(|table| table.get(tag)) {
@@ -519,77 +523,6 @@ impl Outer<'_> {
         layers_of(self.schema, self.root, 0, &mut layers);
         layers.iter().any(|layer| layer.get("properties").and_then(Value::as_object).is_some_and(|properties| properties.contains_key(key)))
     }
-}
-
-fn layers_of<'a>(schema: &'a Value, root: &'a Value, depth: usize, layers: &mut Layers<'a>) {
-    let Some(object) = schema.as_object().filter(|_| depth < REFERENCES_MAX) else { return };
-    layers.push(object);
-    if let Some(target) = object.get("$ref").and_then(Value::as_str).and_then(|reference| root.pointer(reference.strip_prefix('#')?)) {
-        layers_of(target, root, depth + 1, layers);
-    }
-    for part in object.get("allOf").and_then(Value::as_array).into_iter().flatten() {
-        layers_of(part, root, depth + 1, layers);
-    }
-}
-
-fn type_names(layer: &Map<String, Value>) -> Vec<&str> {
-    let types = match layer.get("type") {
-        Some(Value::String(name)) => vec![name.as_str()],
-        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
-        _ => Vec::new(),
-    };
-    types.into_iter().filter(|name| *name != "null").collect()
-}
-
-fn has_type(layer: &Map<String, Value>, node: &Node) -> bool {
-    if layer.get("type").is_none() {
-        return true;
-    }
-    type_names(layer).iter().any(|name| match (*name, &node.value) {
-        ("string", NodeValue::Text(_)) | ("boolean", NodeValue::Boolean(_)) | ("array", NodeValue::Array(_)) | ("object", NodeValue::Table(_)) => true,
-        ("integer" | "number", NodeValue::Integer(_)) | ("number", NodeValue::Float(_)) => true,
-        _ => false,
-    })
-}
-
-/// The fixed texts that a schema chooses from, if it does nothing else.
-fn text_choices<'a>(layer: &'a Map<String, Value>, root: &'a Value) -> Option<Vec<&'a str>> {
-    if let Some(values) = layer.get("enum").and_then(Value::as_array) {
-        return values.iter().filter(|value| !value.is_null()).map(Value::as_str).collect();
-    }
-    if let Some(value) = layer.get("const") {
-        return value.as_str().map(|value| vec![value]);
-    }
-    let alternatives = layer.get("oneOf").or_else(|| layer.get("anyOf"))?.as_array()?;
-    let mut choices = Vec::new();
-    for alternative in alternatives {
-        let mut layers = Vec::new();
-        layers_of(alternative, root, 0, &mut layers);
-        if layers.iter().any(|layer| layer.get("type").and_then(Value::as_str) == Some("null")) {
-            continue;
-        }
-        choices.extend(layers.into_iter().find_map(|layer| text_choices(layer, root))?);
-    }
-    (!choices.is_empty()).then_some(choices)
-}
-
-fn whole(number: &serde_json::Number) -> Option<i128> {
-    // `schemars` writes some bounds as floats.
-    #[allow(clippy::cast_possible_truncation, reason = "bounds beyond 2^53 are no bounds anybody writes")]
-    number.as_i128().or_else(|| number.as_f64().map(|number| number as i128))
-}
-
-fn format_range(format: &str) -> Option<(i128, i128)> {
-    Some(match format {
-        "uint8" => (0, u8::MAX.into()),
-        "uint16" => (0, u16::MAX.into()),
-        "uint32" => (0, u32::MAX.into()),
-        "uint64" | "uint" => (0, u64::MAX.into()),
-        "int8" => (i8::MIN.into(), i8::MAX.into()),
-        "int16" => (i16::MIN.into(), i16::MAX.into()),
-        "int32" => (i32::MIN.into(), i32::MAX.into()),
-        _ => return None,
-    })
 }
 
 fn last_key(path: &[Step]) -> &str {

@@ -20,7 +20,7 @@ pub(super) const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 pub(super) struct FileId(usize);
 
 /// A byte range of one file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(super) struct Span {
     pub file: FileId,
     pub start: usize,

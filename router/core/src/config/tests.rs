@@ -428,6 +428,27 @@ async fn what_a_disabled_route_refers_to_may_be_missing() {
 }
 
 #[tokio::test]
+async fn what_is_missing_is_told_once_wherever_it_stands() {
+    let text = "[http]\nlisten = '${NONE}'\n[log]\nlevel = '${NONE}'\nformat = '${NONE}'\n[[route]]\nname = '${NONE}'\non = ['${NONE}']\nhandler = '${NONE}'\n\
+                mode = '${NONE}'\norder_by = '${NONE}'\nretry = { on = { busy = '${NONE}' } }\nwith = { prefix = '${NONE}' }\n";
+    let found = problems(text).await;
+    assert_eq!(found.len(), 10, "{found:#?}");
+    assert!(found.iter().all(|line| line.contains("missing-value: the variable `NONE` is not set")), "{found:#?}");
+    let disabled = "[[route]]\nname = 'a'\nenabled = false\non = ['${NONE}']\nhandler = '${NONE}'\nmode = '${NONE}'\norder_by = '${NONE}'\n\
+                    retry = { on = { busy = '${NONE}' } }\nwhen = { key = ['${NONE}'] }\nwith = { prefix = '${NONE}' }\n";
+    let loaded = loaded(&format!("{ROUTE}{}", disabled.replace("'a'", "'b'"))).await;
+    assert_eq!(lines(&loaded.report), [""; 0]);
+    assert_eq!(loaded.config.routes.len(), 2);
+}
+
+#[tokio::test]
+async fn a_mistake_in_the_defaults_is_told_once_however_many_routes_there_are() {
+    let second = ROUTE.replace("name = \"a\"", "name = \"b\"").replace("a.#", "b.#");
+    let found = problems(&format!("[defaults.dedup]\nby = ['nope']\n{ROUTE}{second}")).await;
+    assert!(found.len() == 1 && found[0].starts_with("2:7 unknown-field"), "{found:#?}");
+}
+
+#[tokio::test]
 async fn a_global_reference_that_is_missing_is_an_error() {
     assert_eq!(
         problems(&format!("[store]\npath = '${{NONE:?where to keep it}}'\n{ROUTE}")).await,
@@ -558,11 +579,16 @@ async fn a_thousand_routes_load_in_linear_work() {
         assert_eq!(config(&text).await.routes.len(), count);
         begun.elapsed()
     };
-    time(50).await;
-    let (few, many) = (time(250).await, time(1_000).await);
-    // Four times the routes: sixteen times the time if anything were quadratic. Without optimisation on a busy machine.
-    assert!(many < few * 12, "250 routes took {few:?}, 1000 took {many:?}");
-    assert!(many < Duration::from_secs(20), "1000 routes took {many:?}");
+    // Four times the routes: sixteen times the time if anything were quadratic. On a busy machine a single try may mislead.
+    let mut tries = Vec::new();
+    for _ in 0..5 {
+        let (few, many) = (time(250).await, time(1_000).await);
+        tries.push((few, many));
+        if many < few * 8 && many < Duration::from_secs(20) {
+            return;
+        }
+    }
+    panic!("250 and 1000 routes took {tries:?}");
 }
 
 #[test]

@@ -1,0 +1,163 @@
+//! The tables beside the routes, from what was written to the model.
+
+use std::{
+    net::SocketAddr,
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
+
+use router_api::DecodeLimits;
+
+use super::{
+    build::Built,
+    diagnostic::Draft,
+    environment::Environment,
+    model::{Config, HttpConfig, Limits, LogConfig, RedactConfig, Retention, StoreConfig, TransportConfig},
+    raw::{RawConfig, RawSynchronous},
+    schema_walk::ticked,
+    scrub::Scrubber,
+    show::{self, Form},
+    source::Sources,
+    tree::{Filled, Node},
+};
+use crate::redact::Redactor;
+
+/// A day.
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Everything but the routes.
+pub(super) fn config(
+    raw: &RawConfig,
+    globals: &Node,
+    sources: &Sources,
+    home: &Path,
+    environment: &dyn Environment,
+    built: &[Built],
+    drafts: &mut Vec<Draft>,
+) -> Option<Config> {
+    let at = |dotted: &str| globals.span_at(&globals.steps(dotted));
+    let store = raw.store.clone().unwrap_or_default();
+    let http = raw.http.clone().unwrap_or_default();
+    let limits = raw.limits.clone().unwrap_or_default();
+    let redact = raw.redact.clone().unwrap_or_default();
+    let log = raw.log.clone().unwrap_or_default();
+
+    let path = match &store.path {
+        Some(path) => sources.file(at("store.path").file).base_dir.join(path),
+        None => {
+            let state = environment.variable("STATE_DIRECTORY").ok().flatten().filter(|directory| !directory.is_empty());
+            home.join(state.unwrap_or_else(|| "../state".to_owned())).join("router.db")
+        }
+    };
+    let listen = listen(http.listen.as_deref(), globals, drafts);
+    let redact =
+        RedactConfig { paths: redact.paths.unwrap_or_default(), patterns: redact.patterns.unwrap_or_default(), builtin: redact.builtin.unwrap_or(true) };
+    // Any key will do to find out whether the rules are right.
+    if let Err(problems) = Redactor::new(&redact, [0; 32]) {
+        let scrubber = Scrubber::below(globals);
+        for problem in problems {
+            let help = problem.help.map(|help| scrubber.scrub(&help));
+            drafts.push(Draft::error("bad-redaction", scrubber.scrub(&problem.message)).at(at(&format!("redact.{}", problem.field))).maybe_help(help));
+        }
+    }
+    let level = log.level.unwrap_or_else(|| "info".to_owned());
+    let text = globals.at(&globals.steps("log.level")).and_then(Node::as_text);
+    if let Some(problem) = level_problem(&level).filter(|_| text.is_none_or(|text| text.filled != Filled::Missing)) {
+        let message = if text.is_some_and(|text| text.filled == Filled::Outside) { "the level is none".to_owned() } else { problem };
+        drafts.push(
+            Draft::error("bad-level", message)
+                .at(at("log.level"))
+                .help("levels are `off`, `error`, `warn`, `info`, `debug`, `trace`, and for one part `part=level`"),
+        );
+    }
+    let decode = DecodeLimits::default();
+    let decode = DecodeLimits {
+        body_bytes_max: limits.body_bytes_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(decode.body_bytes_max),
+        depth_max: limits.depth_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(decode.depth_max),
+    };
+    let mut config = Config {
+        hash: String::new(),
+        text: String::new(),
+        transport: TransportConfig::Embedded,
+        store: StoreConfig {
+            path: clean(&path),
+            sync: store.synchronous != Some(RawSynchronous::Normal),
+            retention: Retention { age: DAY * store.retention_days.unwrap_or(30), bytes_max: store.retention_bytes_max.unwrap_or(1 << 30) },
+        },
+        http: HttpConfig { listen: listen? },
+        limits: Limits { decode },
+        redact,
+        log: LogConfig { level, format: log.format.unwrap_or_default() },
+        routes: built.iter().map(|built| built.route.clone()).collect(),
+    };
+    let tables = globals.as_table()?;
+    let whole = show::globals(&config, tables, Form::Whole);
+    let parts: Vec<&str> = std::iter::once(whole.as_str()).chain(config.routes.iter().map(|route| route.hash.as_str())).collect();
+    config.hash = show::hash("config", &parts);
+    config.text = show::globals(&config, tables, Form::Shown);
+    for built in built {
+        config.text.push('\n');
+        config.text.push_str(&built.shown);
+    }
+    Some(config)
+}
+
+/// `None` when the address is wrong, which was reported.
+#[allow(clippy::option_option, reason = "off is an answer too")]
+fn listen(text: Option<&str>, globals: &Node, drafts: &mut Vec<Draft>) -> Option<Option<SocketAddr>> {
+    let Some(text) = text else { return Some(Some(SocketAddr::from(([127, 0, 0, 1], 8_682)))) };
+    if text == "off" {
+        return Some(None);
+    }
+    let node = globals.at(&globals.steps("http.listen"))?;
+    let text_node = node.as_text()?;
+    if text_node.filled == Filled::Missing {
+        return None;
+    }
+    let shown = text_node.shown();
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => Some(Some(address)),
+        Ok(address) => {
+            let message = format!("{} is open to other machines, and this version has no tokens to tell friend from foe", ticked(shown));
+            let help = format!("listen on this machine only, `127.0.0.1:{}`, and put a proxy that authenticates before it", address.port());
+            drafts.push(Draft::error("not-loopback", message).at(node.span).help(help));
+            None
+        }
+        Err(_) => {
+            let port = text.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).filter(|_| text_node.filled == Filled::Inside);
+            let help = format!("write it as `127.0.0.1:{}`, or `off`", port.unwrap_or(8_682));
+            drafts.push(Draft::error("bad-address", format!("{} is no address with a port", ticked(shown))).at(node.span).help(help));
+            None
+        }
+    }
+}
+
+fn level_problem(text: &str) -> Option<String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    text.split(',').map(str::trim).find_map(|directive| {
+        let (part, level) = directive.rsplit_once('=').map_or(("", directive), |(part, level)| (part, level));
+        let known = LEVELS.contains(&level.to_ascii_lowercase().as_str());
+        let part_fits =
+            part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-')) && (!part.is_empty() || !directive.contains('='));
+        match (known, part_fits) {
+            (true, true) => None,
+            (false, _) => Some(format!("{} is no level", ticked(level))),
+            (true, false) => Some(format!("{} is no part of the program", ticked(part))),
+        }
+    })
+}
+
+/// Without `.` and `..`, as far as that is a matter of text.
+fn clean(path: &Path) -> PathBuf {
+    let mut cleaned = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir if cleaned.file_name().is_some() => {
+                cleaned.pop();
+            }
+            other => cleaned.push(other),
+        }
+    }
+    cleaned
+}
