@@ -360,8 +360,8 @@ proptest! {
     }
 
     #[test]
-    fn a_range_takes_the_numbers_that_are_in_it(low in -20..20_i64, high in -20..20_i64, number in -25.0..25.0_f64, whole in any::<bool>()) {
-        prop_assume!(low < high);
+    fn a_range_takes_the_numbers_that_are_in_it(low in -20..20_i64, width in 1..20_i64, number in -25.0..25.0_f64, whole in any::<bool>()) {
+        let high = low + width;
         let number = if whole { number.trunc() } else { number };
         let filter = EventFilter::compile(&json!({ "payload.n": { "numeric": [">=", low, "<", high as f64] } })).unwrap();
         // A whole number is written both ways.

@@ -254,7 +254,7 @@ fn notes(route: &RouteConfig, event: &Envelope) -> Vec<String> {
 /// A duration in the largest unit that needs no fraction.
 fn span(duration: Duration) -> String {
     let millis = duration.as_millis();
-    match [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s")].into_iter().find(|(unit, _)| millis >= *unit && millis % unit == 0) {
+    match [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s")].into_iter().find(|(unit, _)| millis >= *unit && millis.is_multiple_of(*unit)) {
         // A day reads as 24 h wherever it is configured so.
         Some((_, "d")) if millis == 86_400_000 => "24 h".to_owned(),
         Some((unit, name)) => format!("{} {name}", millis / unit),

@@ -122,7 +122,7 @@ fn missing_lane_and_dedup_fields_are_noted() {
         dedup: Some(Dedup { by: vec![field("payload.commit")], window: second }),
         ..route("a", &["#"], json!({}))
     };
-    let notes = asked(&[ordered.clone()], &write_of("a.py")).routes[0].notes.join("\n");
+    let notes = asked(std::slice::from_ref(&ordered), &write_of("a.py")).routes[0].notes.join("\n");
     assert!(notes.contains("earlier events with `session_id` \"s-1\"") && notes.contains("the event has no `payload.commit`"), "{notes}");
     let bare = Envelope::decode(KEY.parse().unwrap(), "{}", DecodeLimits::default()).unwrap();
     let unordered =
