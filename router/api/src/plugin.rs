@@ -178,7 +178,11 @@ impl Registration {
 
         fn build<P: Plugin>(options: Value, cx: &BuildContext) -> BoxFuture<'_, Result<Box<dyn Handler>, BuildError>> {
             Box::pin(async move {
-                let plugin: P = serde_json::from_value(options).map_err(|error| BuildError::at("", error.to_string()))?;
+                let plugin: P = serde_path_to_error::deserialize(options).map_err(|error| {
+                    let path = error.path().to_string();
+                    // The table itself is written as a dot.
+                    BuildError::at(if path == "." { String::new() } else { path }, error.into_inner().to_string())
+                })?;
                 plugin.build(cx).await
             })
         }
