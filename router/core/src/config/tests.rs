@@ -44,6 +44,11 @@ struct Run {
     /// A secret.
     #[serde(default)]
     token: Option<String>,
+    /// A text with rules that no schema tells.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    #[allow(dead_code, reason = "only its parser matters here")]
+    pattern: Option<router_api::RoutingPattern>,
 }
 
 /// A target.
@@ -356,6 +361,12 @@ async fn each_mistake_is_one_sentence_at_its_place_with_a_way_out() {
         let found = if text.starts_with("[route]") { problems(text).await } else { route_problems(text).await };
         assert!(found.len() == 1 && found[0].starts_with(expected), "{text}\nexpected {expected}\nfound    {found:#?}");
     }
+}
+
+#[tokio::test]
+async fn a_value_that_only_its_own_parser_refuses_is_found_at_its_place() {
+    let found = problems("[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\nwith = { command = ['true'], pattern = \"a\\u0001\" }\n").await;
+    assert!(found.len() == 1 && found[0].starts_with("5:40 bad-option: `pattern`: "), "{found:#?}");
 }
 
 #[tokio::test]
