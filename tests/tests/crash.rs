@@ -1,0 +1,215 @@
+//! The process dies at random under load, again and again, and nothing that was accepted is lost.
+//!
+//! The oracle is outside of the router: this test writes down what was accepted (2xx), a shell script that the router runs writes
+//! down what was handled, and both are compared with the store's file, read with a plain SQLite client.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use router_tests::{Home, Service, eventually, post};
+use serde_json::json;
+
+/// Kills of the service; `tests/run --long` makes ten times as many.
+fn rounds() -> usize {
+    if std::env::var_os("EVENT_ROUTER_TESTS_LONG").is_some() { 500 } else { 50 }
+}
+
+const LANES: u64 = 6;
+
+/// Two routes over the same events: one ordered by session, one coalescing. Both append to a log; one short line is one write, so
+/// lines of several processes do not mix.
+fn home() -> Home {
+    let home = Home::new(
+        r#"
+[[route]]
+name = "ordered"
+on = ["load.#"]
+order_by = "session_id"
+handler = "exec"
+retry = { first_delay_ms = 1, max_delay_ms = 5 }
+with = { command = ["sh", "append.sh", "handled.log", "{{ payload.seq }}", "{{ session_id }}", "{{ attempt }}"], cwd = "HOME" }
+
+[[route]]
+name = "bursts"
+on = ["load.#"]
+coalesce = { by = "session_id", quiet_ms = 20, max_wait_ms = 200, events_max = 50 }
+handler = "exec"
+with = { command = ["sh", "append.sh", "bursts.log", "{{ burst | map(attribute='payload') | map(attribute='seq') | join(',') }}", "{{ session_id }}", "{{ attempt }}"], cwd = "HOME" }
+"#,
+    );
+    let text = home.read("config/router.toml").replace("HOME", &home.path().display().to_string());
+    home.write("config/router.toml", &text);
+    home.write("append.sh", "printf '%s %s %s\\n' \"$2\" \"$3\" \"$4\" >> \"$1\"\n");
+    home
+}
+
+struct Publisher {
+    accepted: Arc<Mutex<BTreeMap<u64, u64>>>,
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// Publishes events with ascending numbers, one lane after the other, to whichever service runs now. What is answered with 2xx is
+/// written down; what is not is sent again under the same id, so numbers stay in order within a lane.
+fn publish(address: Arc<Mutex<Option<SocketAddr>>>, count: Arc<AtomicUsize>) -> Publisher {
+    let accepted = Arc::new(Mutex::new(BTreeMap::new()));
+    let stop = Arc::new(AtomicBool::new(false));
+    let (log, stopped) = (Arc::clone(&accepted), Arc::clone(&stop));
+    let thread = std::thread::spawn(move || {
+        let mut number = 0_u64;
+        while !stopped.load(Ordering::Relaxed) {
+            let lane = number % LANES;
+            let event = json!({
+                "event_id": format!("00000000-0000-4000-8000-{number:012}"),
+                "event_type": "load.event",
+                "payload": { "session_id": format!("s{lane}"), "seq": number },
+            });
+            let door = *address.lock().unwrap();
+            let answer = door.and_then(|door| post(door, "/events?key=load.event", &event.to_string()));
+            match answer {
+                Some(answer) if answer.status == 200 => {
+                    log.lock().unwrap().insert(number, lane);
+                    count.fetch_add(1, Ordering::Relaxed);
+                    number += 1;
+                }
+                // No service just now, or it died before it answered: the event may or may not be stored.
+                _ => std::thread::park_timeout(Duration::from_millis(2)),
+            }
+        }
+    });
+    Publisher { accepted, stop, thread }
+}
+
+#[test]
+fn fifty_kills_under_load_lose_nothing_and_keep_the_order_of_each_session() {
+    let home = home();
+    let address = Arc::new(Mutex::new(None));
+    let count = Arc::new(AtomicUsize::new(0));
+    let publisher = publish(Arc::clone(&address), Arc::clone(&count));
+
+    // Seeded, so that a failure can be tried again with the same rhythm; the machine adds its own chance.
+    let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+    for _ in 0..rounds() {
+        let service = home.serve();
+        *address.lock().unwrap() = Some(service.address());
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let more = 1 + usize::try_from(seed >> 33).unwrap_or(0) % 40;
+        let goal = count.load(Ordering::Relaxed) + more;
+        eventually("more events are accepted", || (count.load(Ordering::Relaxed) >= goal).then_some(()));
+        *address.lock().unwrap() = None;
+        service.kill();
+    }
+    publisher.stop.store(true, Ordering::Relaxed);
+    publisher.thread.join().unwrap();
+    let accepted = publisher.accepted.lock().unwrap().clone();
+    assert!(accepted.len() > rounds());
+    assert!(query(&home, "SELECT count(*) FROM events") >= i64::try_from(accepted.len()).unwrap(), "the file itself has what was accepted");
+
+    let last = home.serve();
+    eventually("all queues are empty", || (unfinished(&home) == 0).then_some(()));
+    last.stop();
+
+    let handled = numbers(&home.read("handled.log"));
+    let bursts = numbers(&home.read("bursts.log"));
+    for (log, name) in [(&handled, "ordered"), (&bursts, "bursts")] {
+        let distinct: BTreeSet<u64> = log.iter().map(|(number, _)| *number).collect();
+        let lost: Vec<u64> = accepted.keys().filter(|number| !distinct.contains(number)).copied().collect();
+        assert!(lost.is_empty(), "route `{name}` lost {lost:?} of {}", accepted.len());
+        let dead: i64 = query(&home, &format!("SELECT count(*) FROM dead_letters JOIN routes ON routes.id = dead_letters.route WHERE routes.name = '{name}'"));
+        assert_eq!(dead, 0, "nothing was given up on");
+        // A repetition needs a handling that was running, or just finished, when the process died: at most `concurrency` each time.
+        let repeated = log.len() - distinct.len();
+        let bound = if name == "ordered" { 8 * rounds() } else { 8 * 50 * rounds() };
+        assert!(repeated <= bound, "route `{name}` repeated {repeated}, the bound is {bound}");
+    }
+    assert_in_order(&handled, "ordered");
+    assert_in_order(&bursts, "bursts");
+}
+
+/// The first time each number was handled comes in ascending order within its lane.
+fn assert_in_order(log: &[(u64, String)], name: &str) {
+    let mut highest: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for (number, lane) in log {
+        if seen.insert(*number) {
+            let before = highest.insert(lane, *number);
+            assert!(before.is_none_or(|before| before < *number), "route `{name}`, lane {lane}: {number} after {before:?}");
+        }
+    }
+}
+
+/// The numbers of a log in its order, each with its lane.
+fn numbers(log: &str) -> Vec<(u64, String)> {
+    let line = |line: &str| {
+        let mut words = line.split(' ').map(str::to_owned);
+        let (numbers, lane) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        numbers.split(',').filter_map(|number| Some((number.parse().ok()?, lane.clone()))).collect::<Vec<_>>()
+    };
+    log.lines().flat_map(line).collect()
+}
+
+fn query(home: &Home, sql: &str) -> i64 {
+    let store = rusqlite::Connection::open_with_flags(home.store(), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the store can be read");
+    store.query_row(sql, [], |row| row.get(0)).expect("the query fits the schema")
+}
+
+/// States below 2 are "ready" and "waiting".
+fn unfinished(home: &Home) -> i64 {
+    query(home, "SELECT count(*) FROM deliveries WHERE state < 2")
+}
+
+#[test]
+fn a_burst_of_seven_writes_that_is_killed_in_the_middle_of_its_run_is_run_again_as_it_was() {
+    let home = Home::new(
+        r#"
+[[route]]
+name = "ci"
+on = ["session.thread.agent.action"]
+when = { tool_name = ["Write", "Edit"], file_path = [{ suffix = ".py" }] }
+coalesce = { by = "working_directory", quiet_ms = 300, max_wait_ms = 5_000 }
+handler = "ci"
+[route.with]
+command = ["sh", "HOME/run.sh", "{{ files }}"]
+cwd = "HOME"
+"#,
+    );
+    let text = home.read("config/router.toml").replace("HOME", &home.path().display().to_string());
+    home.write("config/router.toml", &text);
+    // The first run writes down its files and hangs; later ones end at once.
+    home.write("run.sh", "shift\nprintf '%s\\n' \"$*\" >> runs.log\n[ -e again ] || { : > again; exec tail -f /dev/null; }\n");
+    let write = |service: &Service, number: u32| {
+        service.send(
+            "session.thread.agent.action",
+            &json!({
+                "event_id": format!("00000000-0000-4000-8000-{number:012}"),
+                "event_type": "session.thread.agent.action",
+                "payload": {
+                    "session_id": "s-1",
+                    "working_directory": home.path(),
+                    "tool_metadata": { "tool_name": "Write", "tool_input": { "file_path": home.path().join(format!("m{number}.py")) } },
+                },
+            }),
+        );
+    };
+    let service = home.serve();
+    for number in 1..=7 {
+        write(&service, number);
+    }
+    eventually("the first run has begun", || home.path().join("again").exists().then_some(()));
+    write(&service, 8);
+    service.kill();
+
+    let service = home.serve();
+    eventually("all queues are empty", || (unfinished(&home) == 0).then_some(()));
+    service.stop();
+    let files = |numbers: &[u32]| numbers.iter().map(|number| home.path().join(format!("m{number}.py")).display().to_string()).collect::<Vec<_>>().join(" ");
+    let runs: Vec<String> = home.read("runs.log").lines().map(str::to_owned).collect();
+    assert_eq!(runs, [files(&[1, 2, 3, 4, 5, 6, 7]), files(&[1, 2, 3, 4, 5, 6, 7]), files(&[8])]);
+}
