@@ -183,7 +183,7 @@ cwd = "HOME"
     let text = home.read("config/router.toml").replace("HOME", &home.path().display().to_string());
     home.write("config/router.toml", &text);
     // The first run writes down its files and hangs; later ones end at once.
-    home.write("run.sh", "shift\nprintf '%s\\n' \"$*\" >> runs.log\n[ -e again ] || { : > again; exec tail -f /dev/null; }\n");
+    home.write("run.sh", "shift\nprintf '%s\\n' \"$*\" >> runs.log\n[ -e again ] || { echo $$ > pid; : > again; exec sleep 86400; }\n");
     let write = |service: &Service, number: u32| {
         service.send(
             "session.thread.agent.action",
@@ -212,4 +212,6 @@ cwd = "HOME"
     let files = |numbers: &[u32]| numbers.iter().map(|number| home.path().join(format!("m{number}.py")).display().to_string()).collect::<Vec<_>>().join(" ");
     let runs: Vec<String> = home.read("runs.log").lines().map(str::to_owned).collect();
     assert_eq!(runs, [files(&[1, 2, 3, 4, 5, 6, 7]), files(&[1, 2, 3, 4, 5, 6, 7]), files(&[8])]);
+    let orphan = home.read("pid");
+    assert!(!std::path::Path::new("/proc").join(orphan.trim()).exists(), "the run of the killed router was ended before the second one began");
 }

@@ -78,6 +78,10 @@ impl EffectPort for DryRun {
         self.port.check(effect)
     }
 
+    async fn end_leftovers(&self, handling: &str) {
+        self.port.end_leftovers(handling).await;
+    }
+
     fn resolve_program(&self, name: &str, base_dir: &std::path::Path) -> Result<Program, BuildError> {
         Ok(self.port.resolve_program(name, base_dir).unwrap_or_else(|_| Program::unresolved(name)))
     }

@@ -469,6 +469,12 @@ pub trait EffectPort: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Ends what an earlier process of this router left running for a handling before it died, so that the handling does not run
+    /// twice at once. Called before such a handling is tried again.
+    async fn end_leftovers(&self, handling: &str) {
+        let _ = handling;
+    }
+
     /// Finds a program at load, so that a later change of `PATH` or an event cannot choose another.
     ///
     /// # Errors

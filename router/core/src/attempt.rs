@@ -20,6 +20,8 @@ pub(crate) struct Run<'a> {
     pub subject: String,
     /// From 1.
     pub attempt: u32,
+    /// The process died while this ran before; something of it may still run.
+    pub suspect: bool,
     pub cancellation: &'a Cancellation,
 }
 
@@ -66,6 +68,9 @@ impl Run<'_> {
             host: parts.host.clone(),
         }));
 
+        if self.suspect {
+            parts.effects.end_leftovers(&cx.idempotency_key()).await;
+        }
         let handler: Arc<dyn Handler> = Arc::clone(&self.route.handler);
         let mut task = parts.handlers.spawn({
             let cx = Arc::clone(&cx);

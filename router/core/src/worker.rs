@@ -297,7 +297,8 @@ impl Worker {
             return Ended::Cancelled;
         }
         let slot = route.parts.store.begin_running(&route.config.name, identity);
-        let run = Run { route, events, lane: route.is_ordered().then(|| lane.to_string()), subject, attempt, cancellation: &self.cancellation };
+        let run =
+            Run { route, events, lane: route.is_ordered().then(|| lane.to_string()), subject, attempt, suspect: crashes > 0, cancellation: &self.cancellation };
         let ended = run.run().instrument(span).await;
         if let Some(slot) = slot {
             route.parts.store.end_running(slot);

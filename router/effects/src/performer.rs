@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use router_api::{BuildError, Effect, EffectClass, EffectContext, EffectError, EffectPort, EffectReply, EffectRequest, OwnWork, Program};
 
-use crate::{Environment, HostResolver, ProcessLimits, SystemResolver, command::Commands, http::HttpClient, lookup};
+use crate::{Environment, HostResolver, ProcessLimits, SystemResolver, command::Commands, end_stragglers, http::HttpClient, lookup};
 
 /// How effects are performed. The defaults are fit for service.
 #[derive(Clone)]
@@ -98,6 +98,12 @@ impl EffectPort for Performer {
             EffectRequest::Command(request) => self.commands.check(request),
             EffectRequest::Own { .. } => Ok(()),
         }
+    }
+
+    async fn end_leftovers(&self, handling: &str) {
+        let handling = handling.to_owned();
+        // It looks through /proc and waits for what it ended, which takes some milliseconds.
+        let _ = tokio::task::spawn_blocking(move || end_stragglers(&handling)).await;
     }
 
     fn resolve_program(&self, name: &str, base_dir: &Path) -> Result<Program, BuildError> {
