@@ -210,7 +210,7 @@ async fn exit_codes_and_signals_are_replies() {
 async fn a_command_that_ignores_sigterm_is_killed_at_its_limit() {
     let script = Script::new("trap '' TERM; echo $$ > pid; echo last words; while :; do sleep 0.05; done");
     let begun = Instant::now();
-    let error = run(script.request().timeout(Duration::from_millis(700))).await.unwrap_err();
+    let error = run(script.request().timeout(Duration::from_millis(2_000))).await.unwrap_err();
     assert_eq!(error.class, EffectClass::Timeout, "{error}");
     assert!(begun.elapsed() < Duration::from_secs(20));
     assert_eq!(error.detail.as_deref(), Some("last words\n"));
@@ -221,7 +221,7 @@ async fn a_command_that_ignores_sigterm_is_killed_at_its_limit() {
 async fn a_command_may_clean_up_in_its_grace() {
     let script = Script::new("trap 'echo cleaned > cleaned; exit 0' TERM; echo started > started; while :; do sleep 0.02; done");
     let performer = Performer::new(PerformerOptions { grace: Duration::from_secs(10), ..options() }).unwrap();
-    let error = run_in(&performer, script.request().timeout(Duration::from_millis(700)), &context("h-clean", LONG)).await.unwrap_err();
+    let error = run_in(&performer, script.request().timeout(Duration::from_millis(2_000)), &context("h-clean", LONG)).await.unwrap_err();
     assert_eq!(error.class, EffectClass::Timeout, "it was late all the same");
     assert_eq!(script.read("cleaned"), "cleaned\n");
 }

@@ -243,10 +243,21 @@ async fn a_refused_connection_or_unknown_host_is_unreachable() {
 }
 
 #[tokio::test]
-async fn what_speaks_no_tls_is_unreachable_over_https() {
-    let server = Server::new(|_, _| async {}).await;
-    let error = call(get(&format!("https://{}/", server.address))).await.unwrap_err();
+async fn a_tls_handshake_that_fails_or_hangs_is_unreachable() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let plain = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let error = call(get(&format!("https://{plain}/"))).await.unwrap_err();
     assert_eq!(error.class, EffectClass::Unreachable, "{error}");
+    let silent = Server::new(|_, _| async {}).await;
+    let options = PerformerOptions { connect_timeout: Duration::from_millis(200), ..PerformerOptions::default() };
+    let error = call_with(options, get(&format!("https://{}/", silent.address)), &context(LONG)).await.unwrap_err();
+    assert_eq!(error.class, EffectClass::Unreachable, "{error}");
+    assert!(error.message.contains("200ms"), "{error}");
 }
 
 #[tokio::test]

@@ -49,10 +49,13 @@ impl Scope {
     /// The scope of a handling.
     #[must_use]
     pub fn of(event: &Envelope, cx: &Context) -> Self {
-        let burst = cx.burst().to_vec();
+        Self::of_burst(event, cx.burst().to_vec(), cx.route().as_str(), cx.attempt().number)
+    }
+
+    fn of_burst(event: &Envelope, burst: Vec<Arc<Envelope>>, route: &str, attempt: u32) -> Self {
         let fixed = BTreeMap::from([
-            ("route", Field::from(cx.route().as_str())),
-            ("attempt", Field::from(cx.attempt().number)),
+            ("route", Field::from(route)),
+            ("attempt", Field::from(attempt)),
             ("events", Field::from(burst.len())),
             ("files", files(burst.iter().map(Arc::as_ref))),
         ]);
@@ -156,5 +159,77 @@ impl Object for Names {
 
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Field> {
         self.extra.get(key).cloned().or_else(|| self.handling.get(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{ArgvTemplate, DecodeLimits, JsonTemplate, RoutingKey, Template};
+
+    fn envelope(key: &str, body: &Value) -> Arc<Envelope> {
+        Arc::new(Envelope::decode(RoutingKey::new(key).unwrap(), body.to_string(), DecodeLimits::default()).unwrap())
+    }
+
+    fn write(path: &str) -> Arc<Envelope> {
+        let payload = json!({"tool_name": "Write", "tool_input": {"file_path": path}, "session_id": "s1", "working_directory": "/srv"});
+        envelope(
+            "session.thread.agent.action",
+            &json!({
+                "event_id": "3a748c81-e435-46d6-88f2-e2bb657910cc", "event_type": "session.thread.agent.action", "timestamp": "2026-02-24T10:00:00Z", "version": "1.0.0",
+                "source": {"host": "h", "type": "hook", "app": "claude"}, "correlation_ids": ["c1"], "payload": payload, "extra": {"n": 1},
+            }),
+        )
+    }
+
+    fn render(scope: &Scope, text: &str) -> String {
+        Template::parse(text).unwrap().render(scope).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn every_field_of_the_view_can_be_referred_to() {
+        let event = write("/srv/a.py");
+        let view = event.view();
+        for scope in [Scope::of_burst(&event, vec![Arc::clone(&event)], "ci", 2), Scope::of_event(&event)] {
+            for (name, value) in view.as_object().unwrap() {
+                let template = JsonTemplate::parse(json!(format!("{{{{ {name} }}}}"))).unwrap_or_else(|error| panic!("{name} is in the view, but: {error}"));
+                assert_eq!(&template.render(&scope).unwrap(), value, "{name}");
+            }
+            assert_eq!(render(&scope, "{{ raw.extra.n }} {{ raw.event_id }}"), "1 3a748c81-e435-46d6-88f2-e2bb657910cc");
+            assert_eq!(JsonTemplate::parse(json!("{{ raw }}")).unwrap().render(&scope).unwrap(), *event.body());
+            assert_eq!(JsonTemplate::parse(json!("{{ burst[0].payload }}")).unwrap().render(&scope).unwrap(), *event.payload());
+            assert_eq!(render(&scope, "{{ events }} {{ session_id }} {{ payload.tool_name }}"), "1 s1 Write");
+        }
+        assert_eq!(render(&Scope::of_burst(&event, vec![Arc::clone(&event)], "ci", 2), "{{ route }} {{ attempt }}"), "ci 2");
+        assert!(Template::parse("{{ route }}").unwrap().render(&Scope::of_event(&event)).is_err(), "an event alone has no route");
+    }
+
+    #[test]
+    fn a_burst_has_its_distinct_files_in_order() {
+        let burst = vec![write("/srv/b.py"), write("/srv/a.py"), envelope("x", &json!({"a": 1})), write("/srv/b.py"), write("/srv/c.py")];
+        let scope = Scope::of_burst(burst.last().unwrap(), burst.clone(), "ci", 1);
+        let argv = ArgvTemplate::parse(["pytest", "-q", "{{ files }}"].map(str::to_owned).to_vec()).unwrap();
+        assert_eq!(argv.render(&scope).unwrap(), ["-q", "--", "/srv/b.py", "/srv/a.py", "/srv/c.py"]);
+        assert_eq!(
+            render(&scope, "{{ events }} {{ file_path }} {{ burst | map(attribute='key') | unique | join(' ') }}"),
+            "5 /srv/c.py session.thread.agent.action x"
+        );
+    }
+
+    #[test]
+    fn an_event_that_is_not_of_the_burst_is_the_newest_all_the_same() {
+        let (event, other) = (write("/srv/new.py"), write("/srv/old.py"));
+        let scope = Scope::of_burst(&event, vec![other], "ci", 1);
+        assert_eq!(render(&scope, "{{ file_path }} {{ raw.payload.tool_input.file_path }} {{ files | join }}"), "/srv/new.py /srv/new.py /srv/old.py");
+    }
+
+    #[test]
+    fn an_added_name_comes_first() {
+        let event = write("/srv/a.py");
+        let scope = Scope::of_event(&event);
+        let changed = scope.clone().with("tool_name", json!("Edit"));
+        assert_eq!((render(&scope, "{{ tool_name }}"), render(&changed, "{{ tool_name }}")), ("Write".to_owned(), "Edit".to_owned()));
     }
 }
