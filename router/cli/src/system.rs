@@ -30,53 +30,41 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that runs faster than the machine's and can be moved forward: what waits ten seconds on it waits one for the people
-/// who watch. Clones are the same clock.
+/// A clock that stands still until it is moved: what waits ten minutes on it waits for whoever tells the story, and a machine
+/// under load changes nothing of what happens. Clones are the same clock.
 #[derive(Debug, Clone)]
-pub(crate) struct FastClock {
-    begun: Instant,
+pub(crate) struct StoryClock {
     began_at: Timestamp,
-    speed: u32,
-    /// Time that was skipped; sleepers look again when it grows.
-    skipped: Arc<watch::Sender<Duration>>,
+    moved: Arc<watch::Sender<Duration>>,
 }
 
-impl FastClock {
-    /// Begins at the present time and runs `speed` times as fast.
+impl StoryClock {
+    /// Begins at the present time.
     #[must_use]
-    pub(crate) fn new(speed: u32) -> Self {
-        Self { begun: Instant::now(), began_at: Timestamp::now(), speed: speed.max(1), skipped: Arc::new(watch::Sender::new(Duration::ZERO)) }
+    pub(crate) fn new() -> Self {
+        Self { began_at: Timestamp::now(), moved: Arc::new(watch::Sender::new(Duration::ZERO)) }
     }
 
-    /// Moves the clock forward.
-    pub(crate) fn skip(&self, duration: Duration) {
-        self.skipped.send_modify(|skipped| *skipped += duration);
+    /// Moves the clock forward; everything that is due wakes.
+    pub(crate) fn advance(&self, duration: Duration) {
+        self.moved.send_modify(|moved| *moved = moved.saturating_add(duration));
     }
 }
 
-impl Clock for FastClock {
+impl Clock for StoryClock {
     fn now(&self) -> Timestamp {
         self.began_at.checked_add(self.monotonic()).unwrap_or(Timestamp::MAX)
     }
 
     fn monotonic(&self) -> Duration {
-        self.begun.elapsed() * self.speed + *self.skipped.borrow()
+        *self.moved.borrow()
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        let (clock, until) = (self.clone(), self.monotonic().saturating_add(duration));
+        let (mut moved, until) = (self.moved.subscribe(), self.monotonic().saturating_add(duration));
         Box::pin(async move {
-            let mut skips = clock.skipped.subscribe();
-            loop {
-                let left = until.saturating_sub(clock.monotonic());
-                if left.is_zero() {
-                    return;
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(left / clock.speed) => {}
-                    _ = skips.changed() => {}
-                }
-            }
+            // The receiver ends only with the clock, and then nobody waits for the story any more.
+            let _ = moved.wait_for(|now| *now >= until).await;
         })
     }
 }
@@ -112,21 +100,16 @@ mod tests {
         assert_eq!(draws.iter().fold(u64::MAX, |seen, draw| seen & draw), 0, "each bit was zero at least once");
     }
 
-    #[test]
-    fn a_fast_clock_runs_ahead_of_the_machine() {
-        let (clock, begun) = (FastClock::new(1_000_000), Instant::now());
-        while begun.elapsed() < Duration::from_micros(50) {
-            std::hint::spin_loop();
-        }
-        assert!(clock.monotonic() >= Duration::from_secs(50));
-        assert!(clock.now() > Timestamp::now());
-    }
-
     #[tokio::test]
-    async fn a_sleep_ends_when_its_time_is_skipped() {
-        let clock = FastClock::new(1);
-        let sleeping = tokio::spawn(clock.sleep(Duration::from_secs(3_600)));
-        clock.skip(Duration::from_secs(3_601));
-        tokio::time::timeout(Duration::from_secs(20), sleeping).await.expect("the hour is over").unwrap();
+    async fn a_story_stands_still_until_it_is_told_on() {
+        let clock = StoryClock::new();
+        let (short, long) = (clock.sleep(Duration::from_secs(60)), clock.sleep(Duration::from_secs(3_600)));
+        clock.advance(Duration::from_secs(61));
+        tokio::time::timeout(Duration::from_secs(20), short).await.expect("a minute is over");
+        assert_eq!(clock.monotonic(), Duration::from_secs(61));
+        let mut long = std::pin::pin!(long);
+        assert!(futures_util::poll!(&mut long).is_pending(), "an hour is not");
+        clock.advance(Duration::from_secs(3_600));
+        tokio::time::timeout(Duration::from_secs(20), long).await.expect("an hour is over");
     }
 }

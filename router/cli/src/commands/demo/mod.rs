@@ -1,7 +1,7 @@
 //! `demo`: the recorded session flows through the shipped routes, on the real pipeline and a store in a temporary directory.
 //!
-//! Every route is in shadow, so nothing is sent or run; time runs faster, so that a quiet time of two seconds does not bore. What
-//! is told of it is in `telling.rs`, how outcomes are caught in `watching.rs`.
+//! Every route is in shadow, so nothing is sent or run. Time is moved by the teller, so that a burst is the same burst on a slow
+//! machine and ten quiet minutes are over at once. What is told is in `telling.rs`, how outcomes are caught in `watching.rs`.
 
 mod telling;
 mod watching;
@@ -10,7 +10,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use router_api::{Admin, Chance, Clock, Envelope, Publication, Store, Transport};
-use router_core::{Router, config::Config, explain::explain, shadow_all};
+use router_core::{
+    Router,
+    config::{Config, RouteConfig},
+    explain::explain,
+    shadow_all,
+};
 use router_embedded::{Embedded, EmbeddedOptions};
 use tokio::runtime::Builder;
 
@@ -25,15 +30,15 @@ use crate::{
     session::{self, Recorded},
     setup::{self, InvalidConfig, Setup},
     store_key,
-    system::{FastClock, OsChance},
+    system::{OsChance, StoryClock},
     terminal::Output,
 };
 
 /// For one handling, in real time; a dry run that takes longer is told as still under way.
 const HANDLING: Duration = Duration::from_secs(5);
 
-/// For all open bursts to close at the end, in real time.
-const LAST_BURSTS: Duration = Duration::from_secs(20);
+/// Recorded time passes in steps of so much.
+const STEP: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(global: &Global, args: &DemoArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let _log = global.begin_quiet_log()?;
@@ -48,8 +53,8 @@ pub(crate) fn run(global: &Global, args: &DemoArgs, out: &mut Output) -> anyhow:
 async fn play(setup: Setup, speed: u32, directory: &std::path::Path, out: &mut Output) -> anyhow::Result<()> {
     let Setup { mut config, registry, effects, .. } = setup;
     shadow_all(&mut config);
-    let fast = FastClock::new(speed);
-    let clock: Arc<dyn Clock> = Arc::new(fast.clone());
+    let story = StoryClock::new();
+    let clock: Arc<dyn Clock> = Arc::new(story.clone());
     let chance: Arc<dyn Chance> = Arc::new(OsChance);
     // A disk's sync would be stretched with the time, and nobody needs this store after a power failure.
     let options = EmbeddedOptions { path: directory.join("demo.db"), sync: false, reserve_bytes: 0, ..store_options(&config) };
@@ -63,62 +68,93 @@ async fn play(setup: Setup, speed: u32, directory: &std::path::Path, out: &mut O
         .build();
     router.apply(config.clone()).await.map_err(InvalidConfig::message)?;
 
-    let mut stage = Stage { admin: router.admin(), clock: fast, watching, telling: Telling::new(&config), config, collecting: BTreeMap::new() };
+    let mut stage = Stage { admin: router.admin(), clock: story.clone(), speed, watching, telling: Telling::new(&config), config, collecting: BTreeMap::new() };
     let told = stage.play(out).await;
-    router.drain().await;
-    embedded.close().await;
+    let ending = async {
+        router.drain().await;
+        embedded.close().await;
+    };
+    let time_goes_on = async {
+        loop {
+            tokio::time::sleep(STEP / speed).await;
+            story.advance(STEP);
+        }
+    };
+    // What still runs has its time to end, which must pass.
+    tokio::select! {
+        () = ending => {}
+        () = time_goes_on => {}
+    }
     told
+}
+
+/// Events of a burst that is still open.
+pub(crate) struct Collecting {
+    pub(crate) members: Vec<Envelope>,
+    /// When the newest one came.
+    since: Duration,
 }
 
 /// The running demo.
 struct Stage {
     config: Config,
     admin: Arc<dyn Admin>,
-    clock: FastClock,
+    clock: StoryClock,
     watching: Arc<Watching>,
     telling: Telling,
-    /// Events of bursts that are still open, by route.
-    collecting: BTreeMap<String, Vec<Envelope>>,
+    /// How many times faster than recorded.
+    speed: u32,
+    /// Open bursts by route.
+    collecting: BTreeMap<String, Collecting>,
 }
 
 impl Stage {
     async fn play(&mut self, out: &mut Output) -> anyhow::Result<()> {
         self.telling.opening(out, &self.config)?;
         for (index, recorded) in session::recording().iter().enumerate() {
-            self.clock.sleep(Duration::from_millis(recorded.after_ms)).await;
-            self.tell_bursts(out)?;
+            self.pass(Duration::from_millis(recorded.after_ms)).await;
+            self.tell_bursts(out).await?;
             self.tell_event(out, index + 1, recorded).await?;
         }
-        let quiet = self.longest_quiet();
-        let waiting = async {
-            if let Some(quiet) = quiet {
-                self.telling.skipping(out, quiet)?;
-                self.clock.skip(quiet);
-            }
-            while !self.collecting.is_empty() {
-                self.watching.changed().await;
-                self.tell_bursts(out)?;
-            }
-            anyhow::Ok(())
-        };
-        // A burst that stays open is told by its absence; the demo ends all the same.
-        if let Ok(told) = tokio::time::timeout(LAST_BURSTS, waiting).await {
-            told?;
+        if let Some(quiet) = self.longest_quiet() {
+            self.telling.skipping(out, quiet)?;
+            self.pass(STEP).await;
+            self.clock.advance(quiet);
+            self.tell_bursts(out).await?;
         }
         self.telling.closing(out, &self.config, self.watching.redactions())?;
         Ok(())
     }
 
+    /// Lets recorded time go by, in steps, so that what is due in between happens in between.
+    async fn pass(&self, time: Duration) {
+        let mut left = time;
+        while !left.is_zero() {
+            let step = left.min(STEP);
+            tokio::time::sleep(step / self.speed).await;
+            self.clock.advance(step);
+            left -= step;
+        }
+    }
+
     async fn tell_event(&mut self, out: &mut Output, number: usize, recorded: &Recorded) -> anyhow::Result<()> {
         let decode = || Envelope::decode(recorded.key.clone(), recorded.body.clone(), self.config.limits.decode);
         let event = decode().with_context(|| format!("event {number} of the recording"))?;
+        let received = |stage: &Self, route: &str| stage.watching.received(route);
+        let before: BTreeMap<String, u64> =
+            self.config.routes.iter().map(|route| route.name.to_string()).map(|name| (name.clone(), received(self, &name))).collect();
         let published = self.admin.publish(Publication::new(recorded.key.clone(), recorded.body.clone())).await?;
         let explanation = explain(&self.config.routes, Ok(&event), &recorded.key);
         let fires: Vec<&str> = explanation.routes.iter().filter(|route| route.verdict.fires()).map(|route| route.route.as_str()).collect();
         let mut outcomes = BTreeMap::new();
         for name in fires {
             if self.coalesces(name) {
-                self.collecting.entry(name.to_owned()).or_default().push(decode()?);
+                // Time must not go on before the burst has its event.
+                self.until(|stage| (received(stage, name) > before.get(name).copied().unwrap_or(0)).then_some(())).await;
+                let since = self.clock.monotonic();
+                let burst = self.collecting.entry(name.to_owned()).or_insert_with(|| Collecting { members: Vec::new(), since });
+                burst.members.push(decode()?);
+                burst.since = since;
             } else if let Some(outcome) = self.outcome_of(name, &event).await {
                 outcomes.insert(name.to_owned(), outcome);
             }
@@ -128,10 +164,19 @@ impl Stage {
     }
 
     async fn outcome_of(&self, route: &str, event: &Envelope) -> Option<Outcome> {
+        self.outcome(|outcome| outcome.route == route && outcome.is_of(event)).await
+    }
+
+    async fn outcome(&self, fits: impl Fn(&Outcome) -> bool) -> Option<Outcome> {
+        self.until(|stage| stage.watching.take(&fits)).await
+    }
+
+    /// Waits until something was observed, within [`HANDLING`].
+    async fn until<T>(&self, seen: impl Fn(&Self) -> Option<T>) -> Option<T> {
         let waiting = async {
             loop {
-                if let Some(outcome) = self.watching.take(|outcome| outcome.route == route && outcome.is_of(event)) {
-                    break outcome;
+                if let Some(seen) = seen(self) {
+                    break seen;
                 }
                 self.watching.changed().await;
             }
@@ -139,15 +184,20 @@ impl Stage {
         tokio::time::timeout(HANDLING, waiting).await.ok()
     }
 
-    fn tell_bursts(&mut self, out: &mut Output) -> anyhow::Result<()> {
-        while let Some(outcome) = self.watching.take(|outcome| self.collecting.contains_key(&outcome.route)) {
-            // A new burst may have begun behind the one that is finished: only its own events leave.
-            let mut members = self.collecting.remove(&outcome.route).unwrap_or_default();
-            let rest = members.split_off(outcome.events.min(members.len()));
-            if !rest.is_empty() {
-                self.collecting.insert(outcome.route.clone(), rest);
+    /// Tells of the bursts whose quiet time is over.
+    async fn tell_bursts(&mut self, out: &mut Output) -> anyhow::Result<()> {
+        let now = self.clock.monotonic();
+        let is_over = |route: &&RouteConfig| {
+            let quiet = route.coalesce.as_ref().map(|coalesce| coalesce.quiet.min(coalesce.max_wait));
+            let open = self.collecting.get(route.name.as_str());
+            open.zip(quiet).is_some_and(|(open, quiet)| now >= open.since.saturating_add(quiet))
+        };
+        let over: Vec<String> = self.config.routes.iter().filter(is_over).map(|route| route.name.to_string()).collect();
+        for route in over {
+            let Some(outcome) = self.outcome(|outcome| outcome.route == route).await else { continue };
+            if let Some(burst) = self.collecting.remove(&route) {
+                self.telling.burst(out, &outcome, &burst.members)?;
             }
-            self.telling.burst(out, &outcome, &members)?;
         }
         Ok(())
     }

@@ -8,7 +8,10 @@ use router_core::{
     explain::{Explanation, RouteVerdict, Verdict},
 };
 
-use super::watching::{EndedAs, Outcome};
+use super::{
+    Collecting,
+    watching::{EndedAs, Outcome},
+};
 use crate::{
     session::Recorded,
     terminal::{BAD, BOLD, DIM, GOOD, NAME, Output, WARN, counted, duration, harmless, shortened, styled},
@@ -26,7 +29,7 @@ pub(crate) struct Told<'a> {
     /// Of routes that are done with it.
     pub(crate) outcomes: &'a BTreeMap<String, Outcome>,
     /// Of routes that collect: their open bursts.
-    pub(crate) collecting: &'a BTreeMap<String, Vec<Envelope>>,
+    pub(crate) collecting: &'a BTreeMap<String, Collecting>,
 }
 
 pub(crate) struct Telling {
@@ -112,10 +115,10 @@ impl Telling {
             self.add(outcome);
             let (sign, text) = in_words(&outcome.ended, "");
             out.line(format_args!("    {sign} {name}  {text}"))?;
-        } else if let Some(members) = told.collecting.get(route.route.as_str()) {
+        } else if let Some(burst) = told.collecting.get(route.route.as_str()) {
             let quiet = config.routes.iter().find(|config| config.name == route.route).and_then(|route| route.coalesce.as_ref());
             let quiet = quiet.map(|coalesce| duration(coalesce.quiet)).unwrap_or_default();
-            let text = format!("collects a burst, {} so far; runs after {quiet} of quiet", members.len());
+            let text = format!("collects a burst, {} so far; runs after {quiet} of quiet", burst.members.len());
             out.line(format_args!("    {} {name}  {}", styled(GOOD, "…"), styled(DIM, text)))?;
         } else {
             out.line(format_args!("    {} {name}  {}", styled(GOOD, "✓"), styled(DIM, "fires; its handler is still at it")))?;

@@ -1,7 +1,7 @@
 //! Catches what the router says about finished handlings, so that the demo can tell it in its place.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -48,6 +48,8 @@ impl Outcome {
 #[derive(Default)]
 pub(crate) struct Watching {
     outcomes: Mutex<VecDeque<Outcome>>,
+    /// Deliveries that routes have taken up, by route.
+    received: Mutex<HashMap<String, u64>>,
     changed: Notify,
     redactions: AtomicU64,
 }
@@ -62,7 +64,12 @@ impl Watching {
         outcomes.remove(at)
     }
 
-    /// Resolves when another outcome came; one that came since the last call counts.
+    /// Deliveries that `route` has taken up.
+    pub(crate) fn received(&self, route: &str) -> u64 {
+        self.received.lock().expect(NO_PANIC).get(route).copied().unwrap_or(0)
+    }
+
+    /// Resolves when something more was observed; what came since the last call counts.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -85,6 +92,10 @@ impl Watching {
 impl Observer for Watching {
     fn observe(&self, event: &RouterEvent) {
         match event {
+            RouterEvent::Received { route, .. } => {
+                *self.received.lock().expect(NO_PANIC).entry(route.to_string()).or_default() += 1;
+                self.changed.notify_one();
+            }
             RouterEvent::Accepted { redactions, .. } => {
                 self.redactions.fetch_add(u64::from(*redactions), Ordering::Relaxed);
             }
