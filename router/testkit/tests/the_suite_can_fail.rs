@@ -47,7 +47,7 @@ struct Faulty {
 struct FaultyConsumer {
     inner: Arc<dyn Consumer>,
     fault: Fault,
-    /// With a wide prefetch, for a transport that does not keep to it.
+    /// Deliveries so far, for identities that are new each time.
     attempts: AtomicU64,
 }
 

@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use router_api::{Clock, Features, RouteName, Store, Transport};
 
-pub use bench::{Bench, Failure, Wants};
+use bench::Failure;
 pub use memory::MemoryFactory;
 pub use runner::{Report, run, run_matching};
 
@@ -92,7 +92,7 @@ pub trait Subject: Send + Sync {
 
 /// Something that a case cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Need {
+enum Need {
     /// [`Features::persistent`].
     Persistent,
     /// [`Features::filters_at_intake`].

@@ -55,8 +55,7 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
 
 /// Runs all cases against the transports of `factory`, which must have exactly the features `expected`.
 ///
-/// Prints a line for each case. Does not fail by itself: see [`Report::expect`]. Set `only` in a debugger's hand:
-/// [`run_matching`] runs a part.
+/// Prints a line for each case. Does not fail by itself: see [`Report::expect`].
 pub async fn run(name: &str, factory: &dyn Factory, expected: Features) -> Report {
     run_matching(name, factory, expected, "").await
 }
