@@ -182,7 +182,7 @@ pub fn duration(duration: std::time::Duration) -> String {
     let ms = duration.as_millis();
     match ms {
         0..1_000 => format!("{ms} ms"),
-        1_000..10_000 if ms % 1_000 != 0 => format!("{:.1} s", duration.as_secs_f64()),
+        1_000..10_000 if !ms.is_multiple_of(1_000) => format!("{:.1} s", duration.as_secs_f64()),
         1_000..120_000 => format!("{} s", ms / 1_000),
         120_000..7_200_000 => format!("{} min", ms / 60_000),
         _ => format!("{} h", ms / 3_600_000),
