@@ -423,3 +423,6 @@ fn delivery(row: QueuedRow, redelivered: bool) -> Delivery {
         traceparent: row.event.traceparent,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! The moments that no test on a whole store can choose: what is on its way while sessions end, and reads that overlap changes.
+
+use bytes::Bytes;
+
+use super::*;
+
+fn row(id: i64, lane: Option<&str>) -> QueuedRow {
+    let event = StoredEvent {
+        seq: id,
+        key: "k".parse().expect("a key"),
+        stored_at: 0,
+        hops: 0,
+        redactions: 0,
+        event_id: None,
+        traceparent: None,
+        body: Bytes::new(),
+        is_intact: true,
+    };
+    QueuedRow { id, lane: lane.map(str::to_owned), due_at: None, attempts: 0, history: Vec::new(), direct: false, handed: false, event }
+}
+
+fn plan(queue: &RouteQueue, session: u64) -> Plan {
+    match queue.next(session, 0) {
+        Next::Fetch(plan) => *plan,
+        other => panic!("a read was to be asked for: {other:?}"),
+    }
+}
+
+fn taken(queue: &RouteQueue, session: u64) -> Delivery {
+    match queue.next(session, 0) {
+        Next::Delivery(delivery) => *delivery,
+        other => panic!("a delivery was to come: {other:?}"),
+    }
+}
+
+/// A read that found `rows` and no more.
+fn found(plan: &Plan, rows: Vec<QueuedRow>) -> Fetched {
+    let cursor = rows.iter().map(|row| row.id).max().unwrap_or(plan.cursor);
+    Fetched { rows, cursor, due_cursor: plan.due_cursor, is_exhausted: true, ..Fetched::default() }
+}
+
+/// A session with row 1 in hand and nothing more to read.
+fn one_in_hand() -> (RouteQueue, u64) {
+    let queue = RouteQueue::new(7, 0);
+    let session = queue.begin(2).expect("nobody consumes it");
+    let plan = plan(&queue, session);
+    queue.apply(&plan, found(&plan, vec![row(1, None)]));
+    assert_eq!(taken(&queue, session).identity, "1");
+    (queue, session)
+}
+
+#[test]
+fn what_is_on_its_way_to_be_settled_is_kept_from_the_next_session() {
+    let (queue, session) = one_in_hand();
+    queue.begin_settling(session, &[1]).unwrap();
+    assert_eq!(queue.begin_settling(session, &[1]), Err(NotInHand::Stranger(1)));
+    assert_eq!(queue.end(session), [0i64; 0], "it is not unfinished, its fate is open");
+    assert_eq!(queue.begin_settling(session, &[1]), Err(NotInHand::SessionOver));
+
+    let next = queue.begin(2).expect("the first session has ended");
+    assert!(plan(&queue, next).exclude.contains(&1));
+    queue.settled(&[1]);
+    assert!(plan(&queue, next).exclude.is_empty());
+}
+
+#[test]
+fn what_could_not_be_settled_for_a_session_that_ended_is_found_by_the_next_one() {
+    let (queue, session) = one_in_hand();
+    queue.begin_settling(session, &[1]).unwrap();
+    queue.end(session);
+    let next = queue.begin(2).expect("the first session has ended");
+    let read = plan(&queue, next);
+    queue.apply(&read, found(&read, vec![row(2, None)]));
+    assert_eq!(taken(&queue, next).identity, "2");
+    assert!(matches!(queue.next(next, 0), Next::Wait(None)));
+
+    queue.not_settled(session, &[1], true);
+    let read = plan(&queue, next);
+    assert_eq!((read.cursor, read.exclude.contains(&1), read.exclude.contains(&2)), (0, false, true));
+    queue.apply(&read, found(&read, vec![row(1, None)]));
+    let again = taken(&queue, next);
+    assert_eq!((again.identity.as_str(), again.redelivered), ("1", true));
+}
+
+#[test]
+fn what_could_not_be_settled_is_in_hand_again_unless_its_taker_is_gone() {
+    let (queue, session) = one_in_hand();
+    queue.begin_settling(session, &[1]).unwrap();
+    queue.not_settled(session, &[1], true);
+    assert_eq!(queue.in_hand(), 1);
+    assert!(matches!(queue.next(session, 0), Next::Wait(None)));
+
+    queue.begin_settling(session, &[1]).unwrap();
+    queue.not_settled(session, &[1], false);
+    assert_eq!(queue.in_hand(), 0);
+    assert_eq!(plan(&queue, session).cursor, 0);
+}
+
+#[test]
+fn an_addition_during_a_read_is_read_afterwards() {
+    let queue = RouteQueue::new(7, 0);
+    let session = queue.begin(2).unwrap();
+    let read = plan(&queue, session);
+    queue.note_ready();
+    queue.apply(&read, found(&read, Vec::new()));
+    let read = plan(&queue, session);
+    queue.apply(&read, found(&read, Vec::new()));
+    assert!(matches!(queue.next(session, 0), Next::Wait(None)));
+    queue.note_waiting(5);
+    assert_eq!(plan(&queue, session).due_cursor, (i64::MIN, i64::MIN));
+}
+
+#[test]
+fn one_that_is_due_behind_the_reading_moves_the_reading_back_even_if_a_read_is_under_way() {
+    let queue = RouteQueue::new(7, 0);
+    let session = queue.begin(2).unwrap();
+    let read = plan(&queue, session);
+    queue.note_waiting(5);
+    queue.apply(&read, Fetched { due_cursor: (9, 9), is_exhausted: true, ..Fetched::default() });
+    assert_eq!(plan(&queue, session).due_cursor, (5, i64::MIN));
+    // The read is given up; the next one begins at the same place.
+    assert_eq!(plan(&queue, session).due_cursor, (5, i64::MIN));
+}
+
+#[test]
+fn a_lane_held_during_a_read_is_put_aside_and_catches_up_from_its_first_row() {
+    let queue = RouteQueue::new(7, 0);
+    let session = queue.begin(9).unwrap();
+    let read = plan(&queue, session);
+    queue.hold(session, "x");
+    queue.apply(&read, found(&read, vec![row(1, Some("x")), row(2, Some("y")), row(3, Some("x"))]));
+    assert_eq!(taken(&queue, session).identity, "2");
+    assert!(matches!(queue.next(session, 0), Next::Wait(None)));
+    queue.free(session, "x");
+    let read = plan(&queue, session);
+    assert_eq!((read.catch_up.get("x"), read.cursor), (Some(&1), 3));
+
+    // Held once more while it catches up: it keeps its place.
+    queue.hold(session, "x");
+    let caught_up = Fetched { caught_up: vec![("x".to_owned(), None)], ..found(&read, vec![row(1, Some("x"))]) };
+    queue.apply(&read, Fetched { cursor: 3, ..caught_up });
+    assert!(matches!(queue.next(session, 0), Next::Wait(None)));
+    queue.free(session, "x");
+    assert_eq!(plan(&queue, session).catch_up.get("x"), Some(&1));
+}
+
+#[test]
+fn a_lane_freed_during_a_read_that_passed_it_over_catches_up() {
+    let queue = RouteQueue::new(7, 0);
+    let session = queue.begin(9).unwrap();
+    queue.hold(session, "x");
+    let read = plan(&queue, session);
+    assert!(read.held.contains("x"));
+    queue.free(session, "x");
+    let passed_over = Fetched { skipped: [("x".to_owned(), 4)].into(), skipped_due: [("x".to_owned(), -3)].into(), cursor: 8, ..found(&read, Vec::new()) };
+    queue.apply(&read, Fetched { cursor: 8, due_cursor: (0, 0), ..passed_over });
+    let read = plan(&queue, session);
+    assert_eq!((read.catch_up.get("x"), read.cursor, read.due_cursor), (Some(&4), 8, (-3, i64::MIN)));
+}
+
+#[test]
+fn a_read_of_an_earlier_session_changes_nothing() {
+    let queue = RouteQueue::new(7, 0);
+    let session = queue.begin(2).unwrap();
+    let read = plan(&queue, session);
+    queue.end(session);
+    let next = queue.begin(2).unwrap();
+    queue.apply(&read, found(&read, vec![row(1, None)]));
+    assert_eq!(plan(&queue, next).cursor, 0);
+    assert!(matches!(queue.next(session, 0), Next::Over));
+}
