@@ -43,8 +43,8 @@ pub struct Ci {
     /// be relative to the configuration's file.
     cwd: Option<Template>,
     /// Directories below which the directory of an event must lie; an event that names another one goes to the dead letters. Set it:
-    /// a test run executes what it finds, and without roots whoever can send an event chooses where. Only the text of the path is
-    /// looked at, so symbolic links below a root are followed.
+    /// a test run executes what it finds, and without roots whoever can send an event chooses where. No symbolic link leads out of
+    /// them.
     #[serde(default)]
     roots: Vec<PathBuf>,
     /// Variables for the check, such as `CI = "true"`. Values may be templates, except where a value would decide what is run.
@@ -125,7 +125,7 @@ impl Handler for Check {
         }
         let scope = scope.with("files", json!(files));
 
-        let mut request = CommandRequest::new(self.program.clone()).args(self.command.render(&scope)?).cwd(&directory);
+        let mut request = CommandRequest::new(self.program.clone()).args(self.command.render(&scope)?).cwd(&directory).below(self.roots.paths());
         request.timeout = self.timeout;
         let request = self.environment.fill(request, &scope)?;
         let command = display_argv(&request.display_argv());

@@ -1,6 +1,7 @@
 //! Directories that events name, and what keeps them where they may be: [`Roots`].
 //!
-//! All of it is about the text of a path: nothing here looks at the disk, so a symbolic link below a root leads where it leads.
+//! Here only the text of a path is looked at, to say early and well what is wrong. That no symbolic link leads out of the roots is
+//! seen to where the command is started: see `CommandRequest::below`.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -13,6 +14,11 @@ impl Roots {
     /// From the option `roots`; relative ones are relative to the configuration's file.
     pub(crate) fn new(roots: &[PathBuf], cx: &BuildContext) -> Self {
         Self(roots.iter().map(|root| normalized(&cx.path(root))).collect())
+    }
+
+    /// The roots, for the command that is to run below them.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        self.0.iter().cloned()
     }
 
     /// The directory that an event names.

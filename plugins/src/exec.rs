@@ -39,7 +39,7 @@ pub struct Exec {
     /// configuration's file. Default: the directory of that file.
     cwd: Option<Template>,
     /// Directories below which a `cwd` from an event must lie; an event that names another one goes to the dead letters. Without
-    /// roots any directory is taken. Only the text of the path is looked at, so symbolic links below a root are followed.
+    /// roots any directory is taken. No symbolic link leads out of them.
     #[serde(default)]
     roots: Vec<PathBuf>,
     /// Variables for the command, such as `SESSION = "{{ session_id }}"`. Values may be templates, except where a value would decide
@@ -176,6 +176,7 @@ impl Command {
     fn request(&self, event: &Envelope, cx: &Context) -> Result<CommandRequest, EffectError> {
         let scope = Scope::of(event, cx);
         let mut request = CommandRequest::new(self.program.clone()).args(self.command.render(&scope)?).cwd(self.directory.of(&scope, &self.roots)?);
+        request.below = self.roots.paths().collect();
         request.timeout = self.timeout;
         request.stdin = match self.input {
             Input::Event => Some(event.raw().clone()),

@@ -270,6 +270,9 @@ pub struct CommandRequest {
     pub args: Vec<String>,
     /// Where to run; the router's own directory if absent.
     pub cwd: Option<std::path::PathBuf>,
+    /// Where `cwd` may lie: in one of these directories or below, symbolic links resolved. Anywhere, if empty. Set it whenever an
+    /// event chose `cwd`.
+    pub below: Vec<std::path::PathBuf>,
     /// Variables beside the allow-list. Names are from the configuration.
     pub env: Vec<(String, String)>,
     /// Written to the standard input, which is then closed; without it, the input is empty.
@@ -282,7 +285,7 @@ impl CommandRequest {
     /// Runs `program` without arguments.
     #[must_use]
     pub fn new(program: Program) -> Self {
-        Self { program, args: Vec::new(), cwd: None, env: Vec::new(), stdin: None, timeout: None }
+        Self { program, args: Vec::new(), cwd: None, below: Vec::new(), env: Vec::new(), stdin: None, timeout: None }
     }
 
     /// Adds arguments.
@@ -296,6 +299,13 @@ impl CommandRequest {
     #[must_use]
     pub fn cwd(mut self, cwd: impl Into<std::path::PathBuf>) -> Self {
         self.cwd = Some(cwd.into());
+        self
+    }
+
+    /// Confines the directory: see [`CommandRequest::below`].
+    #[must_use]
+    pub fn below(mut self, roots: impl IntoIterator<Item = std::path::PathBuf>) -> Self {
+        self.below = roots.into_iter().collect();
         self
     }
 

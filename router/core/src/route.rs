@@ -274,7 +274,6 @@ impl RouteLoop {
                     let now = clock.monotonic();
                     if session.drain_by.is_some_and(|by| by <= now) {
                         session.drain_by = Some(Duration::MAX);
-                        self.cancelled += u32::try_from(self.handlings).unwrap_or(u32::MAX);
                         self.force.cancel();
                     }
                     if session.leaving.is_none() {
@@ -420,6 +419,7 @@ impl RouteLoop {
                 false
             }
             End::Hold { .. } | End::Released => {
+                self.cancelled += u32::from(self.force.listener().is_cancelled());
                 self.lanes.finished(&lane);
                 false
             }

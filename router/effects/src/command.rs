@@ -24,6 +24,7 @@ use tokio::{
 
 use crate::{
     Environment, PerformerOptions,
+    directory::{Entered, enter},
     output::{Tail, read_all},
     stragglers::{COMMAND, Descendants, Group, HANDLING, Mark, end_marked},
 };
@@ -127,9 +128,11 @@ impl Commands {
             let message = format!("the program `{name}` was not found when the route was built");
             return Err(EffectError::new(EffectClass::Refused, message));
         };
-        if let Some(cwd) = &request.cwd {
-            check_directory(cwd).await?;
-        }
+        // Held until the program has started: it enters what was checked, whatever happens to the path meanwhile.
+        let directory = match &request.cwd {
+            Some(cwd) => Some(enter(cwd, &request.below)?),
+            None => None,
+        };
         if cx.cancellation.is_cancelled() {
             return Err(EffectError::new(EffectClass::Cancelled, format!("`{name}` was cancelled before it began")));
         }
@@ -143,7 +146,8 @@ impl Commands {
         let begun = Instant::now();
         // What Rust opens never reaches a child. What the service itself was started with, or a library in C opens, would.
         close_fds::set_fds_cloexec(3, &[]);
-        let mut child = self.command(program, &request, &handling, &number).spawn().map_err(|error| spawn_error(&name, &request.program, error))?;
+        let mut child =
+            self.command(program, &request, directory.as_ref(), &handling, &number).spawn().map_err(|error| spawn_error(&name, &request.program, error))?;
         let Some(leader) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) else {
             return Err(EffectError::new(EffectClass::Failed, format!("`{name}` was gone before it could be watched")));
         };
@@ -194,7 +198,7 @@ impl Commands {
         }
     }
 
-    fn command(&self, program: &Path, request: &CommandRequest, handling: &str, number: &str) -> Command {
+    fn command(&self, program: &Path, request: &CommandRequest, directory: Option<&Entered>, handling: &str, number: &str) -> Command {
         let mut command = Command::new(program);
         command
             .args(&request.args)
@@ -209,8 +213,8 @@ impl Commands {
             .process_group(0)
             // Also reaps it when this future is dropped.
             .kill_on_drop(true);
-        if let Some(cwd) = &request.cwd {
-            command.current_dir(cwd);
+        if let Some(directory) = directory {
+            command.current_dir(directory.path());
         }
         command
     }
@@ -318,18 +322,6 @@ fn reply(status: ExitStatus, stdout: Bytes, stderr: Bytes, bytes_cut: u64, elaps
     CommandReply { code: status.code(), signal: status.signal(), stdout, stderr, bytes_cut, elapsed }
 }
 
-async fn check_directory(cwd: &Path) -> Result<(), EffectError> {
-    let refused = |why: &str| EffectError::new(EffectClass::Refused, format!("`{}` {why}", shortened(&cwd.display().to_string())));
-    if !cwd.is_absolute() {
-        return Err(refused("is no absolute path, so it is not clear which directory is meant"));
-    }
-    match tokio::fs::metadata(cwd).await {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(refused("cannot be entered by the router's user").caused_by(error)),
-        Ok(_) | Err(_) => Err(refused("is not a directory on this machine")),
-    }
-}
-
 fn spawn_error(name: &str, program: &Program, error: std::io::Error) -> EffectError {
     use rustix::io::Errno;
     let path = program.path().map(|path| path.display().to_string()).unwrap_or_default();
@@ -348,7 +340,7 @@ fn spawn_error(name: &str, program: &Program, error: std::io::Error) -> EffectEr
 }
 
 /// For a sentence: escaped, and not longer than a line.
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     const CHARS_MAX: usize = 120;
     let mut short: String = text.chars().take(CHARS_MAX).flat_map(char::escape_debug).collect();
     if text.chars().nth(CHARS_MAX).is_some() {

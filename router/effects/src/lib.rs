@@ -7,6 +7,7 @@
 //! redirects off, a bound for every output, body and wait. Read first `performer`, then `command` and `http`.
 
 mod command;
+mod directory;
 mod environment;
 mod http;
 mod lookup;

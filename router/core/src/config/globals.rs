@@ -16,7 +16,7 @@ use super::{
     raw::{RawConfig, RawSynchronous},
     schema_walk::ticked,
     scrub::Scrubber,
-    show::{self, Form},
+    show,
     source::Sources,
     tree::{Filled, Node},
 };
@@ -91,14 +91,13 @@ pub(super) fn config(
         routes: built.iter().map(|built| built.route.clone()).collect(),
     };
     let tables = globals.as_table()?;
-    let whole = show::globals(&config, tables, Form::Whole);
-    let parts: Vec<&str> = std::iter::once(whole.as_str()).chain(config.routes.iter().map(|route| route.hash.as_str())).collect();
-    config.hash = show::hash("config", &parts);
-    config.text = show::globals(&config, tables, Form::Shown);
+    config.text = show::globals(&config, tables);
     for built in built {
         config.text.push('\n');
         config.text.push_str(&built.shown);
     }
+    // Of what is shown, so that a hash in a log tells nobody anything about a secret.
+    config.hash = show::hash("config", &[&config.text]);
     Some(config)
 }
 

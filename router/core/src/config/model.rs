@@ -12,8 +12,8 @@ use crate::filter::EventFilter;
 /// Everything a router needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// SHA-256 of the effective configuration, values from variables and files included, as 64 hexadecimal digits: it changes when a
-    /// secret does. It does not tell the secret, but whoever knows all the rest can test guesses against it: secrets must be long.
+    /// SHA-256 of `text`, as 64 hexadecimal digits. Values from variables and files are not in it, so it may stand in logs; a route
+    /// that uses one restarts on its change all the same, by its own hash.
     pub hash: String,
     /// The effective configuration as TOML, secrets redacted: what `config show` prints and the archive keeps.
     pub text: String,

@@ -28,14 +28,14 @@ pub(super) struct RouteNodes<'a> {
 }
 
 /// The global tables. `globals` are the merged ones of the files.
-pub(super) fn globals(config: &Config, globals: &Table, form: Form) -> String {
+pub(super) fn globals(config: &Config, globals: &Table) -> String {
     let text = |table: &str, key: &str, effective: &str| match globals.get(table).and_then(Node::as_table).and_then(|table| table.text(key)) {
         // A path from the file is shown as what it came to mean; one from outside by its reference.
-        Some(text) if form == Form::Shown && text.filled != Filled::Inside => quote(text.shown()),
+        Some(text) if text.filled != Filled::Inside => quote(text.shown()),
         _ => quote(&escaped(effective)),
     };
     let list = |table: &str, key: &str| {
-        globals.get(table).and_then(Node::as_table).and_then(|table| table.get(key)).map_or_else(|| "[]".to_owned(), |node| literal(node, form))
+        globals.get(table).and_then(Node::as_table).and_then(|table| table.get(key)).map_or_else(|| "[]".to_owned(), |node| literal(node, Form::Shown))
     };
     let mut out = Lines::default();
     out.header("[transport]");
