@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use anyhow::Context as _;
-use router_api::{EffectPort, Registry};
+use router_api::{DryRun, EffectPort, Registry};
 use router_core::config::{self, Config, Environment as _, Loaded, Located, ProcessEnvironment, Report};
 use router_effects::{Performer, PerformerOptions};
 
@@ -61,6 +61,16 @@ pub(crate) fn load(global: &Global) -> anyhow::Result<Setup> {
     load_located(located)
 }
 
+/// Loads the configuration for a command that runs no handler, such as `explain`: a program that a route would run need not be on
+/// this machine.
+///
+/// # Errors
+///
+/// [`InvalidConfig`] with all problems at once.
+pub(crate) fn load_to_read(global: &Global) -> anyhow::Result<Setup> {
+    load_with(locate(global)?, |effects| Arc::new(DryRun::over(effects)))
+}
+
 /// Where the configuration is.
 pub(crate) fn locate(global: &Global) -> anyhow::Result<Located> {
     let cwd = std::env::current_dir().context("the working directory is gone")?;
@@ -76,8 +86,12 @@ pub(crate) fn built_in() -> anyhow::Result<Located> {
 
 /// Loads a configuration that is already found.
 pub(crate) fn load_located(located: Located) -> anyhow::Result<Setup> {
+    load_with(located, |effects| effects)
+}
+
+fn load_with(located: Located, wrap: impl FnOnce(Arc<dyn EffectPort>) -> Arc<dyn EffectPort>) -> anyhow::Result<Setup> {
     let registry = Registry::linked()?;
-    let effects: Arc<dyn EffectPort> = Performer::new(PerformerOptions::default())?;
+    let effects = wrap(Performer::new(PerformerOptions::default())?);
     let loaded = crate::commands::block_on(async { Ok(config::load(&located, &registry, Arc::clone(&effects), &ProcessEnvironment).await) })?;
     match loaded {
         Ok(Loaded { config, report }) => Ok(Setup { config, report, located, registry, effects }),

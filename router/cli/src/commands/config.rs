@@ -32,7 +32,7 @@ struct RouteLine<'a> {
 
 pub(crate) fn show(global: &Global, json: Json, out: &mut Output) -> anyhow::Result<Ended> {
     let _log = global.begin_quiet_log()?;
-    let setup = setup::load(global)?;
+    let setup = setup::load_to_read(global)?;
     let config = &setup.config;
     if json.json {
         let routes = config.routes.iter().map(|route| RouteLine {

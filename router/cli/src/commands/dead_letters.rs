@@ -19,7 +19,7 @@ const BODY_LINES_MAX: usize = 200;
 
 pub(crate) fn run(global: &Global, command: DeadLettersCommand, out: &mut Output) -> anyhow::Result<Ended> {
     let _log = global.begin_quiet_log()?;
-    let config = setup::load(global)?.config;
+    let config = setup::load_to_read(global)?.config;
     match command {
         DeadLettersCommand::List { route, reason, limit, json } => {
             if let Some(reason) = &reason {

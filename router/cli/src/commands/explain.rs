@@ -37,7 +37,7 @@ struct Stored<'a> {
 
 pub(crate) fn run(global: &Global, args: &ExplainArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let _log = global.begin_quiet_log()?;
-    let config = setup::load(global)?.config;
+    let config = setup::load_to_read(global)?.config;
     let EventInput { key, body, archived } = block_on(EventInput::find(&config, &args.event))?;
     // What is no event is explained too: it lies in dead letters, and somebody asks why.
     let decoded = router_api::Envelope::decode(key.clone(), body, config.limits.decode);

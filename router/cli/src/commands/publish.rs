@@ -17,7 +17,7 @@ use crate::{
 
 pub(crate) fn run(global: &Global, args: &PublishArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let _log = global.begin_quiet_log()?;
-    let config = setup::load(global)?.config;
+    let config = setup::load_to_read(global)?.config;
     let limits = config.limits.decode;
     let (key, body) = match (&args.sample, &args.file) {
         (Some(name), _) => {
