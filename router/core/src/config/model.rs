@@ -56,7 +56,7 @@ pub struct StoreConfig {
 pub struct Retention {
     /// Older ones go.
     pub age: Duration,
-    /// Above this, in bytes of bodies, the oldest go.
+    /// Above this, in bytes of the store, the oldest go.
     pub bytes_max: u64,
 }
 

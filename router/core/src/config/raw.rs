@@ -71,7 +71,7 @@ pub(super) struct RawStore {
     /// Days that the archive keeps events. What a queue still owns is never removed. Default 30.
     #[schemars(range(min = 1, max = 3650))]
     pub retention_days: Option<u32>,
-    /// Bytes of bodies above which the oldest events of the archive go. Default 1073741824 (1 GiB).
+    /// Bytes of the store above which the oldest events of the archive go. Default 1073741824 (1 GiB).
     #[schemars(range(min = 1_048_576, max = 1_125_899_906_842_624_u64))]
     pub retention_bytes_max: Option<u64>,
 }
