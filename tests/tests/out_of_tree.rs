@@ -10,12 +10,8 @@ fn greeting_router() -> PathBuf {
     let here = workspace().join("tests/out-of-tree-plugin");
     fs::copy(workspace().join("Cargo.lock"), here.join("Cargo.lock")).expect("the lock file can be copied");
     let target = target_dir().parent().expect("target/<profile>").to_owned();
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--offline"])
-        .current_dir(&here)
-        .env("CARGO_TARGET_DIR", &target)
-        .status()
-        .expect("cargo runs");
+    let built =
+        Command::new(env!("CARGO")).args(["build", "--quiet", "--offline"]).current_dir(&here).env("CARGO_TARGET_DIR", &target).status().expect("cargo runs");
     assert!(built.success(), "the plugin cannot be built");
     target_dir().join("greeting-router")
 }

@@ -4,7 +4,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{ArchivedEvent, DeadLetterQuery, EventQuery, Publication, Published, QueueStats, RouteMode, RouteName, StoreError, StoredDeadLetter, TransportError};
+use crate::{
+    ArchivedEvent, DeadLetterQuery, EventQuery, Publication, Published, QueueStats, RouteMode, RouteName, StoreError, StoredDeadLetter, TransportError,
+};
 
 /// Why the router could not do what it was asked for.
 #[derive(Debug, thiserror::Error)]

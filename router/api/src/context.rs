@@ -164,7 +164,10 @@ impl Context {
 
     /// Runs a program. Await the result; `.read()`, `.named(..)` and `.dry_run_reply(..)` come before.
     pub fn command(&self, request: CommandRequest) -> CommandCall<'_> {
-        CommandCall { cx: self, effect: Effect { name: "command".to_owned(), kind: EffectKind::Write, request: EffectRequest::Command(request), dry_run_reply: None } }
+        CommandCall {
+            cx: self,
+            effect: Effect { name: "command".to_owned(), kind: EffectKind::Write, request: EffectRequest::Command(request), dry_run_reply: None },
+        }
     }
 
     /// Does a plugin's own I/O (SQL, gRPC, …) under the same rules: `work` is not called in a dry run.

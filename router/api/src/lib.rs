@@ -27,26 +27,24 @@ pub use admin::{Admin, AdminError, RouteState, RouteStatus, RouterStatus};
 pub use clock::{BoxFuture, Cancellation, Canceller, Chance, Clock};
 pub use context::{Attempt, CommandCall, Context, ContextParts, Emit, HttpCall, ID_NAMESPACE};
 pub use dead_letter::{AttemptRecord, DeadLetter, DeadLetterReason, FailureClass};
+pub use dialect::Dialect;
 pub use dry_run::{DryRun, RecordedEffect};
 pub use effect::{
     CommandReply, CommandRequest, Effect, EffectClass, EffectContext, EffectError, EffectKind, EffectPort, EffectReply, EffectRequest, HttpHeader, HttpReply,
     HttpRequest, Method, OwnWork, excerpt,
 };
-pub use dialect::Dialect;
 pub use envelope::{DecodeError, DecodeLimits, Envelope, Source};
 pub use handler::{BoxError, Handler, HandlerError, Outcome, Permanent};
 pub use key::{KeyError, RoutingKey, RoutingPattern};
 pub use names::{EventId, RouteName, RouteNameError, bytes_as_text};
 pub use plugin::{BuildContext, BuildError, BuildProblem, Plugin, Registration, Registry, RegistryError, RouteMode};
 pub use program::{Endpoint, Program, TargetUrl, display_argv};
-pub use store::{
-    ArchivedEvent, DeliveryRecord, DeliveryState, EventQuery, FrozenBurst, NotedAttempts, RunningSlot, Store, StoreError, Suspect,
-};
+pub use store::{ArchivedEvent, DeliveryRecord, DeliveryState, EventQuery, FrozenBurst, NotedAttempts, RunningSlot, Store, StoreError, Suspect};
 pub use suggest::suggest;
 pub use template::{ArgvTemplate, JsonTemplate, Scope, Template, UrlTemplate};
 pub use transport::{
-    BurstNote, Consumer, DeadLetterQuery, Delivery, Destination, Fate, Features, InboxKey, Matcher, Publication, Published, QueueStats, SettleError, Settlement,
-    StoredDeadLetter, Subscription, Transport, TransportAdmin, TransportError,
+    BurstNote, Consumer, DeadLetterQuery, Delivery, Destination, Fate, Features, InboxKey, Matcher, Publication, Published, QueueStats, SettleError,
+    Settlement, StoredDeadLetter, Subscription, Transport, TransportAdmin, TransportError,
 };
 pub use trie::PatternTrie;
 pub use variable::check_variable_name;
