@@ -104,6 +104,7 @@ impl Run<'_> {
             Err(_) => return Ended::Cancelled,
         };
         let emits = cx.take_emits();
+        let mut said = String::new();
         let failure = match result {
             Ok(outcome) => {
                 return match dry_run {
@@ -118,12 +119,17 @@ impl Run<'_> {
                 };
             }
             Err(Unhandled::Panic(text)) => Some(Failure::new(FailureClass::Panic, format!("the handler panicked: {text}"))),
-            Err(Unhandled::Error(error)) => Failure::of(&error),
+            Err(Unhandled::Error(error)) => {
+                said = error.to_string();
+                Failure::of(&error)
+            }
         };
         match (dry_run, failure) {
             (Some(dry_run), failure) => Ended::Shadowed { effects: dry_run.take(), emits, failure },
             (None, Some(failure)) => Ended::Failed(failure),
-            (None, None) => Ended::Cancelled,
+            (None, None) if self.cancellation.is_cancelled() => Ended::Cancelled,
+            // Taken at its word, the event would stay in hand with nobody to settle it, and its lane would go on without it.
+            (None, None) => Ended::Failed(Failure::new(FailureClass::Error, format!("the handler gave up, but nobody asked it to: {said}"))),
         }
     }
 }

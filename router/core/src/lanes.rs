@@ -253,6 +253,12 @@ impl<I> Lanes<I> {
         self.lanes.get(key).map_or(0, Lane::pending)
     }
 
+    /// Does the lane wait for members of a burst that was frozen before a restart?
+    #[must_use]
+    pub fn is_reassembling(&self, key: &LaneKey) -> bool {
+        self.lanes.get(key).is_some_and(|lane| lane.batches.iter().any(|batch| matches!(batch.state, State::Reassembling { .. })))
+    }
+
     /// Bursts that collect.
     #[must_use]
     pub fn open_bursts(&self) -> usize {

@@ -99,6 +99,12 @@ const RECONNECT_MAX: Duration = Duration::from_secs(5);
 /// A session that lived so long was healthy: the bound starts over.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
+/// A pause is not shorter than this, nor than the breaker's first delay where that is shorter still.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// Failures of the intake in a row after which the session is given up.
+const INTAKE_FAILURES_MAX: u32 = 10;
+
 /// A burst that was frozen before a restart waits for its members at least so long.
 const REASSEMBLE_MIN: Duration = Duration::from_secs(5);
 
@@ -181,7 +187,8 @@ impl RouteLoop {
             match end {
                 SessionEnd::Stopped => break,
                 SessionEnd::Paused { delay, error } => {
-                    let delay = self.breaker.open(delay);
+                    // A target that asks for no pause at all gets a short one: it is down, and must not be probed in a hot loop.
+                    let delay = self.breaker.open(delay).max(PAUSE_MIN.min(self.route.config.breaker.first_delay));
                     self.route.show(RouteState::Paused, Some(error.clone()));
                     self.tell(RouterEvent::RoutePaused { route: self.route.config.name.clone(), delay, error });
                     self.wait(delay).await;
@@ -231,30 +238,44 @@ impl RouteLoop {
     async fn session(&mut self, consumer: Arc<dyn Consumer>) -> SessionEnd {
         let route = Arc::clone(&self.route);
         let clock = Arc::clone(&route.parts.clock);
-        let worker = Arc::new(Worker { route: Arc::clone(&route), consumer: Arc::clone(&consumer), cancellation: self.force.listener() });
+        let worker =
+            Arc::new(Worker { route: Arc::clone(&route), consumer: Arc::clone(&consumer), cancellation: self.force.listener(), leaving: false.into() });
         route.show(RouteState::Running, None);
         self.tell(RouterEvent::RouteStarted { route: route.config.name.clone() });
 
-        let mut session = Session { in_hand: 0, asides: Vec::new(), held_lanes: HashSet::new(), held_up: false, leaving: None, drain_by: None };
+        let mut session = Session {
+            in_hand: 0,
+            asides: Vec::new(),
+            held_lanes: HashSet::new(),
+            held_up: false,
+            intake_failures: 0,
+            takes_at: None,
+            leaving: None,
+            drain_by: None,
+        };
         let mut orders = self.orders.clone();
         loop {
-            if self.is_draining() && session.leaving.is_none() {
+            // Also out of a pause: what still runs then has no more time than in any other drain.
+            if self.is_draining() && session.drain_by.is_none() {
                 session.leaving = Some(SessionEnd::Stopped);
+                session.drain_by = Some(clock.monotonic() + route.config.drain);
                 route.show(RouteState::Draining, None);
             }
-            if matches!(session.leaving, Some(SessionEnd::Stopped)) && session.drain_by.is_none() {
-                session.drain_by = Some(clock.monotonic() + route.config.drain);
+            if session.leaving.is_some() {
+                worker.leave();
             }
             self.close_a_burst_if_full(&session);
-            let rate_wait = if session.leaving.is_none() { self.start_what_may(&worker) } else { None };
+            let rate_wait = if session.leaving.is_none() && !worker.is_leaving() { self.start_what_may(&worker) } else { None };
             self.settle_asides(&worker, &mut session);
             if session.leaving.is_some() && !self.runs_of_this_epoch() {
                 break;
             }
-            let may_take = session.leaving.is_none() && self.has_room(&mut session);
-            self.show_bursts();
             let now = clock.monotonic();
-            let wake_at = [self.lanes.next_due().filter(|_| session.leaving.is_none()), rate_wait.map(|wait| now + wait), session.drain_by];
+            session.takes_at = session.takes_at.filter(|at| *at > now);
+            let may_take = session.leaving.is_none() && self.has_room(&mut session) && session.takes_at.is_none();
+            self.show_bursts();
+            let lanes_due = self.lanes.next_due().filter(|_| session.leaving.is_none());
+            let wake_at = [lanes_due, rate_wait.map(|wait| now + wait), session.drain_by, session.takes_at];
             let wake: BoxFuture<'_, ()> = match wake_at.into_iter().flatten().min() {
                 Some(at) => clock.sleep(at.saturating_sub(now)),
                 None => Box::pin(std::future::pending()),
@@ -263,11 +284,11 @@ impl RouteLoop {
                 biased;
                 () = drain_ordered(&mut orders), if !self.is_draining() => {}
                 Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
-                    self.take_back(ended.ok(), &consumer, &mut session);
+                    self.take_back(ended.ok(), &worker, &mut session);
                 }
                 next = consumer.next(), if may_take => match next {
                     Some(Ok(delivery)) => self.accept(&worker, delivery, &mut session),
-                    Some(Err(error)) => session.leave(SessionEnd::Lost { error: error.to_string() }),
+                    Some(Err(error)) => self.intake_failed(error.to_string(), &mut session),
                     None => session.leave(SessionEnd::Lost { error: TransportError::Unavailable("the consumer ended".to_owned()).to_string() }),
                 },
                 () = wake => {
@@ -350,7 +371,20 @@ impl RouteLoop {
         }
     }
 
+    /// The session lives, so what runs can still be settled: it goes on, and only the next look waits.
+    fn intake_failed(&self, error: String, session: &mut Session) {
+        session.intake_failures += 1;
+        if session.intake_failures > INTAKE_FAILURES_MAX {
+            session.leave(SessionEnd::Lost { error });
+            return;
+        }
+        let delay = RECONNECT_FIRST.saturating_mul(1 << session.intake_failures.min(16)).min(RECONNECT_MAX);
+        session.takes_at = Some(self.route.parts.clock.monotonic() + delay);
+        self.tell(RouterEvent::StoreTrouble { error: format!("route `{}` takes nothing for {} ms: {error}", self.route.config.name, delay.as_millis()) });
+    }
+
     fn accept(&mut self, worker: &Worker, delivery: Delivery, session: &mut Session) {
+        session.intake_failures = 0;
         self.tell(RouterEvent::Received { route: self.route.config.name.clone(), key: delivery.key.clone() });
         session.in_hand += 1;
         match worker.sort(delivery) {
@@ -358,8 +392,10 @@ impl RouteLoop {
             Sorted::Lane { key, item, alone } => {
                 let identity = item.delivery.identity.clone();
                 self.lanes.push(&key, &identity, *item, alone, self.route.parts.clock.monotonic());
-                // A lane that floods the window would starve the others, where the transport can look past it.
-                if self.route.is_ordered() && self.lanes.pending_of(&key) >= self.backlog_max() && session.held_lanes.insert(Arc::clone(&key)) {
+                // A lane that floods the window would starve the others, where the transport can look past it. The missing
+                // members of a frozen burst have to come, though.
+                let floods = self.lanes.pending_of(&key) >= self.backlog_max() && !self.lanes.is_reassembling(&key);
+                if self.route.is_ordered() && floods && session.held_lanes.insert(Arc::clone(&key)) {
                     worker.consumer.hold_lane(&key);
                 }
             }
@@ -373,7 +409,7 @@ impl RouteLoop {
     }
 
     /// A task of `running` is over.
-    fn take_back(&mut self, ended: Option<Ended>, consumer: &Arc<dyn Consumer>, session: &mut Session) {
+    fn take_back(&mut self, ended: Option<Ended>, worker: &Worker, session: &mut Session) {
         let Some(ended) = ended else {
             session.leave(SessionEnd::broken());
             return;
@@ -392,7 +428,7 @@ impl RouteLoop {
                 session.in_hand = session.in_hand.saturating_sub(ended.deliveries.saturating_sub(batch.items.len()));
                 self.lanes.hold(&lane, batch, until);
                 if session.held_lanes.insert(Arc::clone(&lane)) {
-                    consumer.hold_lane(&lane);
+                    worker.consumer.hold_lane(&lane);
                 }
                 answered
             }
@@ -401,7 +437,7 @@ impl RouteLoop {
                 if current {
                     session.in_hand = session.in_hand.saturating_sub(ended.deliveries);
                     if self.lanes.pending_of(&lane) * 2 <= self.backlog_max() && session.held_lanes.remove(&lane) {
-                        consumer.free_lane(&lane);
+                        worker.consumer.free_lane(&lane);
                     }
                 }
                 answered
@@ -419,6 +455,10 @@ impl RouteLoop {
                 false
             }
             End::Hold { .. } | End::Released => {
+                // On a session that goes on, nobody would ever settle what was released, and its lane would go on without it.
+                if current && session.leaving.is_none() && !worker.is_leaving() {
+                    session.leave(SessionEnd::Lost { error: "a handling was released".to_owned() });
+                }
                 self.cancelled += u32::from(self.force.listener().is_cancelled());
                 self.lanes.finished(&lane);
                 false
@@ -493,6 +533,10 @@ struct Session {
     asides: Vec<Aside>,
     /// Lanes of which the transport is asked to hand out nothing more.
     held_lanes: HashSet<LaneKey>,
+    /// Looks for a delivery that failed, one after the other.
+    intake_failures: u32,
+    /// The next look is not before this.
+    takes_at: Option<Duration>,
     /// Said so already.
     held_up: bool,
     /// Nothing new starts.

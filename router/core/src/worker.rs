@@ -10,7 +10,14 @@
 //! [`Worker::sort`] takes a delivery as far as its lane, [`Worker::process`] takes a batch from the head of its lane to the end.
 //! Between them the route's loop (`route.rs`) decides what runs when.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use router_api::{
@@ -73,6 +80,8 @@ pub(crate) struct Worker {
     pub consumer: Arc<dyn Consumer>,
     /// Cuts handlings short when a drain has taken too long.
     pub cancellation: Cancellation,
+    /// The session ends: what has not begun goes back.
+    pub leaving: AtomicBool,
 }
 
 /// Settlements that could not be recorded, and batches that could not be frozen, are tried again after this long, doubling.
@@ -81,6 +90,16 @@ const RECORD_AGAIN_FIRST: Duration = Duration::from_millis(100);
 const RECORD_AGAIN_MAX: Duration = Duration::from_secs(5);
 
 impl Worker {
+    /// Nothing that has not begun begins any more.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
+    }
+
+    /// See [`Worker::leave`].
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst)
+    }
+
     // ── decode → filter → lane ──────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Decodes, filters, and finds the lane.
@@ -167,14 +186,15 @@ impl Worker {
             return End::Hold { batch, until, answered: false };
         }
         let crashes = route.memory.crashes(&identity);
-        let failed_before = batch.items.iter().map(|item| item.delivery.attempts).max().unwrap_or(0) + batch.failed + crashes;
+        let counted = batch.items.iter().map(|item| item.delivery.attempts).max().unwrap_or(0);
+        let failed_before = counted.saturating_add(batch.failed).saturating_add(crashes);
         if crashes > 0 && (crashes >= config.crashes_max || failed_before >= config.retry.attempts_max) {
             let error = format!("the router's process died {crashes} times while this event was handled");
             let reason = if crashes >= config.crashes_max { DeadLetterReason::Crashed } else { DeadLetterReason::Exhausted };
             return self.give_up(lane, batch, reason, Failure::new(FailureClass::Crash, error), false).await;
         }
 
-        let attempt = failed_before + 1;
+        let attempt = failed_before.saturating_add(1);
         let started = route.parts.clock.monotonic();
         let newest = Arc::clone(&batch.items.last().expect("not empty, see above").event);
         let events = batch.items.len();
@@ -219,20 +239,27 @@ impl Worker {
             return Ok(true);
         }
         let now = parts.clock.now();
+        // Asked of all before one is taken out: if the store fails in between, all stay in the batch.
+        let mut known = Vec::with_capacity(batch.items.len());
+        for item in &batch.items {
+            known.push(match &item.dedup {
+                Some(key) => parts.store.inbox_contains(&self.route.config.name, key, now).await.map_err(|error| error.to_string())?,
+                None => false,
+            });
+        }
+        if !known.contains(&true) {
+            return Ok(true);
+        }
         let mut done_before = Vec::new();
         let mut keys = Vec::new();
-        let mut position = 0;
-        while position < batch.items.len() {
-            match &batch.items[position].dedup {
-                Some(key) if parts.store.inbox_contains(&self.route.config.name, key, now).await.map_err(|error| error.to_string())? => {
-                    keys.push(key.clone());
-                    done_before.push(batch.items.remove(position).delivery);
+        for (item, is_known) in std::mem::take(&mut batch.items).into_iter().zip(known) {
+            match item.dedup {
+                Some(key) if is_known => {
+                    keys.push(key);
+                    done_before.push(item.delivery);
                 }
-                _ => position += 1,
+                dedup => batch.items.push(Item { dedup, ..item }),
             }
-        }
-        if done_before.is_empty() {
-            return Ok(true);
         }
         for (delivery, key) in done_before.iter().zip(&keys) {
             self.tell(RouterEvent::Duplicate { route: self.name(), key: delivery.key.clone(), dedup_key: key.clone() });
@@ -293,7 +320,8 @@ impl Worker {
         let key = batch.items.last().map(|item| item.delivery.key.clone());
         let span = tracing::info_span!("handle", route = %route.config.name, key = key.as_ref().map(|key| key.as_str()), attempt, events = events.len());
         let _alone = route.solitude.enter(crashes).await;
-        if self.cancellation.is_cancelled() {
+        // That wait can be long: what drains or pauses begins nothing new.
+        if self.cancellation.is_cancelled() || self.is_leaving() {
             return Ended::Cancelled;
         }
         let slot = route.parts.store.begin_running(&route.config.name, identity);
@@ -316,7 +344,10 @@ impl Worker {
         }
         let clock = &route.parts.clock;
         let delay = match route.config.retry.decide(&failure, attempt, route.parts.chance.fraction()) {
-            Verdict::Pause(delay) => return End::Pause { delay, error: failure.error },
+            Verdict::Pause(delay) => {
+                self.leave();
+                return End::Pause { delay, error: failure.error };
+            }
             Verdict::Bury(reason) => return self.give_up(lane, batch, reason, failure, true).await,
             Verdict::RetryIn(delay) => delay,
         };
@@ -353,8 +384,8 @@ impl Worker {
     async fn give_up(&self, lane: &LaneKey, mut batch: Batch<Item>, reason: DeadLetterReason, failure: Failure, tried: bool) -> End {
         let route = &*self.route;
         let identity = identity(&batch);
-        let attempts =
-            batch.items.iter().map(|item| item.delivery.attempts).max().unwrap_or(0) + batch.failed + route.memory.crashes(&identity) + u32::from(tried);
+        let counted = batch.items.iter().map(|item| item.delivery.attempts).max().unwrap_or(0);
+        let attempts = [batch.failed, route.memory.crashes(&identity), u32::from(tried)].into_iter().fold(counted, u32::saturating_add);
         let mut history = batch.items.first().map(|item| item.delivery.history.clone()).unwrap_or_default();
         for record in batch.history.drain(..) {
             AttemptRecord::push(&mut history, record);

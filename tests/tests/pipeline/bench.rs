@@ -11,7 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use router_api::{
-    BuildContext, BuildError, Clock, Context, Envelope, Handler, HandlerError, Outcome, Plugin, Registration, Registry, RouteMode, RouteName, RoutingKey,
+    BuildContext, BuildError, Clock, Context, EffectClass, EffectError, Envelope, Handler, HandlerError, Outcome, Plugin, Registration, Registry, RouteMode,
+    RouteName, RoutingKey,
 };
 use router_core::{
     Applied, Router,
@@ -42,6 +43,12 @@ pub enum Answer {
     RetryAfter(Duration),
     Reject,
     Pause,
+    /// … and asks for so long a pause.
+    PauseFor(Duration),
+    /// Pauses after so long on the clock.
+    PauseAfter(Duration),
+    /// Says that its effect was cancelled.
+    Cancelled,
     Panic,
     /// Never ends by itself.
     Hang,
@@ -111,6 +118,12 @@ impl Handler for ScriptedHandler {
                 Answer::RetryAfter(delay) => return Err(HandlerError::retry_after(delay, "asked to wait")),
                 Answer::Reject => return Err(HandlerError::reject("never")),
                 Answer::Pause => return Err(HandlerError::pause("connection refused")),
+                Answer::PauseFor(delay) => return Err(HandlerError::Pause { delay: Some(delay), error: "unavailable".into() }),
+                Answer::PauseAfter(duration) => {
+                    self.script.clock.sleep(duration).await;
+                    Answer::Pause
+                }
+                Answer::Cancelled => return Err(EffectError::new(EffectClass::Cancelled, "somebody cancelled it").into()),
                 Answer::Panic => panic!("the script says so"),
                 Answer::Hang => std::future::pending().await,
                 Answer::Take(duration) => {

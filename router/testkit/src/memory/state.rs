@@ -56,6 +56,8 @@ pub(super) struct Data {
     pub plugin_state: BTreeMap<(RouteName, String), Value>,
     pub configs: Vec<(String, String, Timestamp)>,
     pub faults: Faults,
+    /// Calls of the store that go well before the next `store_fails` ones fail.
+    pub store_passes: u32,
     pub store_fails: u32,
 }
 

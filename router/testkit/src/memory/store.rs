@@ -42,7 +42,13 @@ impl MemoryStore {
 
     /// The next `count` calls fail and do nothing; `begin_running` has no slot then.
     pub fn fail(&self, count: u32) {
-        self.shared.lock().store_fails = count;
+        self.fail_after(0, count);
+    }
+
+    /// The same, but the next `passes` calls still go well.
+    pub fn fail_after(&self, passes: u32, count: u32) {
+        let mut data = self.shared.lock();
+        (data.store_passes, data.store_fails) = (passes, count);
     }
 
     /// What is marked as running now, in the order of the marks.
@@ -53,7 +59,9 @@ impl MemoryStore {
 
     fn with<T>(&self, work: impl FnOnce(&mut Data) -> T) -> Result<T, StoreError> {
         let mut data = self.shared.lock();
-        if data.store_fails > 0 {
+        if data.store_passes > 0 {
+            data.store_passes -= 1;
+        } else if data.store_fails > 0 {
             data.store_fails -= 1;
             return Err(StoreError { message: "a test made this call of the store fail".to_owned(), full: false });
         }
