@@ -29,7 +29,9 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn of(output: Output) -> Self {
+    /// From what a command left.
+    #[must_use]
+    pub fn of(output: Output) -> Self {
         Self {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -111,6 +113,12 @@ impl Home {
             }
         }
         command
+    }
+
+    /// Runs a command with further variables to its end.
+    #[must_use]
+    pub fn run_with(&self, variables: &[(&str, &str)], args: &[&str]) -> Ran {
+        Ran::of(self.command(args).envs(variables.iter().copied()).output().expect("the program runs"))
     }
 
     /// Runs a command to its end.

@@ -27,7 +27,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts a command that writes a JSON log to its standard error, and waits until it says that it is ready.
+    /// Starts a command that writes its log to its standard error, and waits until it says that it is ready.
     ///
     /// # Panics
     ///
@@ -38,7 +38,7 @@ impl Service {
         let line = service.wait_for("events come in at").expect("the service says where its door is");
         let after = line.split("http://").nth(1).expect("the line has an address");
         service.address = Some(after.split('/').next().and_then(|address| address.parse().ok()).expect("the address is one"));
-        service.wait_for("\"ready\"").expect("the service becomes ready");
+        service.wait_for_line("ready", |line| line.contains("\"ready\"") || line.ends_with(" ready")).expect("the service becomes ready");
         service
     }
 
@@ -82,16 +82,20 @@ impl Service {
     ///
     /// When it takes too long, with the lines that came.
     pub fn wait_for(&mut self, text: &str) -> Option<String> {
+        self.wait_for_line(text, |line| line.contains(text))
+    }
+
+    fn wait_for_line(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> Option<String> {
         loop {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
                     self.seen.push(line.clone());
-                    if line.contains(text) {
+                    if wanted(&line) {
                         return Some(line);
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => panic!("no line with `{text}` came; there were:\n{}", self.seen.join("\n")),
+                Err(RecvTimeoutError::Timeout) => panic!("no line with `{what}` came; there were:\n{}", self.seen.join("\n")),
             }
         }
     }
@@ -127,8 +131,18 @@ impl Service {
     /// # Panics
     ///
     /// When it does not end with exit code 0, with its log.
-    pub fn stop(mut self) -> Vec<String> {
+    pub fn stop(self) -> Vec<String> {
         self.signal(rustix::process::Signal::TERM);
+        self.stop_asked()
+    }
+
+    /// Waits until it has stopped, after a signal that asked for it.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end with exit code 0, with its log.
+    #[must_use]
+    pub fn stop_asked(mut self) -> Vec<String> {
         let status = self.wait();
         let log = self.log();
         assert_eq!(status.code(), Some(0), "{}", log.join("\n"));

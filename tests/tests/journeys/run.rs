@@ -1,0 +1,219 @@
+//! `run`: what it says when it starts, why it does not start, and how it stops.
+
+use std::{fs, path::Path};
+
+use router_tests::{Home, Service, eventually};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::world::{ROUTES, ended, finished, lived_in, write};
+
+/// A route whose command notes its own process in `pid`, and then waits until there is a file `go`.
+const SLOW: &str = r#"
+[[route]]
+name = "slow"
+on = ["slow.#"]
+handler = "exec"
+with = { command = ["sh", "../slow.sh"] }
+"#;
+
+fn slow_home() -> Home {
+    let home = Home::new(SLOW);
+    // It ends by itself some day, should a test that failed leave it.
+    let wait = "n=0; while [ ! -e ../go ] && [ $n -lt 5000 ]; do sleep 0.02; n=$((n + 1)); done";
+    home.write("slow.sh", &format!("echo $$ > ../pid.new; mv ../pid.new ../pid; {wait}; echo done > ../done\n"));
+    home
+}
+
+/// Starts the service with its command in the middle of an event.
+fn in_the_middle(home: &Home) -> Service {
+    let service = home.serve();
+    service.send("slow.one", &json!({ "event_id": "slow-1" }));
+    eventually("the command runs", || (!home.read("pid").is_empty()).then_some(()));
+    service
+}
+
+/// A zombie, which nobody waits for in some containers, does not run any more.
+fn runs(pid: &str) -> bool {
+    let stat = fs::read_to_string(Path::new("/proc").join(pid.trim()).join("stat")).unwrap_or_default();
+    stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+#[test]
+fn the_first_lines_say_where_the_doors_are_and_which_routes_are_on() {
+    let home = Home::new(ROUTES);
+    let log = home.serve().stop().join("\n");
+    for part in [
+        "event-router starts with config/router.toml",
+        "events come in at http://127.0.0.1:",
+        "commands reach this router through",
+        "state/router.db.sock",
+        "route `kept` is on (exec, live)",
+        "route `poisoned` is on (exec, live)",
+        "switched off: off",
+        "stopping: what runs is finished",
+        "event-router has stopped",
+    ] {
+        assert!(log.contains(part), "no `{part}` in\n{log}");
+    }
+    assert!(!home.path().join("state/router.db.sock").exists(), "the socket goes with the service");
+}
+
+#[test]
+fn files_beside_the_store_are_readable_by_their_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let (home, service) = lived_in();
+    let mut names = Vec::new();
+    for entry in fs::read_dir(home.path().join("state")).expect("the store's directory") {
+        let entry = entry.expect("an entry");
+        let mode = entry.metadata().expect("it is there").permissions().mode() & 0o777;
+        assert_eq!(mode & 0o077, 0, "{:?} has mode {mode:o}", entry.path());
+        names.push(entry.file_name().into_string().expect("a text"));
+    }
+    names.sort();
+    assert!(names.contains(&"router.db".to_owned()) && names.contains(&"router.db.sock".to_owned()), "{names:?}");
+    service.stop();
+}
+
+#[test]
+fn a_taken_port_is_said_with_both_ways_out_and_leaves_the_queues_alone() {
+    let home = Home::new(ROUTES);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    home.write("config/router.toml", &home.read("config/router.toml").replace("127.0.0.1:0", &address));
+    let ran = ended(&home, &["run"]).code(1);
+    for part in [address.as_str(), "taken by another program", "`[http] listen`", "`listen = \"off\"`"] {
+        assert!(ran.stderr.contains(part), "no `{part}` in\n{}", ran.stderr);
+    }
+    assert!(!ran.stderr.contains("ready"), "{}", ran.stderr);
+
+    // The second way out works.
+    home.write("config/router.toml", &home.read("config/router.toml").replace(&address, "off"));
+    let mut service = Service::begin(home.command(&["run"]));
+    service.wait_for("the HTTP door is off").expect("the service says so");
+    service.wait_for(" ready").expect("the service becomes ready");
+    home.write("event.json", &write(1, "/home/ada/shop/cart.py").to_string());
+    assert_eq!(home.run(&["publish", "event.json", "--json"]).code(0).json()["routed"], true);
+    service.stop();
+}
+
+#[test]
+fn a_second_router_on_the_same_store_says_who_is_there() {
+    let home = Home::new(ROUTES);
+    let service = home.serve();
+    let ran = ended(&home, &["run"]).code(1);
+    let sentence = format!("another event-router (process {}) already runs on the store", service.pid());
+    assert!(ran.stderr.contains(&sentence) && ran.stderr.contains("give this one another `store.path`"), "{}", ran.stderr);
+    // The first one does not mind.
+    service.send("session.thread.agent.action", &write(1, "/home/ada/shop/cart.py"));
+    finished(&home);
+    service.stop();
+}
+
+#[test]
+fn an_invalid_configuration_ends_with_78_and_all_problems() {
+    let home = Home::new(
+        "[[route]]\nname = \"one\"\non = [\"a\"]\nhandler = \"loog\"\n\n[[route]]\nname = \"two\"\non = [\"b\"]\nhandler = \"log\"\nordr_by = \"session_id\"\n",
+    );
+    let ran = ended(&home, &["run"]).code(78);
+    for part in ["loog", "did you mean `log`?", "ordr_by", "did you mean `order_by`?", "2 errors", "config/router.toml:10:11", "config/router.toml:16:1"] {
+        assert!(ran.stderr.contains(part), "no `{part}` in\n{}", ran.stderr);
+    }
+    assert!(!home.path().join("state").exists(), "no store is made for a configuration that cannot be used");
+}
+
+#[test]
+fn a_program_that_is_not_there_is_a_problem_of_the_configuration() {
+    let home = Home::new("[[route]]\nname = \"one\"\non = [\"a\"]\nhandler = \"exec\"\nwith = { command = [\"no-such-program-anywhere\"] }\n");
+    let ran = ended(&home, &["run"]).code(78);
+    assert!(ran.stderr.contains("no-such-program-anywhere"), "{}", ran.stderr);
+}
+
+#[test]
+fn sigterm_lets_what_runs_finish_and_ends_with_0() {
+    let home = slow_home();
+    let mut service = in_the_middle(&home);
+    let address = service.address();
+    service.signal(Signal::TERM);
+    service.wait_for("stopping").expect("it says so");
+    // The door may still be open for a moment, and what it takes then is safe too.
+    let late = router_tests::post(address, "/events?key=other.late", "{}").is_some_and(|answer| answer.status == 200);
+    assert!(!home.path().join("done").exists());
+    home.write("go", "");
+    let log = service.stop_asked();
+    assert_eq!(home.read("done"), "done\n", "the command was let finish");
+    assert!(!log.iter().any(|line| line.contains("cancelled")), "{}", log.join("\n"));
+    let events = home.run(&["events", "--json"]).code(0).json();
+    let events = events["events"].as_array().expect("a list");
+    assert_eq!(events.len(), 1 + usize::from(late), "{events:?}");
+    assert_eq!(events[events.len() - 1]["deliveries"][0]["state"]["fate"], "handled", "{events:?}");
+}
+
+#[test]
+fn a_second_signal_cuts_it_short_and_the_event_stays_with_no_attempt_counted() {
+    let home = slow_home();
+    let mut service = in_the_middle(&home);
+    service.signal(Signal::INT);
+    service.wait_for("stopping").expect("it says so");
+    service.signal(Signal::TERM);
+    service.wait_for("a second signal").expect("it says so");
+    let log = service.stop_asked().join("\n");
+    assert!(log.contains("cancelled"), "{log}");
+    let pid = home.read("pid");
+    eventually("the command's processes are ended", || (!runs(&pid)).then_some(()));
+    assert!(!home.path().join("done").exists());
+    let events = home.run(&["events", "--json"]).code(0).json();
+    let delivery = &events["events"][0]["deliveries"][0];
+    assert_eq!((&delivery["state"]["state"], &delivery["attempts"]), (&"queued".into(), &0.into()), "{events}");
+
+    // And it is handled when the router is back, as a first attempt.
+    home.write("go", "");
+    let service = home.serve();
+    let events = finished(&home);
+    assert_eq!(events["events"][0]["deliveries"][0]["attempts"], 0, "{events}");
+    service.stop();
+}
+
+#[test]
+fn sighup_is_answered_with_a_line_and_does_not_end_the_service() {
+    let home = Home::new(ROUTES);
+    let mut service = home.serve();
+    service.signal(Signal::HUP);
+    service.wait_for("SIGHUP changes nothing").expect("it says so");
+    service.send("session.thread.agent.action", &write(1, "/home/ada/shop/cart.py"));
+    service.stop();
+}
+
+#[test]
+fn the_json_log_is_one_object_a_line_without_anything_of_a_payload() {
+    let (home, service) = lived_in();
+    service.send("session.thread.agent.action", &write(2, "/home/ada/shop/MARKER-OF-THE-PAYLOAD.py"));
+    finished(&home);
+    let log = service.stop();
+    let lines: Vec<Value> = log.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect();
+    for line in &lines {
+        assert!(line["ts"].is_string() && line["msg"].is_string(), "{line}");
+        assert!(["info", "warn", "error"].contains(&line["level"].as_str().expect("a text")), "{line}");
+    }
+    assert!(lines.iter().any(|line| line["route"] == "kept" && line["event_id"] == "0b8f1c52-5c1e-4a55-9e0a-000000000001"), "{log:?}");
+    assert!(lines.iter().any(|line| line["level"] == "error" && line["route"] == "poisoned" && line["reason"] == "rejected"), "{log:?}");
+    let all = log.join("\n");
+    assert!(!all.contains("MARKER-OF-THE-PAYLOAD"), "{all}");
+}
+
+#[test]
+fn a_killed_router_leaves_what_the_next_one_takes_over() {
+    let home = slow_home();
+    let service = in_the_middle(&home);
+    service.kill();
+    assert!(home.path().join("state/router.db.sock").exists(), "a killed process cannot tidy up");
+    // A command alone opens the store although the socket is still there.
+    assert_eq!(home.run(&["events", "--json"]).code(0).json()["events"][0]["id"], "slow-1");
+    home.write("go", "");
+    let mut service = home.serve();
+    let line = service.wait_for("is handled by route `slow`").expect("it is handled");
+    let line: Value = serde_json::from_str(&line).expect("a line is JSON");
+    assert_eq!((&line["event_id"], &line["attempt"]), (&"slow-1".into(), &2.into()), "what ran while it died is charged: {line}");
+    service.stop();
+}

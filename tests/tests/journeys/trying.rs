@@ -1,0 +1,73 @@
+//! `try`: one event through one route; nothing is done unless it is asked for.
+
+use router_tests::Home;
+
+use crate::{
+    golden::golden,
+    world::{ROUTES, lived_in, poison, read, write},
+};
+
+fn home() -> Home {
+    let home = Home::new(ROUTES);
+    home.write("event.json", &write(1, "/home/ada/shop/cart.py").to_string());
+    home
+}
+
+#[test]
+fn a_dry_run_shows_the_effects_and_does_nothing() {
+    let home = home();
+    let ran = home.run(&["try", "kept", "event.json"]).code(0);
+    assert!(ran.stdout.contains("would run: tee -a ../seen") && ran.stdout.contains("would be handled"), "{}", ran.stdout);
+    golden(&home, "try", &home.run(&["try", "kept", "event.json", "--json"]).code(0).json());
+    assert!(!home.path().join("seen").exists(), "a dry run did something");
+    assert!(!home.path().join("state").exists(), "a dry run made a store");
+}
+
+#[test]
+fn with_live_it_is_really_done() {
+    let home = home();
+    let ran = home.run(&["try", "kept", "event.json", "--live"]).code(0);
+    assert!(ran.stdout.contains("ran: tee -a ../seen → exit code 0") && ran.stdout.contains("handled"), "{}", ran.stdout);
+    assert_eq!(home.read("seen"), write(1, "/home/ada/shop/cart.py").to_string(), "the command got the event's bytes");
+    golden(&home, "try-live", &home.run(&["try", "kept", "event.json", "--live", "--json"]).code(0).json());
+}
+
+#[test]
+fn a_failure_says_what_the_router_would_do_and_ends_with_1() {
+    let home = home();
+    home.write("poison.json", &poison(1).to_string());
+    // A dry run does not run the command, so it cannot fail.
+    let _ = home.run(&["try", "poisoned", "poison.json"]).code(0);
+    let ran = home.run(&["try", "poisoned", "poison.json", "--live"]).code(1);
+    for part in ["exit code 65", "this is bad data", "given up on at once"] {
+        assert!(ran.stdout.contains(part), "no `{part}` in\n{}", ran.stdout);
+    }
+    golden(&home, "try-failed", &home.run(&["try", "poisoned", "poison.json", "--live", "--json"]).code(1).json());
+}
+
+#[test]
+fn an_event_that_the_route_does_not_want_is_tried_all_the_same_and_said_to_be_unwanted() {
+    let home = home();
+    home.write("read.json", &read(1, "/home/ada/shop/cart.py").to_string());
+    let ran = home.run(&["try", "kept", "read.json"]).code(0);
+    assert!(ran.stdout.contains("the route would not take this event by itself"), "{}", ran.stdout);
+    assert_eq!(home.run(&["try", "kept", "read.json", "--json"]).code(0).json()["wanted"], false);
+    let off = home.run(&["try", "off", "event.json"]).code(0);
+    assert!(off.stdout.contains("the route is switched off"), "{}", off.stdout);
+}
+
+#[test]
+fn stored_events_can_be_tried_beside_a_running_router() {
+    let (home, service) = lived_in();
+    let ran = home.run(&["try", "kept", "1"]).code(0);
+    assert!(ran.stdout.contains("would run: tee -a ../seen"), "{}", ran.stdout);
+    assert_eq!(home.read("seen").matches("event_id").count(), 1, "only the running router has handled it");
+    service.stop();
+    assert_eq!(home.run(&["try", "kept", "1"]).code(0).stdout.lines().next(), ran.stdout.lines().next());
+}
+
+#[test]
+fn a_route_that_does_not_exist_is_an_error_with_the_list() {
+    let ran = home().run(&["try", "keep", "event.json"]).code(1);
+    assert!(ran.stderr.contains("there is no route `keep`") && ran.stderr.contains("`kept`, `poisoned`, `off`"), "{}", ran.stderr);
+}
