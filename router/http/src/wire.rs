@@ -209,6 +209,19 @@ impl IntoResponse for ErrorAnswer {
     }
 }
 
+/// What is wrong with a body, without repeating any of it: the parser quotes a value that it did not want, and that may be a secret.
+fn no_object(body: &[u8], error: &serde_json::Error) -> String {
+    let kind = match body.trim_ascii_start().first() {
+        Some(b'[') => "an array",
+        Some(b'"') => "a text",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        Some(b'-' | b'0'..=b'9') => "a number",
+        _ => return format!("no JSON object: {error}"),
+    };
+    if error.is_data() { format!("{kind}, where a JSON object is needed") } else { format!("no JSON object: {error}") }
+}
+
 /// The routing key of an event that comes in: `given`, else `event_type` or `type` of the body.
 ///
 /// # Errors
@@ -234,7 +247,7 @@ pub fn key_of(given: Option<&str>, body: &[u8]) -> Result<RoutingKey, String> {
     if let Some(given) = given {
         return checked(given, "the key");
     }
-    let head: Head = serde_json::from_slice(body).map_err(|error| format!("no JSON object: {error}"))?;
+    let head: Head = serde_json::from_slice(body).map_err(|error| no_object(body, &error))?;
     for (value, place) in [(head.event_type, "`event_type`"), (head.kind, "`type`")] {
         match value {
             Some(serde_json::Value::String(text)) => return checked(&text, place),
@@ -263,7 +276,15 @@ mod tests {
         assert!(key_of(None, br#"{"event_type":7}"#).unwrap_err().contains("no text"));
         assert!(key_of(Some("a\nb"), b"{}").unwrap_err().contains("control character"));
         assert!(key_of(Some(&"k".repeat(256)), b"{}").unwrap_err().contains("255"));
-        assert!(key_of(None, b"[1]").unwrap_err().contains("no JSON object"));
+        assert!(key_of(None, b"[1]").unwrap_err().contains("where a JSON object is needed"));
+        assert!(key_of(None, b"{\"a\":").unwrap_err().contains("no JSON object"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_repeating_what_came() {
+        for body in [&b"\"hunter2\""[..], b" [\"hunter2\"]", b"\"hunter2", b"hunter2", b"{\"hunter2\": \"hunter2\"", b"{} hunter2"] {
+            assert!(!key_of(None, body).unwrap_err().contains("hunter2"));
+        }
     }
 
     #[test]

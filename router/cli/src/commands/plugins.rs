@@ -1,7 +1,7 @@
 //! `plugins [NAME]`: the linked plugins, and the reference of one.
 
 use anyhow::bail;
-use router_api::{Registration, Registry};
+use router_api::{Registration, Registry, suggest};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -39,7 +39,8 @@ pub(crate) fn run(args: &PluginsArgs, out: &mut Output) -> anyhow::Result<Ended>
         Some(name) => {
             let Some(plugin) = registry.get(name) else {
                 let linked: Vec<String> = registry.iter().map(|plugin| format!("`{}`", plugin.name)).collect();
-                bail!("no plugin `{}` is linked into this program; there are {}", harmless(name), linked.join(", "));
+                let near = suggest(name, registry.iter().map(|plugin| plugin.name)).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+                bail!("no plugin `{}` is linked into this program: {near}there are {}", harmless(name), linked.join(", "));
             };
             show(plugin, args.json.json, out)?;
         }
