@@ -15,6 +15,7 @@ use router_api::{BoxFuture, Canceller, Chance, Clock, Consumer, DecodeLimits, De
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
+    attempt::panic_text,
     breaker::Breaker,
     config::RouteConfig,
     lanes::{BurstLimits, LaneKey, Lanes},
@@ -115,20 +116,33 @@ pub(crate) async fn run(route: Arc<RouteParts>, orders: watch::Receiver<Order>, 
         max_wait: coalesce.max_wait,
         events_max: usize::try_from(coalesce.events_max).unwrap_or(usize::MAX).max(1),
     });
-    let cancelled = RouteLoop {
-        breaker: Breaker::new(route.config.breaker.clone()),
-        bucket: route.config.rate.as_ref().map(TokenBucket::new),
-        lanes: Lanes::new(limits),
-        running: JoinSet::new(),
-        handlings: 0,
-        epoch: 0,
-        cancelled: 0,
-        orders,
-        force,
-        route: Arc::clone(&route),
+    let mut cancelled = 0;
+    let mut delay = RECONNECT_FIRST;
+    loop {
+        let route_loop = RouteLoop {
+            breaker: Breaker::new(route.config.breaker.clone()),
+            bucket: route.config.rate.as_ref().map(TokenBucket::new),
+            lanes: Lanes::new(limits),
+            running: JoinSet::new(),
+            handlings: 0,
+            epoch: 0,
+            cancelled: 0,
+            orders: orders.clone(),
+            force: force.clone(),
+            route: Arc::clone(&route),
+        };
+        // A bug of ours, or an observer that panics. Without this the route would be dead and show itself as running.
+        let Err(panic) = AssertUnwindSafe(route_loop.run()).catch_unwind().await.map(|count| cancelled += count) else { break };
+        let error = format!("the route's loop panicked and begins anew: {}", panic_text(panic.as_ref()));
+        tracing::error!(route = %route.config.name, "{error}");
+        route.show(RouteState::Reconnecting, Some(error));
+        let mut orders = orders.clone();
+        tokio::select! {
+            () = route.parts.clock.sleep(delay) => {}
+            () = drain_ordered(&mut orders) => break,
+        }
+        delay = (delay * 2).min(RECONNECT_MAX);
     }
-    .run()
-    .await;
     route.show(RouteState::Stopped, None);
     route.parts.observers.tell(RouterEvent::RouteStopped { route: route.config.name.clone() });
     cancelled

@@ -43,7 +43,11 @@ impl Transport for Embedded {
             shared.set_bindings(Bindings::new(bound.collect()));
         };
         let run = move |writing: &Writing<'_>| Bindings::write(writing.conn, &wanted);
-        self.shared.writer.write_then(run, enforce).await.map(|_| ()).map_err(refusal)
+        self.shared.writer.write_then(run, enforce).await.map(|_| ()).map_err(|error| match error {
+            // Not `Unavailable`: nobody binds later by himself here, and until then new routes would miss their events without a word.
+            WriteError::Failed(sentence) => TransportError::Refused(sentence),
+            error => refusal(error),
+        })
     }
 
     async fn consume(&self, route: &RouteName, prefetch: u32) -> Result<Arc<dyn Consumer>, TransportError> {

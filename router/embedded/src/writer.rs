@@ -7,9 +7,12 @@
 //! An error of the disk itself ends writing for good: after a failed sync the kernel may have dropped the very pages that the next
 //! sync would then report as safe. Reading goes on.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use rusqlite::{Connection, ErrorCode};
@@ -215,7 +218,7 @@ impl WriterInbox {
                         group.push(work);
                     }
                     for chunk in chunks(&mut group) {
-                        self.commit_group(&mut desk, chunk);
+                        self.commit_guarded(&mut desk, chunk);
                     }
                     return desk.conn;
                 }
@@ -242,7 +245,7 @@ impl WriterInbox {
                 group.push(work);
             }
             if !group.is_empty() {
-                self.commit_group(&mut desk, std::mem::take(&mut group));
+                self.commit_guarded(&mut desk, std::mem::take(&mut group));
             }
             if locked(&self.shared.broken).is_none() {
                 let is_idle = self.receiver.is_empty();
@@ -251,6 +254,14 @@ impl WriterInbox {
                     tracing::warn!(error = error.sentence(), "old events could not be removed");
                 }
             }
+        }
+    }
+
+    /// A panic in here is a bug of ours, after which nothing can be said of the open transaction. The thread has to outlive it all the
+    /// same: it owns the lock of the store, without which another process would hand out what this one still has in hand.
+    fn commit_guarded(&self, desk: &mut WriterDesk, group: Vec<Box<dyn Work>>) {
+        if catch_unwind(AssertUnwindSafe(|| self.commit_group(desk, group))).is_err() {
+            self.break_down(&format!("the writer of the store `{}` panicked, which is a bug; please report it and restart the router", desk.path));
         }
     }
 
@@ -484,5 +495,21 @@ mod tests {
             }
         }
         assert_eq!(store.shared.writer.write(|_| Ok(())).await, Err(WriteError::Closed));
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_panics_keeps_the_lock_answers_everybody_and_reading_goes_on() {
+        let (directory, store) = open();
+        store.publish(event(1)).await.unwrap();
+        let panicked: Result<(), _> = store.shared.writer.write(|_: &Writing<'_>| panic!("made to panic")).await;
+        assert!(panicked.is_err());
+        let TransportError::Refused(sentence) = store.publish(event(1)).await.unwrap_err() else { panic!("it will not heal by itself") };
+        assert!(sentence.contains("panicked") && sentence.contains("restart the router"), "{sentence}");
+        assert_eq!(store.events(&EventQuery::default()).await.unwrap().len(), 1);
+        let options = || EmbeddedOptions { reserve_bytes: 0, ..EmbeddedOptions::new(directory.path().join("router.db")) };
+        assert!(matches!(Embedded::open(options(), Arc::new(Still)), Err(crate::OpenError::HeldByAnother { .. })));
+        store.close().await;
+        let store = Embedded::open(options(), Arc::new(Still)).unwrap();
+        assert_eq!(store.events(&EventQuery::default()).await.unwrap().len(), 1);
     }
 }

@@ -1,12 +1,19 @@
 //! Attacks on the promises: combinations of faults, pauses, drains and changes that the other tests show one at a time.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use router_api::{Clock, DeadLetterReason, FailureClass};
-use router_core::{config::Rate, observe::RouterEvent};
+use router_core::{
+    config::Rate,
+    observe::{Observer, RouterEvent},
+};
+use router_testkit::{MemoryState, VirtualClock};
 
 use crate::bench::{Answer, Bench, Call, HOUR, SECOND, coalescing, ids, ordered, route};
 
@@ -139,6 +146,53 @@ async fn a_store_that_fails_between_two_questions_for_duplicates_loses_none_of_t
     bench.pass(HOUR).await;
     assert_eq!(bench.called(), ids(&[&["w1"], &["w2"]]));
     assert_eq!(unfinished(&bench, "ci"), 0, "the repetition is settled too");
+}
+
+/// Panics at the first event that is received.
+struct Panicky(AtomicU32);
+
+impl Observer for Panicky {
+    fn observe(&self, event: &RouterEvent) {
+        if matches!(event, RouterEvent::Received { .. }) {
+            assert_ne!(self.0.fetch_add(1, Ordering::Relaxed), 0, "made to panic");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_route_whose_loop_panics_begins_anew_and_loses_nothing() {
+    let bench = Bench::watched(MemoryState::new(), VirtualClock::default(), Arc::new(Panicky(AtomicU32::new(0))));
+    bench.apply(&[route("all")]).await;
+    for id in ["e1", "e2"] {
+        bench.send("a.b", id).await;
+    }
+    bench.pass(10 * SECOND).await;
+    assert_eq!(bench.called(), ids(&[&["e1"], &["e2"]]));
+    assert_eq!(bench.settled(), ["handled", "handled"]);
+    assert_eq!(bench.drain().await, 0);
+}
+
+#[tokio::test]
+async fn repetitions_that_leave_a_failing_burst_leave_the_window_too() {
+    let bench = Bench::new();
+    let mut narrow = coalescing("narrow");
+    narrow.prefetch = 8;
+    narrow.coalesce.as_mut().unwrap().events_max = 2;
+    bench.behave(|call| if call.attempt == 1 { Answer::Retry } else { Answer::Done });
+    bench.apply(&[narrow]).await;
+    bench.send_in("s1", "done").await;
+    bench.pass(60 * SECOND).await;
+    for number in 0..8 {
+        bench.send_in("s1", "done").await;
+        bench.send_in("s1", &format!("w{number}")).await;
+        bench.pass(60 * SECOND).await;
+    }
+    for id in ["last1", "last2"] {
+        bench.send_in("s1", id).await;
+    }
+    bench.pass(60 * SECOND).await;
+    assert_eq!(bench.called().last(), ids(&[&["last1", "last2"]]).first(), "the window is full of what is not there");
+    assert_eq!(unfinished(&bench, "narrow"), 0);
 }
 
 // ── bursts ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -352,6 +406,26 @@ async fn a_suspect_on_a_route_of_one_handling_at_a_time_does_not_block_it() {
     bench.pass(HOUR).await;
     assert_eq!(bench.calls().iter().filter(|call| is_first(call, "a1")).map(|call| call.attempt).collect::<Vec<_>>(), [4, 5, 6]);
     assert_eq!(bench.settled(), ["handled", "handled"]);
+}
+
+#[tokio::test]
+async fn what_was_kept_for_an_event_is_forgotten_when_it_is_settled() {
+    use router_api::Store;
+    let routes = [coalescing("ci"), ordered("in-order")];
+    let bench = Bench::new();
+    bench.behave(|call| if call.attempt == 1 { Answer::Retry } else { Answer::Hang });
+    bench.apply(&routes).await;
+    bench.send_in("s1", "a1").await;
+    bench.pass(30 * SECOND).await;
+    let bench = bench.crash(&routes, |_| Answer::Done).await;
+    bench.pass(HOUR).await;
+    assert_eq!(bench.calls().iter().map(|call| call.attempt).collect::<Vec<_>>(), [3, 3], "one failed, one crashed");
+    for name in ["ci", "in-order"].map(|name| name.parse().unwrap()) {
+        assert_eq!(bench.store.suspects(&name).await.unwrap(), []);
+        assert_eq!(bench.store.noted_attempts(&name).await.unwrap(), []);
+        assert_eq!(bench.store.frozen(&name).await.unwrap(), []);
+    }
+    assert_eq!(bench.store.running(), []);
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ use router_core::{
         StoreConfig, TransportConfig,
     },
     filter::EventFilter,
+    observe::Observer,
 };
 use router_testkit::{EventBuilder, FakeEffects, MemoryState, MemoryStore, MemoryTransport, RecordingObserver, SeededChance, SettledHow, VirtualClock, event};
 
@@ -167,6 +168,11 @@ impl Bench {
 
     /// A router of a new process over what an earlier one left.
     pub fn over(state: MemoryState, clock: VirtualClock) -> Self {
+        Self::watched(state, clock, Arc::new(RecordingObserver::new()))
+    }
+
+    /// … with one more observer.
+    pub fn watched(state: MemoryState, clock: VirtualClock, watcher: Arc<dyn Observer>) -> Self {
         let script = Arc::new(Script { calls: Mutex::default(), behaviour: Mutex::new(Box::new(|_| Answer::Done)), clock: clock.clone() });
         let script_id = NEXT.fetch_add(1, Ordering::Relaxed);
         SCRIPTS.lock().unwrap().insert(script_id, Arc::clone(&script));
@@ -184,6 +190,7 @@ impl Bench {
             Arc::new(SeededChance::new(7)),
         )
         .observer(Arc::clone(&observer) as _)
+        .observer(watcher)
         .build();
         Self { state, transport, store, clock, observer, effects, router, script, script_id }
     }

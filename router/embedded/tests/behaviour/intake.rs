@@ -193,3 +193,17 @@ async fn after_a_restart_bound_routes_collect_before_anybody_binds_them_again() 
     let queues = bench.store.queues().await.unwrap();
     assert_eq!(queues.iter().map(|queue| (queue.route.as_str(), queue.ready)).collect::<Vec<_>>(), [("a", 1), ("b", 0)]);
 }
+
+#[tokio::test]
+async fn a_binding_that_is_not_stored_is_refused_and_not_put_off() {
+    let bench = Bench::with(|options| options.busy_timeout = std::time::Duration::from_millis(20));
+    bench.bind(&[("a", &["k"])]).await;
+    let other = bench.sql();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // `Unavailable` would mean that the transport binds by itself when it can.
+    let error = bench.store.bind(&[subscription("b", &["k"])]).await.unwrap_err();
+    assert!(matches!(&error, TransportError::Refused(sentence) if sentence.contains("did not record")), "{error:?}");
+    other.execute_batch("ROLLBACK").unwrap();
+    assert!(bench.publish("k", json!({})).await.routed, "the earlier set is still in force");
+    bench.bind(&[("b", &["k"])]).await;
+}
