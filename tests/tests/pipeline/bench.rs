@@ -155,7 +155,6 @@ pub struct Bench {
     pub store: Arc<MemoryStore>,
     pub clock: VirtualClock,
     pub observer: Arc<RecordingObserver>,
-    pub effects: Arc<FakeEffects>,
     pub router: Router,
     script: Arc<Script>,
     script_id: u64,
@@ -185,14 +184,14 @@ impl Bench {
             registry,
             Arc::clone(&transport) as _,
             Arc::clone(&store) as _,
-            Arc::clone(&effects) as _,
+            effects as _,
             Arc::new(clock.clone()),
             Arc::new(SeededChance::new(7)),
         )
         .observer(Arc::clone(&observer) as _)
         .observer(watcher)
         .build();
-        Self { state, transport, store, clock, observer, effects, router, script, script_id }
+        Self { state, transport, store, clock, observer, router, script, script_id }
     }
 
     /// The process dies, and a new one begins with the same routes.
