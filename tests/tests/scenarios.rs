@@ -14,7 +14,9 @@ use std::{
 
 use bytes::Bytes;
 use plugins as _;
-use router_api::{CommandReply, DecodeLimits, EffectClass, EffectError, EffectReply, EffectRequest, Envelope, Fate, HttpReply, Publication, Registry, RoutingKey};
+use router_api::{
+    CommandReply, DecodeLimits, EffectClass, EffectError, EffectReply, EffectRequest, Envelope, Fate, HttpReply, Publication, Registry, RoutingKey,
+};
 use router_core::{
     config::{self, FixedEnvironment},
     explain::explain,
@@ -227,7 +229,9 @@ impl Ended {
                 };
                 (route.to_string(), ended(outcome, *attempt, *events, reason))
             }
-            Ending::Buried { route, reason, error, attempts, events, .. } => (route.to_string(), ended("buried", *attempts, *events, Some(format!("{reason}: {error}")))),
+            Ending::Buried { route, reason, error, attempts, events, .. } => {
+                (route.to_string(), ended("buried", *attempts, *events, Some(format!("{reason}: {error}"))))
+            }
             Ending::Filtered { route, .. } => (route.to_string(), ended("filtered", 1, 1, None)),
             Ending::Duplicate { route, .. } => (route.to_string(), ended("duplicate", 1, 1, None)),
             other => panic!("the test has no words for {other:?}"),
@@ -289,15 +293,12 @@ async fn run(text: &str) -> Result<Vec<String>, String> {
     let events = all_events(&scenario)?;
     let toml = configuration(&scenario)?;
     let effects = FakeEffects::new();
-    for answer in &scenario.answer {
+    // What is given later is asked first, so the lasting answers come before those for one occasion.
+    let (some_times, always): (Vec<&Answer>, Vec<&Answer>) = scenario.answer.iter().partition(|answer| answer.times.is_some());
+    for answer in always.into_iter().chain(some_times) {
         answer.set(&effects)?;
     }
-    let mut test = TestRouter::with_config(&toml)
-        .linked_plugins()
-        .effects(effects.clone())
-        .try_build()
-        .await
-        .map_err(|problems| problems.report.render(false))?;
+    let test = TestRouter::with_config(&toml).linked_plugins().effects(effects.clone()).try_build().await.map_err(|problems| problems.report.render(false))?;
 
     let mut wrong = Vec::new();
     let mut unmatched = 0;
@@ -369,7 +370,8 @@ fn happened(test: &TestRouter, effects: &FakeEffects, endings: &[Ending]) -> BTr
 fn wire(request: &EffectRequest) -> String {
     match request {
         EffectRequest::Http(request) => {
-            let headers: String = request.headers.iter().map(|header| format!("{header:?}\n")).collect();
+            let headers: String =
+                request.headers.iter().map(|header| format!("{}: {}\n", header.name, if header.secret { "…" } else { &header.value })).collect();
             format!("{headers}{}\n", String::from_utf8_lossy(&request.body))
         }
         EffectRequest::Command(request) => format!("{request:?}\n"),
@@ -398,7 +400,14 @@ fn compare(expect: &Expect, happened: &Happened, wrong: &mut Vec<String>) {
     }
 }
 
-async fn not_matched(scenario: &Scenario, toml: &str, events: &[(u64, RoutingKey, Bytes)], directory: &Path, effects: &FakeEffects, wrong: &mut Vec<String>) -> Result<(), String> {
+async fn not_matched(
+    scenario: &Scenario,
+    toml: &str,
+    events: &[(u64, RoutingKey, Bytes)],
+    directory: &Path,
+    effects: &FakeEffects,
+    wrong: &mut Vec<String>,
+) -> Result<(), String> {
     let file = directory.join("router.toml");
     fs::write(&file, toml).map_err(|error| error.to_string())?;
     let registry = Registry::linked().map_err(|error| error.to_string())?;
@@ -410,7 +419,11 @@ async fn not_matched(scenario: &Scenario, toml: &str, events: &[(u64, RoutingKey
             let (_, key, body) = event.checked_sub(1).and_then(|index| events.get(index)).ok_or_else(|| format!("there is no event {event}"))?;
             let decoded = Envelope::decode(key.clone(), body.clone(), DecodeLimits::default());
             let explanation = explain(&config.routes, decoded.as_ref(), key);
-            let verdict = explanation.routes.iter().find(|verdict| verdict.route.as_str() == expect.route).ok_or_else(|| format!("there is no route `{}`", expect.route))?;
+            let verdict = explanation
+                .routes
+                .iter()
+                .find(|verdict| verdict.route.as_str() == expect.route)
+                .ok_or_else(|| format!("there is no route `{}`", expect.route))?;
             let told = verdict.lines().join("\n");
             if verdict.verdict.fires() || !told.contains(clause.as_str()) {
                 wrong.push(format!("of event {event} and `{}` it is said:\n{told}\nexpected {clause}", expect.route));
@@ -496,13 +509,16 @@ fn a_scenario_that_says_something_else_than_what_happens_fails() {
         ("[\"POST http://hooks.example/x\", ", "[", "effects of `a`"),
         ("sent = [\"{", "sent = [\"nothing of this {", "did not send"),
         ("unmatched = 1", "unmatched = 0", "no route wants"),
-        ("route = \"a\"", "route = \"b\"", "not expected to do anything"),
+        ("route = \"a\"", "route = \"b\"", "there is no route `b`"),
         ("times = 1", "times = 2", "endings of `a`"),
-        ("[[expect]]\n", "emitted = [\"a: b\"]\n[[expect]]\n", "cannot be run"),
+        ("unmatched = 1", "unmatched = 1\nemitted = [\"a: b\"]", "emitted is []"),
         ("status = 500", "stauts = 500", "unknown field"),
     ] {
         assert!(SMALL.contains(from), "{from}");
         let wrong = verdict(SMALL.replacen(from, to, 1)).expect_err(to);
         assert!(wrong.contains(told), "`{to}` gives\n{wrong}");
     }
+    let (without, _) = SMALL.split_once("[[expect]]").expect("it expects something");
+    let wrong = verdict(without.to_owned()).expect_err("nothing is expected");
+    assert!(wrong.contains("route `a` is not expected to do anything"), "{wrong}");
 }
