@@ -205,9 +205,15 @@ impl Worker {
         let (fate, emits, effects) = match ended {
             Ended::Cancelled => return End::Released,
             Ended::Failed(failure) => return self.failed(lane, batch, attempt, failure).await,
-            Ended::Done { outcome: Outcome::Done, emits, effects } => (Fate::Handled { burst: self.burst_note(&batch) }, emits, effects),
-            Ended::Done { outcome: Outcome::Skipped { reason }, emits, effects } => (Fate::Skipped { reason }, emits, effects),
-            Ended::Shadowed { effects, emits, failure } => (Fate::Shadowed { effects: shadow_lines(&effects, &emits, failure.as_ref()) }, Vec::new(), effects),
+            Ended::Done { outcome: Outcome::Done, emits, effects, note } => {
+                let note = note.map(|note| self.redacted(note));
+                (Fate::Handled { burst: self.burst_note(&batch), note }, emits, effects)
+            }
+            Ended::Done { outcome: Outcome::Skipped { reason }, emits, effects, .. } => (Fate::Skipped { reason: self.redacted(reason) }, emits, effects),
+            Ended::Shadowed { effects, emits, failure, note } => {
+                let lines = shadow_lines(&effects, &emits, failure.as_ref()).into_iter().chain(note).map(|line| self.redacted(line)).collect();
+                (Fate::Shadowed { effects: lines }, Vec::new(), effects)
+            }
         };
 
         // Published after the work succeeded and before its event is settled: a crash in between repeats both, under the same id.
@@ -572,6 +578,14 @@ impl Worker {
 
     fn name(&self) -> router_api::RouteName {
         self.route.config.name.clone()
+    }
+
+    /// What a handler says may quote its target, and is stored and logged: it is redacted like what comes in.
+    fn redacted(&self, text: String) -> String {
+        match self.route.parts.redactor() {
+            Some(redactor) => redactor.redact_text(&text).into_owned(),
+            None => text,
+        }
     }
 
     fn tell(&self, event: RouterEvent) {
