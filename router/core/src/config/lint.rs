@@ -10,7 +10,7 @@ use super::{
     diagnostic::Draft,
     model::{OnExhausted, RedactConfig, RouteConfig},
     source::Span,
-    tree::{Filled, Node},
+    tree::{Filled, Node, NodeValue, Text},
 };
 use crate::redact::Redactor;
 
@@ -140,7 +140,30 @@ impl SecretLint {
                 found.push(span);
             }
         });
+        each_text_of_secret_tables(node, &mut |span, text| {
+            if text.filled == Filled::Inside && !text.sensitive {
+                text.sensitive = true;
+                found.push(span);
+            }
+        });
         found
+    }
+}
+
+/// Texts in tables such as `secret_headers`, which are never shown whatever their keys and values look like.
+fn each_text_of_secret_tables(node: &mut Node, change: &mut impl FnMut(Span, &mut Text)) {
+    match &mut node.value {
+        NodeValue::Array(items) => items.iter_mut().for_each(|item| each_text_of_secret_tables(item, change)),
+        NodeValue::Table(table) => {
+            for entry in &mut table.entries {
+                if entry.key.starts_with("secret_") {
+                    entry.node.each_text_mut("", &mut |_, span, text| change(span, text));
+                } else {
+                    each_text_of_secret_tables(&mut entry.node, change);
+                }
+            }
+        }
+        _ => {}
     }
 }
 

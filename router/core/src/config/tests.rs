@@ -555,6 +555,15 @@ async fn two_routes_that_do_the_same_fire_twice_unless_one_is_off_or_in_shadow()
 }
 
 #[tokio::test]
+async fn nothing_in_a_table_of_secrets_is_shown_whatever_it_looks_like() {
+    let text = "[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\nwith = { command = ['true'], secret_headers = { x-plain = 'plainly written', n = ['${TOKEN}'] } }\n";
+    let problems = load_files(&[("router.toml", text)], &environment()).await.expect_err("the plugin has no such option");
+    let codes: Vec<_> = problems.report.diagnostics().iter().map(|found| found.code).collect();
+    assert_eq!(codes, ["unknown-key", "secret-literal"]);
+    assert!(!problems.to_string().contains("plainly written"), "{problems}");
+}
+
+#[tokio::test]
 async fn a_secret_in_the_file_is_warned_about_and_never_printed() {
     let key = format!("ghp_{}", "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8");
     let text = format!(
