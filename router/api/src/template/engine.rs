@@ -254,8 +254,15 @@ fn position(source: &str, offset: Option<usize>) -> String {
     if source.contains('\n') { format!(" at line {line}, column {column}") } else { format!(" at column {column}") }
 }
 
+/// What a filter is applied to, if `at` is where the filter's name begins: the engine points at the name, but not that is missing.
+fn filtered(source: &str, at: usize) -> Option<&str> {
+    let before = source.get(..at)?.trim_end().strip_suffix('|')?;
+    let start = before.rfind("{{").map_or(0, |start| start + 2);
+    before.get(start..).map(|expression| expression.trim_start_matches('-').trim())
+}
+
 fn render_error(source: &str, error: &minijinja::Error) -> EffectError {
-    let place = error.range().and_then(|range| source.get(range)).filter(|place| !place.trim().is_empty());
+    let place = error.range().and_then(|range| filtered(source, range.start).or_else(|| source.get(range))).filter(|place| !place.trim().is_empty());
     let place = excerpt(place.unwrap_or(source));
     let message = match error.kind() {
         ErrorKind::UndefinedError if error.detail() == Some("null") => format!("`{place}` is null in this event"),

@@ -177,6 +177,10 @@ mod tests {
         assert!(error.message.contains("payload.deep.y"), "{}", error.message);
         let error = render("{{ payload.absent.y }}").unwrap_err();
         assert_eq!(error.class, EffectClass::Refused);
+        // The engine points at the filter.
+        for source in ["go to {{ git_branch | upper }}", "{{- git_branch|upper }}"] {
+            assert_eq!(render(source).unwrap_err().message, "`git_branch` is missing in this event");
+        }
     }
 
     #[test]
