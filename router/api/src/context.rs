@@ -54,6 +54,7 @@ pub struct ContextParts {
 pub struct Context {
     parts: ContextParts,
     emits: Mutex<Vec<Emit>>,
+    note: Mutex<Option<String>>,
 }
 
 /// An event that a handler wants published when it has succeeded.
@@ -78,7 +79,7 @@ impl Context {
     #[must_use]
     pub fn new(parts: ContextParts) -> Self {
         assert!(!parts.burst.is_empty(), "a handling has at least one event");
-        Self { parts, emits: Mutex::new(Vec::new()) }
+        Self { parts, emits: Mutex::new(Vec::new()), note: Mutex::new(None) }
     }
 
     /// The route.
@@ -228,6 +229,25 @@ impl Context {
             "payload": payload,
         });
         emits.push(Emit { key: key.clone(), id, body, after });
+    }
+
+    /// Says in one line what came of the handling, for `events`, `explain` and the log: `failed: exit code 1, 7 files`. The last one
+    /// counts; it is kept where the handling succeeds, in a dry run too. At most [`Context::NOTE_BYTES_MAX`] bytes, control characters
+    /// become spaces.
+    pub fn note(&self, text: impl Into<String>) {
+        let mut text: String = text.into().replace(char::is_control, " ");
+        if text.len() > Self::NOTE_BYTES_MAX {
+            text.truncate(text.floor_char_boundary(Self::NOTE_BYTES_MAX));
+        }
+        *self.note.lock().expect("no code panics while it holds the note") = Some(text);
+    }
+
+    /// In bytes; what is longer is cut.
+    pub const NOTE_BYTES_MAX: usize = 500;
+
+    /// The note, and forgets it; for the router and for test kits.
+    pub fn take_note(&self) -> Option<String> {
+        self.note.lock().expect("no code panics while it holds the note").take()
     }
 
     /// What was emitted so far; for the router and for test kits.

@@ -71,6 +71,9 @@ pub enum Fate {
     Handled {
         /// Shows that this event was one of a burst: its id and size.
         burst: Option<BurstNote>,
+        /// What the handler has to say about its result, in one line: see [`crate::Context::note`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<String>,
     },
     /// The handler had nothing to do.
     Skipped {

@@ -28,9 +28,9 @@ pub(crate) struct Run<'a> {
 /// How it ended.
 pub(crate) enum Ended {
     /// The handler is content.
-    Done { outcome: Outcome, emits: Vec<Emit>, effects: Vec<RecordedEffect> },
+    Done { outcome: Outcome, emits: Vec<Emit>, effects: Vec<RecordedEffect>, note: Option<String> },
     /// A dry run came to its first write, or failed on the way; what would have been done is recorded.
-    Shadowed { effects: Vec<RecordedEffect>, emits: Vec<Emit>, failure: Option<Failure> },
+    Shadowed { effects: Vec<RecordedEffect>, emits: Vec<Emit>, failure: Option<Failure>, note: Option<String> },
     /// It failed.
     Failed(Failure),
     /// Nobody wants it any more: no attempt is counted.
@@ -93,7 +93,7 @@ impl Run<'_> {
             }
             let failure = Failure::new(FailureClass::Timeout, format!("no result within {} ms", config.timeout.as_millis()));
             return match dry_run {
-                Some(dry_run) => Ended::Shadowed { effects: dry_run.take(), emits: Vec::new(), failure: Some(failure) },
+                Some(dry_run) => Ended::Shadowed { effects: dry_run.take(), emits: Vec::new(), failure: Some(failure), note: None },
                 None => Ended::Failed(failure),
             };
         };
@@ -104,6 +104,7 @@ impl Run<'_> {
             Err(_) => return Ended::Cancelled,
         };
         let emits = cx.take_emits();
+        let note = cx.take_note();
         let mut said = String::new();
         let failure = match result {
             Ok(outcome) => {
@@ -111,11 +112,11 @@ impl Run<'_> {
                     Some(dry_run) => {
                         let effects = dry_run.take();
                         match outcome {
-                            Outcome::Skipped { .. } if effects.is_empty() => Ended::Done { outcome, emits: Vec::new(), effects },
-                            _ => Ended::Shadowed { effects, emits, failure: None },
+                            Outcome::Skipped { .. } if effects.is_empty() => Ended::Done { outcome, emits: Vec::new(), effects, note },
+                            _ => Ended::Shadowed { effects, emits, failure: None, note },
                         }
                     }
-                    None => Ended::Done { outcome, emits, effects: Vec::new() },
+                    None => Ended::Done { outcome, emits, effects: Vec::new(), note },
                 };
             }
             Err(Unhandled::Panic(text)) => Some(Failure::new(FailureClass::Panic, format!("the handler panicked: {text}"))),
@@ -125,7 +126,7 @@ impl Run<'_> {
             }
         };
         match (dry_run, failure) {
-            (Some(dry_run), failure) => Ended::Shadowed { effects: dry_run.take(), emits, failure },
+            (Some(dry_run), failure) => Ended::Shadowed { effects: dry_run.take(), emits, failure, note },
             (None, Some(failure)) => Ended::Failed(failure),
             (None, None) if self.cancellation.is_cancelled() => Ended::Cancelled,
             // Taken at its word, the event would stay in hand with nobody to settle it, and its lane would go on without it.

@@ -268,6 +268,8 @@ impl RouteLoop {
             drain_by: None,
         };
         let mut orders = self.orders.clone();
+        // Kept over the turns of the loop: a look at the queue under way is not begun anew whenever a handling ends.
+        let mut look: Option<BoxFuture<'_, _>> = None;
         loop {
             // Also out of a pause: what still runs then has no more time than in any other drain.
             if self.is_draining() && session.drain_by.is_none() {
@@ -300,11 +302,14 @@ impl RouteLoop {
                 Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
                     self.take_back(ended.ok(), &worker, &mut session);
                 }
-                next = consumer.next(), if may_take => match next {
-                    Some(Ok(delivery)) => self.accept(&worker, delivery, &mut session),
-                    Some(Err(error)) => self.intake_failed(error.to_string(), &mut session),
-                    None => session.leave(SessionEnd::Lost { error: TransportError::Unavailable("the consumer ended".to_owned()).to_string() }),
-                },
+                next = look.get_or_insert_with(|| consumer.next()), if may_take => {
+                    look = None;
+                    match next {
+                        Some(Ok(delivery)) => self.accept(&worker, delivery, &mut session),
+                        Some(Err(error)) => self.intake_failed(error.to_string(), &mut session),
+                        None => session.leave(SessionEnd::Lost { error: TransportError::Unavailable("the consumer ended".to_owned()).to_string() }),
+                    }
+                }
                 () = wake => {
                     let now = clock.monotonic();
                     if session.drain_by.is_some_and(|by| by <= now) {
@@ -321,6 +326,7 @@ impl RouteLoop {
                 break;
             }
         }
+        drop(look);
         consumer.close().await;
         session.leaving.unwrap_or(SessionEnd::Stopped)
     }

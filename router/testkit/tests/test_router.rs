@@ -65,7 +65,7 @@ async fn seven_events_of_one_lane_make_one_run() {
     for n in 0..7 {
         test.send("a.b", json!({ "n": n, "session_id": "s" })).await;
     }
-    assert!(matches!(test.outcome().await, Ending::Finished { events: 7, fate: Fate::Handled { burst: Some(_) }, .. }));
+    assert!(matches!(test.outcome().await, Ending::Finished { events: 7, fate: Fate::Handled { burst: Some(_), .. }, .. }));
     assert_eq!(test.effects().sentences(), ["make 0 1 2 3 4 5 6"]);
     assert_eq!(test.transport().settled().len(), 1, "settled as one");
     test.end().await;

@@ -59,6 +59,8 @@ pub enum Answer {
     Emit(&'static str, Box<Answer>),
     /// Emits an event with this text in it.
     EmitText(&'static str, &'static str),
+    /// Done, with this note.
+    DoneNoting(&'static str),
     /// Rejects with this text.
     RejectBecause(&'static str),
     /// Emits one that comes back to the route after a second.
@@ -137,6 +139,10 @@ impl Handler for ScriptedHandler {
                 }
                 Answer::EmitText(key, text) => {
                     cx.emit(&RoutingKey::new(key).unwrap(), serde_json::json!({ "text": text }));
+                    Answer::Done
+                }
+                Answer::DoneNoting(text) => {
+                    cx.note(text);
                     Answer::Done
                 }
                 Answer::RejectBecause(text) => return Err(HandlerError::reject(text)),

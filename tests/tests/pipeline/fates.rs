@@ -269,3 +269,16 @@ async fn a_secret_in_an_emitted_event_or_in_an_error_is_replaced_before_it_is_st
     let letter = serde_json::to_string(&bench.dead_letters().await).unwrap();
     assert!(!letter.contains(SECRET) && letter.contains("[redacted:"), "{letter}");
 }
+
+#[tokio::test]
+async fn what_a_handler_notes_is_kept_with_the_fate() {
+    let bench = Bench::new();
+    bench.behave(|call| if call.attempt == 1 { Answer::Retry } else { Answer::DoneNoting("failed: exit code 1,\n7 files") });
+    bench.apply(&[route("all")]).await;
+    bench.send("a.b", "e1").await;
+    bench.pass(5 * SECOND).await;
+    let noted = |event: &RouterEvent| {
+        matches!(event, RouterEvent::Finished { fate: Fate::Handled { note: Some(note), .. }, .. } if note == "failed: exit code 1, 7 files")
+    };
+    assert_eq!(bench.observer.count(noted), 1);
+}

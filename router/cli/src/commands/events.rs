@@ -102,8 +102,8 @@ pub(crate) fn state(delivery: &DeliveryRecord, now: Timestamp) -> String {
 /// How an event was finished, as a sentence fragment.
 pub(crate) fn fate_text(fate: &Fate) -> String {
     match fate {
-        Fate::Handled { burst: None } => "handled".to_owned(),
-        Fate::Handled { burst: Some(burst) } => format!("handled in a burst of {}", counted(burst.events.into(), "event", "events")),
+        Fate::Handled { burst: None, .. } => "handled".to_owned(),
+        Fate::Handled { burst: Some(burst), .. } => format!("handled in a burst of {}", counted(burst.events.into(), "event", "events")),
         Fate::Skipped { reason } => format!("nothing to do: {}", shortened(reason, 160)),
         Fate::Filtered => "not wanted any more".to_owned(),
         Fate::Duplicate { key } => format!("done before, as `{}`", shortened(key, 60)),
@@ -153,7 +153,7 @@ mod tests {
             hops: 0,
             redactions: 2,
             deliveries: vec![
-                delivery("ci", DeliveryState::Finished(Fate::Handled { burst: Some(BurstNote { id: "b".into(), events: 7 }) }), 0),
+                delivery("ci", DeliveryState::Finished(Fate::Handled { burst: Some(BurstNote { id: "b".into(), events: 7 }), note: None }), 0),
                 delivery("flume", DeliveryState::Dead { id: "d-1".into(), reason: DeadLetterReason::Exhausted }, 8),
                 delivery("shadow", DeliveryState::Finished(Fate::Shadowed { effects: vec!["would run: pytest".into()] }), 0),
             ],

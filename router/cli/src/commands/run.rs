@@ -184,10 +184,10 @@ fn announce(config: &Config, waiting: &[(router_api::RouteName, u64)]) {
     }
 }
 
-/// Doors first, so that nothing new comes in; then the routes, each within its `drain_ms`. A second signal cuts it short.
+/// The routes first, each within its `drain_ms`; the doors stay open meanwhile, so that no producer loses an event and `events` answers
+/// while the last handling runs: what comes in is stored and waits for the next start. A second signal cuts it short.
 async fn stop(router: &Router, signals: &mut Signals, stopping: CancellationToken, tasks: Vec<JoinHandle<()>>) {
-    info!("stopping: what runs is finished, what waits stays queued; a second signal cuts this short");
-    stopping.cancel();
+    info!("stopping: what runs is finished, what waits and what still comes in stays queued; a second signal cuts this short");
     let drained = {
         let draining = router.drain();
         tokio::pin!(draining);
@@ -205,6 +205,7 @@ async fn stop(router: &Router, signals: &mut Signals, stopping: CancellationToke
         let handlings = counted(drained.cancelled.into(), "handling", "handlings");
         warn!("{handlings} did not end in time and were cancelled; their events stay queued, with no attempt counted");
     }
+    stopping.cancel();
     for task in tasks {
         if let Err(error) = task.await {
             error!(error = %error, "a door ended badly");

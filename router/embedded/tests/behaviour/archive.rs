@@ -64,7 +64,7 @@ async fn an_event_tells_where_it_stands_on_each_route() {
         let delivery = take(&consumer).await;
         consumer.settle(vec![delivery], settlement).await.unwrap();
     };
-    let fate = Fate::Handled { burst: Some(BurstNote { id: "b".to_owned(), events: 7 }) };
+    let fate = Fate::Handled { burst: Some(BurstNote { id: "b".to_owned(), events: 7 }), note: None };
     settle("done", Settlement::Done { fates: vec![fate.clone()], inbox: Vec::new() }).await;
     settle("filtered", Settlement::Done { fates: vec![Fate::Filtered], inbox: vec![None] }).await;
     settle("waiting", Settlement::RetryIn { delay: Duration::from_secs(9), failure: failure(1) }).await;

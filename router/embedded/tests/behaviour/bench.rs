@@ -71,7 +71,7 @@ pub fn letter(name: &str, reason: DeadLetterReason) -> DeadLetter {
 }
 
 pub fn handled(count: usize) -> Settlement {
-    Settlement::Done { fates: vec![Fate::Handled { burst: None }; count], inbox: Vec::new() }
+    Settlement::Done { fates: vec![Fate::Handled { burst: None, note: None }; count], inbox: Vec::new() }
 }
 
 /// The files of a store as a process that dies now would leave them. The store must be at rest.

@@ -148,7 +148,7 @@ pub(super) fn numbers(deliveries: &[Delivery]) -> Vec<u64> {
 
 /// The settlement of `count` handled deliveries.
 pub(super) fn handled(count: usize) -> Settlement {
-    Settlement::Done { fates: vec![Fate::Handled { burst: None }; count], inbox: Vec::new() }
+    Settlement::Done { fates: vec![Fate::Handled { burst: None, note: None }; count], inbox: Vec::new() }
 }
 
 impl Bench {

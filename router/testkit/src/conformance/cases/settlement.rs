@@ -81,7 +81,7 @@ pub(super) async fn several_deliveries_are_settled_as_one(bench: &mut Bench) -> 
     bench.publish_all("a", 0..7).await?;
     let consumer = bench.consume("one", 16).await?;
     let burst = bench.take_many(&consumer, 7).await?;
-    let fate = Fate::Handled { burst: Some(BurstNote { id: "burst-1".to_owned(), events: 7 }) };
+    let fate = Fate::Handled { burst: Some(BurstNote { id: "burst-1".to_owned(), events: 7 }), note: Some("done".to_owned()) };
     consumer.settle(burst, Settlement::Done { fates: vec![fate; 7], inbox: Vec::new() }).await?;
     // A burst that fails comes back whole.
     bench.publish_all("a", 7..10).await?;
@@ -206,7 +206,7 @@ pub(super) async fn a_done_key_is_in_the_inbox_of_its_route(bench: &mut Bench) -
     let expires_at = now + jiff::SignedDuration::from_secs(60);
     check!(!store.inbox_contains(&route("one"), "key-1", now).await?, "a key is in the inbox before anything is done");
     let inbox = vec![Some(InboxKey { key: "key-1".to_owned(), expires_at }), None];
-    consumer.settle(deliveries, Settlement::Done { fates: vec![Fate::Handled { burst: None }; 2], inbox }).await?;
+    consumer.settle(deliveries, Settlement::Done { fates: vec![Fate::Handled { burst: None, note: None }; 2], inbox }).await?;
     check!(store.inbox_contains(&route("one"), "key-1", now).await?, "the key of a done event is not in the inbox");
     check!(!store.inbox_contains(&route("two"), "key-1", now).await?, "the key is in the inbox of another route");
     check!(!store.inbox_contains(&route("one"), "key-2", now).await?, "a key that was not given is in the inbox");
