@@ -12,9 +12,8 @@ use router_api::{
 use crate::{
     config::{Config, RouteConfig},
     observe::RouterEvent,
+    parts::{Parts, Shown, Status},
     redact::Redactor,
-    route::{Parts, Status},
-    router::{Shown, idle_status},
 };
 
 /// The way in, the same for a running router and for a command that opened the store itself: redacts, checks the limits, stores.
@@ -90,7 +89,7 @@ impl Admin for RouterAdmin {
         let transport = &*self.parts.transport;
         let queues = transport.admin().queues().await?;
         let routes = now.routes.iter().map(|(config, parts)| {
-            let status = parts.as_ref().map_or_else(|| idle_status(config), |parts| parts.status());
+            let status = parts.as_ref().map_or_else(|| Status::idle(config), |parts| parts.status());
             route_status(config, status, &queues)
         });
         Ok(router_status(transport, self.shown.started_at, now.config_hash, routes.collect()))
@@ -125,7 +124,7 @@ impl Admin for RouterAdmin {
 impl Admin for StoreAdmin {
     async fn status(&self) -> Result<RouterStatus, AdminError> {
         let queues = self.transport.admin().queues().await?;
-        let routes = self.config.routes.iter().map(|config| route_status(config, idle_status(config), &queues)).collect();
+        let routes = self.config.routes.iter().map(|config| route_status(config, Status::idle(config), &queues)).collect();
         Ok(router_status(&*self.transport, self.opened_at, self.config.hash.clone(), routes))
     }
 

@@ -8,7 +8,7 @@ use router_api::{
     RouteMode,
 };
 
-use crate::{policy::Failure, route::RouteParts};
+use crate::{parts::RouteParts, policy::Failure};
 
 /// What is run.
 pub(crate) struct Run<'a> {

@@ -12,6 +12,7 @@ mod lanes;
 mod matcher;
 mod memory;
 pub mod observe;
+mod parts;
 pub mod policy;
 mod rate;
 pub mod redact;

@@ -3,88 +3,21 @@
 //! A route lives through sessions. A session ends when the route is stopped, when its target is down (the breaker), or when its
 //! consumer is lost; unfinished deliveries then go back to their queue, in order and uncounted.
 
-use std::{
-    collections::HashSet,
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, RwLock},
-    time::Duration,
-};
+use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use router_api::{BoxFuture, Canceller, Chance, Clock, Consumer, DecodeLimits, Delivery, EffectPort, Handler, RouteState, Store, Transport, TransportError};
+use router_api::{BoxFuture, Canceller, Consumer, Delivery, RouteState, TransportError};
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     attempt::panic_text,
     breaker::Breaker,
-    config::RouteConfig,
     lanes::{BurstLimits, LaneKey, Lanes},
-    matcher::RouteMatcher,
-    memory::Memory,
-    observe::{Observers, RouterEvent},
+    observe::RouterEvent,
+    parts::RouteParts,
     rate::TokenBucket,
-    redact::Redactor,
-    solitude::Solitude,
     worker::{Aside, End, Item, Sorted, Worker},
 };
-
-/// What all routes of a router share.
-pub(crate) struct Parts {
-    pub transport: Arc<dyn Transport>,
-    pub store: Arc<dyn Store>,
-    pub effects: Arc<dyn EffectPort>,
-    pub clock: Arc<dyn Clock>,
-    pub chance: Arc<dyn Chance>,
-    pub observers: Observers,
-    pub handlers: tokio::runtime::Handle,
-    pub host: String,
-    /// Of the configuration in force; none before the first one.
-    pub redactor: RwLock<Option<Arc<Redactor>>>,
-}
-
-impl Parts {
-    pub(crate) fn redactor(&self) -> Option<Arc<Redactor>> {
-        self.redactor.read().expect("no code panics while it holds the redactor").clone()
-    }
-}
-
-/// One route with everything that it needs to run.
-pub(crate) struct RouteParts {
-    pub config: RouteConfig,
-    pub config_hash: String,
-    pub decode: DecodeLimits,
-    pub matcher: Arc<RouteMatcher>,
-    pub handler: Arc<dyn Handler>,
-    pub parts: Arc<Parts>,
-    pub memory: Memory,
-    pub solitude: Solitude,
-    pub status: Mutex<Status>,
-}
-
-/// What a route shows of itself.
-#[derive(Debug, Clone)]
-pub(crate) struct Status {
-    pub state: RouteState,
-    pub note: Option<String>,
-    pub open_bursts: u32,
-}
-
-impl RouteParts {
-    /// Events of one lane one after the other, the head waiting in hand.
-    pub(crate) fn is_ordered(&self) -> bool {
-        self.config.order_by.is_some() || self.config.coalesce.is_some()
-    }
-
-    pub(crate) fn status(&self) -> Status {
-        self.status.lock().expect("no code panics while it holds the status").clone()
-    }
-
-    pub(crate) fn show(&self, state: RouteState, note: Option<String>) {
-        let mut status = self.status.lock().expect("no code panics while it holds the status");
-        status.state = state;
-        status.note = note;
-    }
-}
 
 /// What a route is told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

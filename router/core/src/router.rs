@@ -5,10 +5,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, RwLock},
 };
 
-use jiff::Timestamp;
 use router_api::{
-    Admin, BuildContext, BuildError, Canceller, Chance, Clock, DecodeLimits, EffectPort, Handler, Registry, RouteMode, RouteName, RouteState, Store,
-    Subscription, Transport, TransportError,
+    Admin, BuildContext, BuildError, Canceller, Chance, Clock, EffectPort, Handler, Registry, RouteMode, RouteName, RouteState, Store, Subscription, Transport,
+    TransportError,
 };
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -18,8 +17,9 @@ use crate::{
     matcher,
     memory::Memory,
     observe::{Observer, Observers, RouterEvent},
+    parts::{Now, Parts, RouteParts, Shown, Status},
     redact::Redactor,
-    route::{self, Order, Parts, RouteParts, Status},
+    route::{self, Order},
     solitude::Solitude,
 };
 
@@ -117,26 +117,6 @@ struct Running {
     parts: Arc<RouteParts>,
     orders: watch::Sender<Order>,
     task: JoinHandle<u32>,
-}
-
-/// What the admin port shows, without waiting for an `apply` under way.
-pub(crate) struct Shown {
-    pub started_at: Timestamp,
-    now: Mutex<Now>,
-}
-
-#[derive(Default, Clone)]
-pub(crate) struct Now {
-    pub config_hash: String,
-    pub decode: DecodeLimits,
-    /// Every route of the configuration, in its order.
-    pub routes: Vec<(RouteConfig, Option<Arc<RouteParts>>)>,
-}
-
-impl Shown {
-    pub(crate) fn now(&self) -> MutexGuard<'_, Now> {
-        self.now.lock().expect("no code panics while it holds what is shown")
-    }
 }
 
 impl Router {
@@ -377,7 +357,7 @@ impl RouterBuilder {
         });
         Router {
             registry: self.registry,
-            shown: Arc::new(Shown { started_at: self.clock.now(), now: Mutex::default() }),
+            shown: Arc::new(Shown::new(self.clock.now())),
             parts: Arc::new(Parts {
                 transport: self.transport,
                 store: self.store,
@@ -395,11 +375,6 @@ impl RouterBuilder {
             cancellers: Mutex::default(),
         }
     }
-}
-
-/// A route that is not running, as the admin port shows it.
-pub(crate) fn idle_status(route: &RouteConfig) -> Status {
-    Status { state: if route.enabled { RouteState::Stopped } else { RouteState::Disabled }, note: None, open_bursts: 0 }
 }
 
 /// Turns a whole configuration into a dry run, for `demo`.

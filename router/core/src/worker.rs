@@ -33,8 +33,8 @@ use crate::{
     hex,
     lanes::{Batch, LaneKey},
     observe::RouterEvent,
+    parts::RouteParts,
     policy::{Failure, Verdict},
-    route::RouteParts,
 };
 
 /// A delivery that has come as far as its lane.

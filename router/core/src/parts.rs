@@ -1,0 +1,98 @@
+//! What a router and its routes are made of while they run, and what they show of themselves.
+
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+
+use jiff::Timestamp;
+use router_api::{Chance, Clock, DecodeLimits, EffectPort, Handler, RouteState, Store, Transport};
+
+use crate::{config::RouteConfig, matcher::RouteMatcher, memory::Memory, observe::Observers, redact::Redactor, solitude::Solitude};
+
+/// What all routes of a router share.
+pub(crate) struct Parts {
+    pub transport: Arc<dyn Transport>,
+    pub store: Arc<dyn Store>,
+    pub effects: Arc<dyn EffectPort>,
+    pub clock: Arc<dyn Clock>,
+    pub chance: Arc<dyn Chance>,
+    pub observers: Observers,
+    pub handlers: tokio::runtime::Handle,
+    pub host: String,
+    /// Of the configuration in force; none before the first one.
+    pub redactor: RwLock<Option<Arc<Redactor>>>,
+}
+
+impl Parts {
+    pub(crate) fn redactor(&self) -> Option<Arc<Redactor>> {
+        self.redactor.read().expect("no code panics while it holds the redactor").clone()
+    }
+}
+
+/// One route with everything that it needs to run.
+pub(crate) struct RouteParts {
+    pub config: RouteConfig,
+    pub config_hash: String,
+    pub decode: DecodeLimits,
+    pub matcher: Arc<RouteMatcher>,
+    pub handler: Arc<dyn Handler>,
+    pub parts: Arc<Parts>,
+    pub memory: Memory,
+    pub solitude: Solitude,
+    pub status: Mutex<Status>,
+}
+
+/// What a route shows of itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Status {
+    pub state: RouteState,
+    pub note: Option<String>,
+    pub open_bursts: u32,
+}
+
+impl RouteParts {
+    /// Events of one lane one after the other, the head waiting in hand.
+    pub(crate) fn is_ordered(&self) -> bool {
+        self.config.order_by.is_some() || self.config.coalesce.is_some()
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.status.lock().expect("no code panics while it holds the status").clone()
+    }
+
+    pub(crate) fn show(&self, state: RouteState, note: Option<String>) {
+        let mut status = self.status.lock().expect("no code panics while it holds the status");
+        status.state = state;
+        status.note = note;
+    }
+}
+
+impl Status {
+    /// Of a route that does not run.
+    pub(crate) fn idle(route: &RouteConfig) -> Self {
+        Self { state: if route.enabled { RouteState::Stopped } else { RouteState::Disabled }, note: None, open_bursts: 0 }
+    }
+}
+
+/// What the admin port shows, without waiting for an `apply` under way.
+pub(crate) struct Shown {
+    pub started_at: Timestamp,
+    now: Mutex<Now>,
+}
+
+#[derive(Default, Clone)]
+pub(crate) struct Now {
+    pub config_hash: String,
+    pub decode: DecodeLimits,
+    /// Every route of the configuration, in its order.
+    pub routes: Vec<(RouteConfig, Option<Arc<RouteParts>>)>,
+}
+
+impl Shown {
+    /// Of a router without a configuration.
+    pub(crate) fn new(started_at: Timestamp) -> Self {
+        Self { started_at, now: Mutex::default() }
+    }
+
+    pub(crate) fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().expect("no code panics while it holds what is shown")
+    }
+}
