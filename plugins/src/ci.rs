@@ -143,6 +143,7 @@ impl Handler for Check {
             Some(_) => "failed",
             None => "error",
         };
+        cx.note(in_short(status, &reply, timed_out, files.len()));
         cx.emit(
             &self.finished,
             json!({
@@ -163,6 +164,18 @@ impl Handler for Check {
         );
         Ok(Outcome::Done)
     }
+}
+
+/// `failed: exit code 1, 7 files, 2.5 s`.
+fn in_short(status: &str, reply: &CommandReply, timed_out: bool, files: usize) -> String {
+    let ended = match (reply.code, reply.signal) {
+        _ if timed_out => "ended at `timeout_ms`".to_owned(),
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "no exit code".to_owned(),
+    };
+    let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+    format!("{status}: {ended}, {files}, {:.1} s", reply.elapsed.as_secs_f64())
 }
 
 /// The files of the burst that the check may be given.

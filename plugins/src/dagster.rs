@@ -148,11 +148,15 @@ impl Handler for Launcher {
         }
         let params = self.params(event, cx)?;
         if cx.attempt().number > 1 && self.is_launched(cx).await? {
+            cx.note("launched by an earlier attempt");
             return Ok(Outcome::Done);
         }
         let reply = cx.http(self.request(LAUNCH, json!({ "params": params }))).named("launch").await?;
         match Launch::of(reply)? {
-            Launch::Accepted => Ok(Outcome::Done),
+            Launch::Accepted { run } => {
+                cx.note(format!("launched run {run}"));
+                Ok(Outcome::Done)
+            }
             Launch::JobNotFound { message } => Err(self.why_not_found(cx, message).await?.into()),
         }
     }

@@ -90,7 +90,8 @@ impl Handler for Records {
         if let Some(token) = &self.token {
             request = request.secret_header("authorization", format!("Bearer {token}"));
         }
-        cx.http(request).named("session").await?.ok()?;
+        let reply = cx.http(request).named("session").await?.ok()?;
+        cx.note(format!("answered {}", reply.status));
         Ok(Outcome::Done)
     }
 }

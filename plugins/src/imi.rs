@@ -169,6 +169,7 @@ impl Handler for Sync {
         };
         self.roots.directory(&path)?;
         let changed = remember(cx, repository, branch, &path).await?;
+        cx.note(if changed { format!("`{branch}` is at {path}") } else { format!("`{branch}` is at {path}, as before") });
         cx.emit(&self.synced, json!({ "branch": branch, "path": path, "repository": repository, "session_id": event.session_id(), "changed": changed }));
         Ok(Outcome::Done)
     }

@@ -178,10 +178,11 @@ impl Handler for Hook {
     async fn handle(&self, event: &Envelope, cx: &Context) -> Result<Outcome, HandlerError> {
         let reply = cx.http(self.request(event, cx)?).named("webhook").await?;
         let asked_until = retry_after_date(&reply, cx);
-        reply.ok().map_err(|mut error| {
+        let reply = reply.ok().map_err(|mut error| {
             error.retry_after = error.retry_after.or(asked_until);
             error
         })?;
+        cx.note(format!("answered {}", reply.status));
         Ok(Outcome::Done)
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 #[derive(Debug)]
 pub(super) enum Launch {
     /// The run is Dagster's now.
-    Accepted,
+    Accepted { run: String },
     /// No such job: or its code location does not load.
     JobNotFound { message: String },
 }
@@ -29,7 +29,7 @@ impl Launch {
         })?;
         let message = || text(&answer, "message");
         Err(match answer["__typename"].as_str().unwrap_or_default() {
-            "LaunchRunSuccess" => return Ok(Self::Accepted),
+            "LaunchRunSuccess" => return Ok(Self::Accepted { run: text(&answer["run"], "runId") }),
             "PipelineNotFoundError" => return Ok(Self::JobNotFound { message: message() }),
             "RunConfigValidationInvalid" => {
                 let problems = answer["errors"].as_array().map_or(&[][..], Vec::as_slice);

@@ -37,6 +37,7 @@ async fn a_green_run_of_a_burst_is_told_with_all_its_files_and_sessions() {
         })
     );
     assert_eq!(handled.emits[0].body["correlation_ids"].as_array().unwrap().len(), 5);
+    assert_eq!(handled.note.as_deref(), Some("passed: exit code 0, 2 files, 1.2 s"));
     let command = &test.effects.commands()[0];
     assert_eq!(command.args, ["check", "--", "/srv/app/a.py", "/srv/app/-b.py"]);
     assert_eq!((command.cwd.as_deref(), command.stdin.as_ref()), (Some("/srv/app".as_ref()), None));
@@ -54,6 +55,7 @@ async fn a_red_run_is_a_finding_and_no_failure() {
         (&told["status"], &told["exit_code"], &told["output_tail"], &told["error_tail"]),
         (&json!("failed"), &json!(1), &json!("1 failed"), &json!("warned"))
     );
+    assert_eq!(handled.note.as_deref(), Some("failed: exit code 1, 1 file, 0.0 s"));
 }
 
 #[tokio::test]

@@ -74,6 +74,17 @@ async fn a_template_makes_one_line_whatever_the_event_holds() {
 }
 
 #[tokio::test]
+async fn a_dry_run_shows_the_line_and_writes_none() {
+    let (lines, test) = (Lines::default(), TestContext::new().shadow());
+    let handler = built::<Log>(&test, json!({ "template": "{{ tool_name }} wrote {{ file_path }}" })).await;
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let handled = test.handle(handler.as_ref(), [event("a.b").tool("Write").file("/p/a.py")]).await;
+    assert!(is_done(&handled));
+    assert_eq!(handled.note.as_deref(), Some("would log: Write wrote /p/a.py"));
+    assert!(lines.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_field_that_the_event_lacks_is_never_tried_again() {
     let test = TestContext::new();
     let handler = built::<Log>(&test, json!({ "template": "{{ git_branch }}" })).await;

@@ -83,23 +83,8 @@ impl Dialect {
     pub(crate) fn find<'a>(self, what: &What, body: &'a Value) -> Option<&'a str> {
         let payload = self.payload(body);
         let mut empty = None;
-        let own = match self {
-            Self::CloudEvents => what.cloud_events,
-            Self::Hookd => what.hookd,
-            Self::V1 => what.v1,
-            Self::V2 | Self::Command => what.v2,
-            Self::Flume | Self::V2Lenient | Self::Opaque => &[],
-        };
-        let flat = matches!(self, Self::V2Lenient | Self::Opaque).then_some(body);
-        let before = if self == Self::Hookd { own } else { &[] };
-        let after = if self == Self::Hookd { &[] } else { own };
-        let places = before
-            .iter()
-            .map(|place| (Some(body), place))
-            .chain(what.everywhere.iter().map(|place| (payload, place)))
-            .chain(after.iter().map(|place| (Some(body), place)))
-            .chain(what.everywhere.iter().map(|place| (flat, place)));
-        for (root, place) in places {
+        for (root, place) in self.places(what) {
+            let root = if root == Root::Payload { payload } else { Some(body) };
             match root.and_then(|root| text_at(root, place)) {
                 Some("") => empty = Some(""),
                 Some(text) => return Some(text),
@@ -108,6 +93,34 @@ impl Dialect {
         }
         empty
     }
+
+    /// Where this shape keeps `what`, nearest first.
+    fn places(self, what: &What) -> impl Iterator<Item = (Root, Place)> {
+        let own = match self {
+            Self::CloudEvents => what.cloud_events,
+            Self::Hookd => what.hookd,
+            Self::V1 => what.v1,
+            Self::V2 | Self::Command => what.v2,
+            Self::Flume | Self::V2Lenient | Self::Opaque => &[],
+        };
+        let flat = if matches!(self, Self::V2Lenient | Self::Opaque) { what.everywhere } else { &[] };
+        let (before, after) = if self == Self::Hookd { (own, &[][..]) } else { (&[][..], own) };
+        let (body, payload) = (|place: &Place| (Root::Body, *place), |place: &Place| (Root::Payload, *place));
+        before.iter().map(body).chain(what.everywhere.iter().map(payload)).chain(after.iter().map(body)).chain(flat.iter().map(body))
+    }
+
+    /// The same as fields of the view: `payload.tool_name`, `raw.repo.branch`.
+    pub(crate) fn fields(self, what: &What) -> Vec<String> {
+        let named = |(root, place): (Root, Place)| format!("{}.{}", if root == Root::Payload { "payload" } else { "raw" }, place.join("."));
+        self.places(what).map(named).collect()
+    }
+}
+
+/// What a place begins at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Root {
+    Body,
+    Payload,
 }
 
 impl fmt::Display for Dialect {

@@ -381,11 +381,42 @@ impl CommandReply {
             (None, Some(signal)) => format!("ended by signal {signal}"),
             (None, None) => "ended without an exit code".to_owned(),
         };
-        let output = if self.stderr.is_empty() { &self.stdout } else { &self.stderr };
-        let mut error = EffectError::new(EffectClass::Failed, ended);
+        let output = if self.stderr.trim_ascii().is_empty() { &self.stdout } else { &self.stderr };
+        let message = match last_line(output) {
+            Some(said) => format!("{ended}: {said}"),
+            None => ended,
+        };
+        let mut error = EffectError::new(EffectClass::Failed, message);
         error.detail = Some(excerpt(&output[output.len().saturating_sub(1_200)..]));
         Err(error)
     }
+}
+
+/// The last line of an output that says something, shortened, with what a terminal would obey escaped: the reason of a failure
+/// stands there more often than anywhere else.
+#[must_use]
+pub fn last_line(output: &[u8]) -> Option<String> {
+    const CHARS_MAX: usize = 160;
+    /// More of the end is not looked at.
+    const BYTES_MAX: usize = 16 * 1024;
+    let text = String::from_utf8_lossy(&output[output.len().saturating_sub(BYTES_MAX)..]);
+    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+    let mut said = String::new();
+    for letter in line.chars().take(CHARS_MAX) {
+        // Beside the control characters those that hide or turn the direction of writing.
+        let hidden = matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+        if letter == '\t' {
+            said.push(' ');
+        } else if letter.is_control() || hidden {
+            said.extend(letter.escape_unicode());
+        } else {
+            said.push(letter);
+        }
+    }
+    if line.chars().nth(CHARS_MAX).is_some() {
+        said.push('…');
+    }
+    Some(said)
 }
 
 /// The kinds of failure that an effect can have; each has its own default consequence.
@@ -547,9 +578,21 @@ mod tests {
     fn a_failed_command_carries_the_end_of_its_output() {
         let output = format!("{}the end", "x".repeat(5_000));
         let error = CommandReply { stderr: output.into(), ..CommandReply::exit(3) }.ok().unwrap_err();
-        assert_eq!((error.class, error.message.as_str()), (EffectClass::Failed, "exit code 3"));
+        let last = format!("exit code 3: {}…", "x".repeat(160));
+        assert_eq!((error.class, error.message.as_str()), (EffectClass::Failed, last.as_str()));
         assert!(error.detail.is_some_and(|detail| detail.ends_with("the end") && detail.len() < 1_300));
         let error = CommandReply { signal: Some(9), ..CommandReply::default() }.ok().unwrap_err();
         assert_eq!(error.message, "ended by signal 9");
+    }
+
+    #[test]
+    fn the_error_of_a_command_ends_with_the_last_line_that_it_said() {
+        let message = |stdout: &'static str, stderr: &'static str| {
+            CommandReply { stdout: stdout.into(), stderr: stderr.into(), ..CommandReply::exit(1) }.ok().unwrap_err().message
+        };
+        assert_eq!(message("on stdout", "Traceback\n  cannot frobnicate \n\n"), "exit code 1: cannot frobnicate");
+        assert_eq!(message("only on stdout\n", " \n"), "exit code 1: only on stdout");
+        assert_eq!(message("", ""), "exit code 1");
+        assert_eq!(message("", "a\u{1b}[31m red\u{202e}\u{9b}"), "exit code 1: a\\u{1b}[31m red\\u{202e}\\u{9b}");
     }
 }

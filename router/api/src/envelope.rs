@@ -294,6 +294,21 @@ impl Envelope {
         }
     }
 
+    /// Where [`Envelope::field`] looks for a field that has several places in an event of this dialect, nearest first; empty for
+    /// the other fields.
+    #[must_use]
+    pub fn places_of(&self, path: &FieldPath) -> Vec<String> {
+        let what = match path.name() {
+            FieldName::SessionId => &SESSION_ID,
+            FieldName::ToolName => &TOOL_NAME,
+            FieldName::FilePath => &FILE_PATH,
+            FieldName::WorkingDirectory => &WORKING_DIRECTORY,
+            FieldName::GitBranch => &GIT_BRANCH,
+            _ => return Vec::new(),
+        };
+        self.dialect.fields(what)
+    }
+
     /// The normalised view as one JSON object, for templates and display: `key, id, type, source, time, payload, session_id,
     /// tool_name, file_path, working_directory, git_branch, dialect, correlation_ids`; absent ones are left out.
     #[must_use]

@@ -31,7 +31,7 @@ pub use dialect::Dialect;
 pub use dry_run::{DryRun, RecordedEffect};
 pub use effect::{
     CommandReply, CommandRequest, Effect, EffectClass, EffectContext, EffectError, EffectKind, EffectPort, EffectReply, EffectRequest, HttpHeader, HttpReply,
-    HttpRequest, Method, OwnWork, excerpt,
+    HttpRequest, Method, OwnWork, excerpt, last_line,
 };
 pub use envelope::{DecodeError, DecodeLimits, Envelope, Source};
 pub use handler::{BoxError, Handler, HandlerError, Outcome, Permanent};

@@ -112,6 +112,13 @@ pub struct DeliveryRecord {
 pub enum DeliveryState {
     /// Still owned by its queue.
     Queued,
+    /// Handed out to its route: it runs, or waits in a lane or a burst. Told by a router that runs.
+    InHand {
+        /// When its handling began; `None` while it waits for its turn.
+        running_since: Option<Timestamp>,
+        /// The number of the attempt that runs or comes next, from 1.
+        attempt: u32,
+    },
     /// Waiting for its next attempt.
     Waiting {
         /// The last error.

@@ -330,6 +330,9 @@ pub struct StoredDeadLetter {
     pub body: Bytes,
     /// When the transport stored the event.
     pub stored_at: Timestamp,
+    /// The event's number in the archive, where the transport has one.
+    #[serde(default)]
+    pub seq: Option<u64>,
     /// Why, and what was tried.
     pub letter: DeadLetter,
 }

@@ -186,7 +186,10 @@ impl Commands {
             Ok(Err(error)) => Err(EffectError::new(EffectClass::Failed, format!("the end of `{name}` was lost")).caused_by(error)),
             Err(cut) => {
                 let (class, message) = match cut {
-                    Cut::Limit => (EffectClass::Timeout, format!("`{name}` was ended at its limit of {:?}", times.limit)),
+                    Cut::Limit => {
+                        let whose = if times.is_own { "its own time limit" } else { "the time that was left for the handling" };
+                        (EffectClass::Timeout, format!("`{name}` was ended after {}, {whose}", rounded(times.limit)))
+                    }
                     Cut::Cancelled => (EffectClass::Cancelled, format!("`{name}` was ended because the handling was cancelled")),
                 };
                 tracing::debug!(route = %cx.route, program = %name, elapsed_ms = elapsed.as_millis(), "{message}");
@@ -237,6 +240,8 @@ impl Commands {
 /// When a command is asked to end, and how long it may take over it.
 struct Times {
     limit: Duration,
+    /// The limit is the command's own, not the handling's.
+    is_own: bool,
     grace: Duration,
 }
 
@@ -246,7 +251,7 @@ impl Times {
         let available = remaining.saturating_sub((remaining / 10).min(Duration::from_millis(200)));
         let grace = grace_max.min(available / 5);
         let limit = (available - grace).min(timeout.unwrap_or(Duration::MAX));
-        Self { limit, grace }
+        Self { limit, is_own: timeout == Some(limit), grace }
     }
 }
 
@@ -339,6 +344,16 @@ fn spawn_error(name: &str, program: &Program, error: std::io::Error) -> EffectEr
     EffectError::new(class, message).caused_by(error)
 }
 
+/// A duration for a sentence: `576 ms`, `2.5 s`, `60 s`.
+fn rounded(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..10_000 if !ms.is_multiple_of(1_000) => format!("{:.1} s", duration.as_secs_f64()),
+        _ => format!("{} s", ms / 1_000),
+    }
+}
+
 /// For a sentence: escaped, and not longer than a line.
 pub(crate) fn shortened(text: &str) -> String {
     const CHARS_MAX: usize = 120;
@@ -365,6 +380,13 @@ mod tests {
         }
         let times = Times::of(Some(5 * second), 60 * second, 2 * second);
         assert_eq!((times.limit, times.grace), (5 * second, 2 * second));
+        assert!(times.is_own && !Times::of(Some(60 * second), 60 * second, 2 * second).is_own);
         assert!(Times::of(None, Duration::ZERO, 2 * second).limit.is_zero());
+    }
+
+    #[test]
+    fn a_limit_is_told_rounded() {
+        let told = [576, 999, 1_000, 2_480, 57_800].map(|ms| rounded(Duration::from_millis(ms) + Duration::from_nanos(123_456)));
+        assert_eq!(told, ["576 ms", "999 ms", "1 s", "2.5 s", "57 s"]);
     }
 }

@@ -152,7 +152,8 @@ fn stored_letter(row: &Row<'_>) -> rusqlite::Result<Option<StoredDeadLetter>> {
             return Ok(None);
         }
     };
-    Ok(Some(StoredDeadLetter { id: id.to_string(), key: event.key, body: event.body, stored_at: timestamp(event.stored_at), letter }))
+    let seq = u64::try_from(event.seq).ok();
+    Ok(Some(StoredDeadLetter { id: id.to_string(), key: event.key, body: event.body, stored_at: timestamp(event.stored_at), seq, letter }))
 }
 
 /// Returns the route and when it is due; `None` if there is no such letter.

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
     EmbeddedOptions, Finding, OpenError,
+    archive::Look,
     damage::FINDINGS_MAX,
     intake::Bindings,
     opening::{self, Opened},
@@ -242,6 +243,12 @@ impl Shared {
     /// The same, if anybody has asked for it yet: without a consumer there is nobody to tell.
     pub(crate) fn queue_if_known(&self, route: i64) -> Option<Arc<RouteQueue>> {
         locked(&self.queues).get(&route).map(Arc::clone)
+    }
+
+    /// What is in hand and what runs, to be told beside what the file says.
+    pub(crate) fn look(&self) -> Look {
+        let in_hand = self.all_queues().iter().flat_map(|queue| queue.all_in_hand()).collect();
+        Look { now: self.time.now(), in_hand, running: self.running.marked() }
     }
 
     fn all_queues(&self) -> Vec<Arc<RouteQueue>> {

@@ -188,6 +188,11 @@ impl RouteQueue {
         locked(&self.state).hand.as_ref().map_or(0, |hand| hand.in_hand.len() as u64)
     }
 
+    /// Which deliveries they are.
+    pub(crate) fn all_in_hand(&self) -> Vec<i64> {
+        locked(&self.state).hand.as_ref().map_or_else(Vec::new, |hand| hand.in_hand.iter().copied().collect())
+    }
+
     /// Resolves when something may have changed.
     pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.wake.notified()

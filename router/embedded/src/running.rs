@@ -4,6 +4,7 @@
 //! kernel's), which is what it is for. Slots carry the number of the opening that wrote them, so those of an earlier one say nothing.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io,
     os::unix::fs::FileExt,
@@ -34,7 +35,19 @@ pub(crate) struct RunningFile {
     file: File,
     opening: u64,
     free: Mutex<Vec<u32>>,
+    /// What the slots of this process say, for those who ask what runs.
+    marked: Mutex<HashMap<u32, Marked>>,
     troubled: AtomicBool,
+}
+
+/// A handling that runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Marked {
+    pub(crate) route: RouteName,
+    /// Of the delivery, or `burst:` and the id of the frozen burst.
+    pub(crate) identity: String,
+    /// The store's time.
+    pub(crate) since: i64,
 }
 
 impl RunningFile {
@@ -56,7 +69,7 @@ impl RunningFile {
         }
         // Popped from the end, so the first slots are used first and the file's hot part is small.
         let free = Mutex::new((0..SLOTS).rev().collect());
-        Ok((Self { path, file, opening: 0, free, troubled: AtomicBool::new(false) }, ran))
+        Ok((Self { path, file, opening: 0, free, marked: Mutex::default(), troubled: AtomicBool::new(false) }, ran))
     }
 
     /// What is marked from now on belongs to `opening`. All slots become empty.
@@ -71,8 +84,8 @@ impl RunningFile {
         self.file.set_len(offset(SLOTS))
     }
 
-    /// Marks a handling. `None` when all slots are taken, the identity is too long for one, or the file cannot be written.
-    pub(crate) fn begin(&self, route: &RouteName, identity: &str) -> Option<RunningSlot> {
+    /// Marks a handling that begins at `now`. `None` when all slots are taken, the identity is too long for one, or the file cannot be written.
+    pub(crate) fn begin(&self, route: &RouteName, identity: &str, now: i64) -> Option<RunningSlot> {
         let slot = encode(self.opening, route.as_str(), identity)?;
         let number = locked(&self.free).pop()?;
         if let Err(error) = self.file.write_all_at(&slot, offset(number)) {
@@ -80,7 +93,13 @@ impl RunningFile {
             locked(&self.free).push(number);
             return None;
         }
+        locked(&self.marked).insert(number, Marked { route: route.clone(), identity: identity.to_owned(), since: now });
         Some(RunningSlot(number))
+    }
+
+    /// What runs now.
+    pub(crate) fn marked(&self) -> Vec<Marked> {
+        locked(&self.marked).values().cloned().collect()
     }
 
     /// Takes the mark away. A number that is not marked is ignored.
@@ -92,6 +111,7 @@ impl RunningFile {
         if let Err(error) = self.file.write_all_at(&[0; HEAD], offset(slot.0)) {
             self.complain(&error);
         }
+        locked(&self.marked).remove(&slot.0);
         let mut free = locked(&self.free);
         if !free.contains(&slot.0) {
             free.push(slot.0);
@@ -151,10 +171,10 @@ mod tests {
         let store = directory.path().join("a.db");
         let (mut running, _) = RunningFile::open(&store, None).unwrap();
         running.begin_opening(3).unwrap();
-        let ended = running.begin(&route("a"), "1").unwrap();
-        running.begin(&route("b"), "2").unwrap();
+        let ended = running.begin(&route("a"), "1", 7).unwrap();
+        running.begin(&route("b"), "2", 7).unwrap();
         running.end(ended);
-        running.begin(&route("c"), "a longer identity than before").unwrap();
+        running.begin(&route("c"), "a longer identity than before", 7).unwrap();
         drop(running);
 
         let (_, ran) = RunningFile::open(&store, Some(3)).unwrap();
@@ -168,12 +188,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mut running, _) = RunningFile::open(&directory.path().join("a.db"), None).unwrap();
         running.begin_opening(1).unwrap();
-        let slots: Vec<_> = (0..SLOTS).map(|n| running.begin(&route("a"), &n.to_string()).unwrap()).collect();
-        assert_eq!(running.begin(&route("a"), "one too many"), None);
+        let slots: Vec<_> = (0..SLOTS).map(|n| running.begin(&route("a"), &n.to_string(), 7).unwrap()).collect();
+        assert_eq!(running.begin(&route("a"), "one too many", 7), None);
         running.end(slots[7]);
         running.end(slots[7]);
-        assert_eq!(running.begin(&route("a"), "again"), Some(slots[7]));
-        assert_eq!(running.begin(&route("a"), "one too many"), None);
+        assert_eq!(running.begin(&route("a"), "again", 7), Some(slots[7]));
+        assert_eq!(running.begin(&route("a"), "one too many", 7), None);
     }
 
     #[test]
@@ -182,8 +202,8 @@ mod tests {
         let store = directory.path().join("a.db");
         let (mut running, _) = RunningFile::open(&store, None).unwrap();
         running.begin_opening(1).unwrap();
-        assert_eq!(running.begin(&route("a"), &"x".repeat(SLOT_BYTES)), None);
-        running.begin(&route("a"), &"x".repeat(SLOT_BYTES - HEAD - 1)).unwrap();
+        assert_eq!(running.begin(&route("a"), &"x".repeat(SLOT_BYTES), 7), None);
+        running.begin(&route("a"), &"x".repeat(SLOT_BYTES - HEAD - 1), 7).unwrap();
         let path = beside(&store, "running");
         let intact = std::fs::read(&path).unwrap();
         for at in 0..SLOT_BYTES {

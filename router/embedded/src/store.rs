@@ -132,7 +132,7 @@ impl Store for Embedded {
     }
 
     fn begin_running(&self, route: &RouteName, identity: &str) -> Option<RunningSlot> {
-        self.shared.running.begin(route, identity)
+        self.shared.running.begin(route, identity, self.shared.time.now())
     }
 
     fn end_running(&self, slot: RunningSlot) {
@@ -199,12 +199,12 @@ impl Store for Embedded {
     }
 
     async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, StoreError> {
-        let (query, now) = (query.clone(), self.shared.time.now());
-        self.shared.far.read(move |conn| archive::events(conn, &query, now)).await.map_err(not_found)
+        let (query, looked) = (query.clone(), self.shared.look());
+        self.shared.far.read(move |conn| archive::events(conn, &query, &looked)).await.map_err(not_found)
     }
 
     async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, StoreError> {
-        let (reference, now) = (reference.to_owned(), self.shared.time.now());
-        self.shared.far.read(move |conn| archive::event(conn, &reference, now)).await.map_err(not_found)
+        let (reference, looked) = (reference.to_owned(), self.shared.look());
+        self.shared.far.read(move |conn| archive::event(conn, &reference, &looked)).await.map_err(not_found)
     }
 }

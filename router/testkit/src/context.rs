@@ -72,6 +72,8 @@ pub struct Handled {
     pub emits: Vec<Emit>,
     /// In a dry run, what it would have done, one line each.
     pub would: Vec<String>,
+    /// What it noted of its result.
+    pub note: Option<String>,
 }
 
 impl Default for TestContext {
@@ -229,6 +231,6 @@ impl TestContext {
             Err(HandlerError::Effect(error)) if error.class == EffectClass::DryRun => Ok(Outcome::Done),
             other => other,
         };
-        Handled { result, emits: cx.take_emits(), would: dry_run.take().iter().map(router_api::RecordedEffect::sentence).collect() }
+        Handled { result, note: cx.take_note(), emits: cx.take_emits(), would: dry_run.take().iter().map(router_api::RecordedEffect::sentence).collect() }
     }
 }

@@ -76,7 +76,7 @@ fn summary(event: &ArchivedEvent, limits: DecodeLimits) -> Option<String> {
 
 fn sign(state: &DeliveryState) -> String {
     match state {
-        DeliveryState::Queued => styled(DIM, "…"),
+        DeliveryState::Queued | DeliveryState::InHand { .. } => styled(DIM, "…"),
         DeliveryState::Waiting { .. } => styled(WARN, "↻"),
         DeliveryState::Finished(Fate::Handled { .. } | Fate::Shadowed { .. }) => styled(GOOD, "✓"),
         DeliveryState::Finished(_) => styled(DIM, "·"),
@@ -89,7 +89,7 @@ pub(crate) fn state(delivery: &DeliveryRecord, now: Timestamp) -> String {
     let attempts =
         if delivery.attempts > 0 { format!(" after {}", counted(delivery.attempts.into(), "failed attempt", "failed attempts")) } else { String::new() };
     match &delivery.state {
-        DeliveryState::Queued => "waits in its queue".to_owned(),
+        DeliveryState::Queued | DeliveryState::InHand { .. } => "waits in its queue".to_owned(),
         DeliveryState::Waiting { error } => {
             let error = error.as_deref().map(|error| format!(": {}", shortened(error, 120))).unwrap_or_default();
             format!("tried again at {}{attempts}{error}", time(delivery.at, now))

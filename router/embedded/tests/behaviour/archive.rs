@@ -1,6 +1,6 @@
 //! What can be asked about events that came.
 
-use router_api::{BurstNote, DeadLetterReason, DeliveryState, EventQuery, Fate, Settlement, Store};
+use router_api::{BurstNote, DeadLetterReason, DeliveryState, EventQuery, Fate, FrozenBurst, NotedAttempts, Settlement, Store};
 use serde_json::json;
 use std::time::Duration;
 
@@ -89,4 +89,36 @@ async fn an_event_tells_where_it_stands_on_each_route() {
     bench.clock.advance(Duration::from_secs(9));
     let deliveries = bench.store.event("1").await.unwrap().remove(0).deliveries;
     assert_eq!(deliveries[4].state, DeliveryState::Queued);
+}
+
+#[tokio::test]
+async fn what_is_in_hand_is_told_from_what_runs_and_from_what_waits_after_a_failure() {
+    let bench = Bench::new();
+    bench.bind(&[("a", &["k"])]).await;
+    for n in 1..=4 {
+        bench.publish("k", json!({ "n": n })).await;
+    }
+    let consumer = bench.consume("a", 3).await;
+    let deliveries = [take(&consumer).await, take(&consumer).await, take(&consumer).await];
+    let slot = bench.store.begin_running(&route("a"), &deliveries[0].identity).unwrap();
+    let now = router_api::Clock::now(&bench.clock);
+    let due_at = now + Duration::from_secs(5);
+    let burst = FrozenBurst { id: "b".to_owned(), lane: "l".to_owned(), members: vec![deliveries[1].identity.clone()] };
+    bench.store.freeze(&route("a"), &burst).await.unwrap();
+    let noted = NotedAttempts { identity: "burst:b".to_owned(), attempts: 2, history: vec![failure(2)], due_at };
+    bench.store.note_attempts(&route("a"), noted).await.unwrap();
+    let state = async |seq: u64| bench.store.event(&seq.to_string()).await.unwrap().remove(0).deliveries.remove(0);
+
+    assert_eq!(state(1).await.state, DeliveryState::InHand { running_since: Some(now), attempt: 1 });
+    let waiting = state(2).await;
+    assert_eq!((waiting.state, waiting.attempts, waiting.at), (DeliveryState::Waiting { error: Some("failed 2".to_owned()) }, 2, due_at));
+    assert_eq!(state(3).await.state, DeliveryState::InHand { running_since: None, attempt: 1 });
+    assert_eq!(state(4).await.state, DeliveryState::Queued);
+
+    bench.store.end_running(slot);
+    let _running = bench.store.begin_running(&route("a"), "burst:b").unwrap();
+    assert_eq!(state(1).await.state, DeliveryState::InHand { running_since: None, attempt: 1 });
+    assert_eq!(state(2).await.state, DeliveryState::InHand { running_since: Some(now), attempt: 3 });
+    consumer.close().await;
+    assert_eq!(state(3).await.state, DeliveryState::Queued);
 }
