@@ -31,7 +31,10 @@ fn the_reference_of_each_plugin_names_every_option_of_its_schema() {
             assert!(text.lines().any(|line| line.trim_start().starts_with(&format!("{option}  "))), "`{name}` does not tell of `{option}`:\n{text}");
         }
     }
-    golden(&home, "plugin", &home.run(&["plugins", "log", "--json"]).code(0).json());
+    // Its schema is compared elsewhere, and texts may change.
+    let mut answer = home.run(&["plugins", "log", "--json"]).code(0).json();
+    answer["with"] = "<schema>".into();
+    golden(&home, "plugin", &answer);
 }
 
 #[test]
