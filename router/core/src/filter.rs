@@ -8,10 +8,11 @@
 //! ```
 //!
 //! From a tree to a filter, with all that can be wrong on the way: `filter/compile.rs`. One clause against one value:
-//! `filter/clause.rs`. How values are shown: `filter/show.rs`.
+//! `filter/clause.rs`. What may have been meant where it fails: `filter/hint.rs`. How values are shown: `filter/show.rs`.
 
 mod clause;
 mod compile;
+mod hint;
 mod number;
 pub(crate) mod show;
 
@@ -67,6 +68,12 @@ pub struct ClauseFailure {
     pub passed: usize,
     /// See `passed`.
     pub clauses: usize,
+    /// Where a missing field was looked for, if it has several places.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub looked_in: Vec<String>,
+    /// What may have been meant: a place of the event that has what is wanted, or a value that differs only in letter case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 impl fmt::Display for ClauseFailure {
@@ -147,11 +154,14 @@ impl FieldClauses {
     }
 
     fn failure(&self, event: &Envelope) -> ClauseFailure {
-        let actual = event.field(&self.field).map(|value| match value {
+        let value = event.field(&self.field);
+        let hint = hint::of(&self.field, &self.clauses, value.as_ref(), event);
+        let actual = value.map(|value| match value {
             Field::Text(text) => show::text(&text),
             Field::Value(value) => show::value(value),
         });
-        ClauseFailure { field: show::plain(self.field.as_str()), expected: clause::expected(&self.clauses), actual, passed: 0, clauses: 0 }
+        let looked_in = if actual.is_none() { event.places_of(&self.field) } else { Vec::new() };
+        ClauseFailure { field: show::plain(self.field.as_str()), expected: clause::expected(&self.clauses), actual, passed: 0, clauses: 0, looked_in, hint }
     }
 }
 

@@ -13,7 +13,7 @@ pub(super) struct Misfit {
 }
 
 /// A word that is missing, too many, or another one altogether.
-const OTHER: u32 = 6;
+pub(super) const OTHER: u32 = 6;
 /// A word that may be a slip of the pen.
 const SLIP: u32 = 2;
 /// A word in another case.

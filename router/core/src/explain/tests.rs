@@ -72,6 +72,37 @@ fn a_filter_that_leaves_the_event_is_named_with_the_field_and_both_values() {
 }
 
 #[test]
+fn a_missing_field_is_told_with_the_places_that_were_looked_at_and_one_that_would_fit() {
+    let body = json!({ "event_id": "e-1", "event_type": KEY, "payload": { "tool_metadata": { "tool_name": "write" }, "files_modified": ["/x/a.py"] } });
+    let event = Envelope::decode(KEY.parse().unwrap(), body.to_string(), DecodeLimits::default()).unwrap();
+    let text = asked(&[route("ci", &[KEY], python())], &event).to_string();
+    for part in [
+        "looked in payload.tool_metadata.tool_input.file_path, payload.tool_metadata.tool_input.notebook_path",
+        "and 7 more places",
+        "but `payload.files_modified.0` is \"/x/a.py\"",
+        "`tool_name` is \"write\", wanted is one of \"Write\", \"Edit\"",
+        "but it differs only in upper and lower case",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn routes_that_listen_to_other_keys_are_told_from_near_misses() {
+    let routes = [
+        route("slip", &["session.thread.agent.acton"], json!({})),
+        route("one-word", &["session.thread.*.started"], json!({})),
+        route("other", &["poison.#"], json!({})),
+        RouteConfig { enabled: false, ..route("off", &["tool.mutation.*"], json!({})) },
+        route("fits", &["#"], json!({})),
+    ];
+    let explanation = asked(&routes, &write_of("a.py"));
+    let elsewhere: Vec<&str> = explanation.routes.iter().filter(|route| explanation.is_elsewhere(route)).map(|route| route.route.as_str()).collect();
+    assert_eq!(elsewhere, ["other", "off"]);
+    assert!(!explanation.to_string().contains("nearest miss comes first"), "something fires");
+}
+
+#[test]
 fn a_pattern_that_does_not_fit_is_named_with_the_word() {
     let text = asked(&[route("ci", &["tool.mutation.*", "session.thread.agent.*.done"], python())], &write_of("a.py")).to_string();
     assert!(text.contains("nearest is `session.thread.agent.*.done`: the key has 4 words, the pattern wants 5"), "{text}");

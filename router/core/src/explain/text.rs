@@ -4,7 +4,8 @@ use std::fmt;
 
 use router_api::RouteMode;
 
-use super::{Explanation, RouteVerdict, Verdict};
+use super::{Explanation, RouteVerdict, Verdict, key};
+use crate::filter::ClauseFailure;
 
 impl Explanation {
     /// How many routes fire.
@@ -52,12 +53,32 @@ impl Explanation {
     }
 }
 
+impl Explanation {
+    /// What the order of the routes says, where that is not plain to see.
+    #[must_use]
+    pub fn order(&self) -> &'static str {
+        if self.fires() == 0 && self.routes.len() > 1 { "; the nearest miss comes first" } else { "" }
+    }
+
+    /// Does the route listen to keys that have little in common with this one? Its reasons are seldom what somebody looks for.
+    #[must_use]
+    pub fn is_elsewhere(&self, route: &RouteVerdict) -> bool {
+        let verdict = match &route.verdict {
+            Verdict::Disabled { otherwise } => otherwise,
+            verdict => verdict,
+        };
+        let Verdict::KeyMismatch { nearest, distance, .. } = verdict else { return false };
+        let begins_alike = nearest.as_ref().is_some_and(|nearest| nearest.split('.').next() == self.event.key.split('.').next());
+        *distance > if begins_alike { key::OTHER } else { key::OTHER - 1 }
+    }
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for line in self.heading() {
             writeln!(f, "{line}")?;
         }
-        writeln!(f, "\n{}{}", self.count(), if self.fires() < self.routes.len() { "; the nearest miss comes first" } else { "" })?;
+        writeln!(f, "\n{}{}", self.count(), self.order())?;
         for route in &self.routes {
             writeln!(f, "\n{:<10} {}  ({})", route.label(), route.route, route.origin())?;
             for line in route.lines() {
@@ -120,11 +141,31 @@ impl Verdict {
                     format!("`{pattern}` fits the key, but the filter (`when`) leaves the event: {} of {} conditions fit", failure.passed, failure.clauses),
                     failure.to_string(),
                 ];
-                lines.extend(also.iter().map(|failure| format!("and {failure}")));
+                lines.extend(beside(failure));
+                for failure in also {
+                    lines.push(format!("and {failure}"));
+                    lines.extend(beside(failure));
+                }
                 lines
             }
             Self::KeyMismatch { nearest: None, reason, .. } => vec![reason.clone()],
             Self::KeyMismatch { nearest: Some(nearest), reason, .. } => vec![format!("no pattern in `on` fits the key; nearest is `{nearest}`: {reason}")],
         }
     }
+}
+
+/// Where a missing field was looked for, and what may have been meant.
+fn beside(failure: &ClauseFailure) -> Vec<String> {
+    /// More places are only counted.
+    const PLACES_MAX: usize = 4;
+    let mut lines = Vec::new();
+    let places = &failure.looked_in;
+    if !places.is_empty() {
+        let more = if places.len() > PLACES_MAX { format!(" and {} more places", places.len() - PLACES_MAX) } else { String::new() };
+        lines.push(format!("  looked in {}{more}", places[..places.len().min(PLACES_MAX)].join(", ")));
+    }
+    if let Some(hint) = &failure.hint {
+        lines.push(format!("  but {hint}"));
+    }
+    lines
 }

@@ -99,6 +99,31 @@ impl Clause {
         }
     }
 
+    /// Does it say what a text is, and not only that there is one or what it is not?
+    pub(super) fn names_texts(&self) -> bool {
+        match self {
+            Self::Exact(Scalar::Text(text)) | Self::Prefix(text) | Self::Suffix(text) | Self::EqualsIgnoreCase(text) => !text.is_empty(),
+            Self::Wildcard(wildcard) => wildcard.parts.iter().any(|part| !part.is_empty()),
+            Self::Cidr(_) => true,
+            Self::Exact(_) | Self::AnythingBut(_) | Self::Exists(_) | Self::Nonempty(_) | Self::Numeric(_) => false,
+        }
+    }
+
+    /// Would `text` fit if letter case did not count?
+    pub(super) fn fits_in_another_case(&self, text: &str) -> bool {
+        let text = text.to_lowercase();
+        match self {
+            Self::Exact(Scalar::Text(wanted)) => text == wanted.to_lowercase(),
+            Self::Prefix(prefix) => text.starts_with(&prefix.to_lowercase()),
+            Self::Suffix(suffix) => text.ends_with(&suffix.to_lowercase()),
+            Self::Wildcard(wildcard) => {
+                let parts = wildcard.parts.iter().map(|part| part.to_lowercase()).collect();
+                Wildcard { text: String::new(), parts }.fits(&text)
+            }
+            _ => false,
+        }
+    }
+
     /// As the configuration has it.
     pub(super) fn to_value(&self) -> Value {
         match self {
