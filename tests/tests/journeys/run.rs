@@ -155,7 +155,9 @@ fn a_second_signal_cuts_it_short_and_the_event_stays_with_no_attempt_counted() {
     let home = slow_home();
     let mut service = in_the_middle(&home);
     service.signal(Signal::INT);
-    service.wait_for("stopping").expect("it says so");
+    // A second one at once is the same wish: a terminal signals its whole group.
+    service.signal(Signal::INT);
+    service.wait_for("a signal from now on").expect("it says so");
     service.signal(Signal::TERM);
     service.wait_for("a second signal").expect("it says so");
     let log = service.stop_asked().join("\n");

@@ -42,6 +42,10 @@ const CLOSE: Duration = Duration::from_secs(10);
 /// For handlers that do not give their thread back.
 const HANDLERS_END: Duration = Duration::from_secs(2);
 
+/// One wish often comes twice: a terminal signals its whole group, and so do some supervisors. A signal that comes so soon after the
+/// first one is no second one.
+const SAME_WISH: Duration = Duration::from_millis(300);
+
 /// Threads for intake, store and sockets.
 const IO_THREADS: usize = 2;
 
@@ -187,14 +191,24 @@ fn announce(config: &Config, waiting: &[(router_api::RouteName, u64)]) {
 /// The routes first, each within its `drain_ms`; the doors stay open meanwhile, so that no producer loses an event and `events` answers
 /// while the last handling runs: what comes in is stored and waits for the next start. A second signal cuts it short.
 async fn stop(router: &Router, signals: &mut Signals, stopping: CancellationToken, tasks: Vec<JoinHandle<()>>) {
-    info!("stopping: what runs is finished, what waits and what still comes in stays queued; a second signal cuts this short");
+    info!("stopping: what runs is finished, what waits and what still comes in stays queued");
     let drained = {
         let draining = router.drain();
         tokio::pin!(draining);
+        let same_wish = tokio::time::sleep(SAME_WISH);
+        tokio::pin!(same_wish);
+        let mut listens = false;
         loop {
             tokio::select! {
                 drained = &mut draining => break drained,
+                () = &mut same_wish, if !listens => {
+                    listens = true;
+                    info!("what runs is still waited for; a signal from now on cuts this short");
+                }
                 () = signals.until_stop() => {
+                    if !listens {
+                        continue;
+                    }
                     warn!("a second signal: what still runs is cancelled and stays queued");
                     router.force();
                 }
