@@ -1,4 +1,4 @@
-//! The configurations that are shipped, and what `check` says about one that is full of mistakes.
+//! The configurations that are shipped, what `check` says about one that is full of mistakes, and which store a command means.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use plugins as _;
 use router_api::{BuildError, Effect, EffectContext, EffectError, EffectPort, EffectReply, OwnWork, Program, Registry, RouteMode};
 use router_core::config::{FixedEnvironment, Loaded, Located, Origin, Problems, Severity, generated_files, load, locate};
+use router_tests::{Home, Ran};
 
 /// Finds every program and performs nothing.
 struct AnyProgram;
@@ -212,4 +213,129 @@ fn generated_files_are_those_that_the_source_generates() {
         }
     }
     assert!(stale.is_empty(), "{stale:?} are not what the source generates: run `event-router schema --write` and commit them");
+}
+
+#[test]
+fn every_example_says_in_its_header_what_it_needs_and_where_its_store_is() {
+    for entry in std::fs::read_dir(repository().join("config/examples")).expect("the examples") {
+        let path = entry.expect("an entry").path();
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let (header, rest) = text.split_once("\n[store]\n").unwrap_or_else(|| panic!("{path:?} says its store"));
+        assert!(header.contains("The store is the one of the shipped configuration"), "{path:?}");
+        let settings: Vec<&str> = rest.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
+        let variables = settings.iter().flat_map(|line| line.split("${").skip(1)).filter(|reference| !reference.contains(":-"));
+        let programs = settings.iter().filter_map(|line| line.strip_prefix("command = [\"")?.split('"').next());
+        let needed: Vec<&str> = variables.filter_map(|reference| reference.split([':', '}']).next()).chain(programs).collect();
+        for name in &needed {
+            assert!(header.lines().any(|line| line.starts_with("# `check` and `run` need") && line.contains(&format!("`{name}`"))), "{path:?}: {name}");
+        }
+        assert_eq!(needed.is_empty(), header.contains("# It needs no program and no variable."), "{path:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_nobody_names_lies_beside_config_or_with_the_file_that_was_named() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let home = directory.path();
+    for name in ["config/router.toml", "mine/router.toml", "alone.toml"] {
+        std::fs::create_dir_all(home.join(name).parent().expect("a directory")).expect("made");
+        std::fs::write(home.join(name), "[[route]]\nname = \"a\"\non = [\"a\"]\nhandler = \"log\"\n").expect("written");
+    }
+    let nothing = FixedEnvironment::default();
+    let systemd = FixedEnvironment::default().with("STATE_DIRECTORY", "/var/lib/of-the-unit");
+    for (named, expected) in [(None, "state"), (Some("config"), "state"), (Some("mine"), "mine/state"), (Some("alone.toml"), "state")] {
+        let located = locate(&named.map(PathBuf::from).into_iter().collect::<Vec<_>>(), None, home);
+        let path = async |environment| {
+            let loaded = load(&located, &registry(), Arc::new(NoProgram), environment).await.unwrap_or_else(|problems| panic!("{problems}"));
+            loaded.config.store.path
+        };
+        assert_eq!(path(&nothing).await, home.join(expected).join("router.db"), "{named:?}");
+        assert_eq!(path(&systemd).await, Path::new("/var/lib/of-the-unit/router.db"), "{named:?}");
+    }
+}
+
+fn elsewhere(home: &Home, args: &[&str]) -> Ran {
+    let elsewhere = home.path().join("elsewhere");
+    std::fs::create_dir_all(&elsewhere).expect("made");
+    Ran::of(home.command(args).current_dir(elsewhere).output().expect("the program runs"))
+}
+
+#[test]
+fn no_event_goes_into_a_new_store_that_nobody_asked_for() {
+    let home = Home::new("");
+    let refused = elsewhere(&home, &["publish", "--sample", "write"]).code(1);
+    for part in ["elsewhere/config`", "`/etc/event-router`", "`$EVENT_ROUTER_CONFIG`", "elsewhere/state/router.db`", "`-c`", "`--new-store`"] {
+        assert!(refused.stderr.contains(part), "no {part} in {}", refused.stderr);
+    }
+    assert_eq!((refused.stderr.trim_end().lines().count(), refused.stdout.as_str()), (1, ""), "one sentence");
+    assert!(!home.path().join("elsewhere/state").exists() && !home.store().exists());
+
+    let asked = elsewhere(&home, &["publish", "--sample", "write", "--new-store"]).code(0);
+    assert!(asked.stdout.contains("elsewhere/state/router.db` (configuration built-in)"), "{}", asked.stdout);
+    // Now it is the store of that directory.
+    let again = elsewhere(&home, &["publish", "--sample", "write"]).code(0);
+    assert!(again.stdout.contains("stored as number 2"), "{}", again.stdout);
+}
+
+#[test]
+fn without_a_router_the_store_and_the_configuration_are_named_whoever_wants_the_event() {
+    let home = Home::new("[[route]]\nname = \"a\"\non = [\"a\"]\nhandler = \"log\"\n");
+    let store = home.store().display().to_string();
+    for (key, fate) in [("a", "the event waits there"), ("b", "the event is kept there")] {
+        let said = home.run_with_input(&["publish", "-", "--key", key], b"{}").code(0).stdout;
+        assert!(said.contains(&format!("no router runs on `{store}` (configuration `config/router.toml`): {fate}")), "{said}");
+    }
+    let named = elsewhere(&home, &["publish", "--sample", "write", "-c", "../config"]).code(0);
+    assert!(named.stdout.contains("state/router.db` (configuration `") && named.stdout.contains("config/router.toml`)"), "{}", named.stdout);
+}
+
+#[test]
+fn publishing_with_another_configuration_unbinds_no_route_of_the_store() {
+    let route = |name: &str, on: &str| format!("[[route]]\nname = \"{name}\"\non = [\"{on}\"]\nhandler = \"log\"\n");
+    let home = Home::new(&(route("mine", "a.*") + &route("dropped", "a.*")));
+    home.write("other/router.toml", &format!("[store]\npath = \"../state/router.db\"\n{}", route("theirs", "b.*")));
+    let publish = |key: &str, config: &[&str]| {
+        let mut args = vec!["publish", "-", "--key", key, "--json"];
+        args.extend(config);
+        home.run_with_input(&args, b"{}").code(0).json()["routed"].clone()
+    };
+    assert_eq!(publish("a.1", &[]), true);
+    assert_eq!(publish("b.1", &[]), false);
+    // The other one adds its route, and the first one's still hear.
+    assert_eq!(publish("b.2", &["-c", "other"]), true);
+    assert_eq!(publish("a.2", &["-c", "other"]), true);
+    assert_eq!(publish("b.3", &[]), true);
+    // What a configuration names goes by that configuration.
+    home.configure(&(route("mine", "a.*") + &route("dropped", "a.*").replace("handler", "enabled = false\nhandler")));
+    assert_eq!(publish("a.3", &[]), true);
+    let events = home.run(&["events", "--json"]).code(0).json();
+    let mut heard: Vec<(String, Vec<String>)> = events["events"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|event| {
+            let routes = event["deliveries"].as_array().expect("a list").iter().map(|delivery| delivery["route"].as_str().expect("a name").to_owned());
+            (event["key"].as_str().expect("a key").to_owned(), routes.collect())
+        })
+        .collect();
+    heard.sort();
+    let heard: Vec<(&str, Vec<&str>)> = heard.iter().map(|(key, routes)| (key.as_str(), routes.iter().map(String::as_str).collect())).collect();
+    assert_eq!(
+        heard,
+        [
+            ("a.1", vec!["dropped", "mine"]),
+            ("a.2", vec!["dropped", "mine"]),
+            ("a.3", vec!["mine"]),
+            ("b.1", vec![]),
+            ("b.2", vec!["theirs"]),
+            ("b.3", vec!["theirs"]),
+        ]
+    );
+}
+
+#[test]
+fn the_program_of_the_plugin_tutorial_is_the_one_that_is_built_outside_the_tree() {
+    let read = |path: &str| std::fs::read_to_string(repository().join(path)).expect("readable");
+    let tutorial = read("router/api/README.md");
+    assert!(tutorial.contains(&format!("```rust,ignore\n{}```", read("tests/out-of-tree-plugin/src/main.rs"))), "`main.rs` differs");
 }

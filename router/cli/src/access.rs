@@ -1,13 +1,13 @@
 //! How a command reaches the store: it opens the store itself if nobody holds it, else asks the router that does, else says one
 //! sentence.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use router_api::{Admin, Clock, Store, Subscription, Transport};
 use router_core::{
     RouteMatcher, StoreAdmin,
-    config::{Config, TransportConfig},
+    config::{Config, Located, Origin, TransportConfig},
     redact::Redactor,
 };
 use router_embedded::{Embedded, EmbeddedOptions, OpenError};
@@ -38,6 +38,24 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Refuses to make a store that nobody asked for: where no configuration was found, somebody may only stand in the wrong directory,
+/// and no router would ever look for his event there.
+///
+/// # Errors
+///
+/// The refusal.
+pub(crate) fn refuse_stray_store(located: &Located, config: &Config) -> anyhow::Result<()> {
+    let path = &config.store.path;
+    if located.origin != Origin::BuiltIn || path.exists() {
+        return Ok(());
+    }
+    bail!(
+        "no configuration was found in {}, and the built-in one would make a new store `{}`: name the configuration with `-c`, start in its directory, or say `--new-store` to make that store",
+        located.searched(),
+        path.display()
+    )
+}
 
 impl Access {
     /// Reaches the store of `config`.
@@ -73,7 +91,9 @@ impl Access {
         // Only who takes events in redacts them: looking on must not make a key.
         let key = if purpose == Purpose::Publish { store_key::of_store(&config.store.path, &OsChance)? } else { store_key::drawn(&OsChance) };
         if purpose == Purpose::Publish {
-            transport.bind(&subscriptions(config)).await.context("the queues of the routes cannot be made")?;
+            // The routes of another configuration on the same store are none of ours: they keep what they are bound to.
+            let named: BTreeSet<_> = config.routes.iter().map(|route| route.name.clone()).collect();
+            embedded.bind_beside(&subscriptions(config), &named).await.context("the queues of the routes cannot be made")?;
         }
         let redactor = Redactor::new(&config.redact, key).map_err(|problems| {
             let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();

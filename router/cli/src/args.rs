@@ -162,6 +162,9 @@ pub(crate) struct PublishArgs {
     /// A built-in event, with a fresh id and time; a wrong name lists them
     #[arg(long, value_name = "NAME", conflicts_with = "file")]
     pub(crate) sample: Option<String>,
+    /// Make a store where no configuration was found and none is
+    #[arg(long)]
+    pub(crate) new_store: bool,
     #[command(flatten)]
     pub(crate) json: Json,
 }

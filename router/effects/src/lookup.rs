@@ -10,6 +10,9 @@ use router_api::{BuildError, Program};
 
 use crate::Environment;
 
+/// Directories of `PATH` that a help text names.
+const LISTED_MAX: usize = 12;
+
 /// Finds `name`: a path relative to `base_dir` if it has a `/`, else in the places of the service's `PATH`.
 pub(crate) fn find(name: &str, base_dir: &Path, environment: &Environment) -> Result<Program, BuildError> {
     if name.is_empty() {
@@ -44,11 +47,23 @@ pub(crate) fn find(name: &str, base_dir: &Path, environment: &Environment) -> Re
         }
     }
     let places: Vec<String> = environment.search().map(|place| place.display().to_string()).collect();
-    let message = match near_miss {
-        Some((path, fault)) => format!("the program `{name}` was not found: `{}` {}, and {} has no other", path.display(), fault.sentence(), places.join(":")),
-        None => format!("the program `{name}` was not found in {}", if places.is_empty() { "an empty `PATH`".to_owned() } else { places.join(":") }),
+    let searched = match places.len() {
+        0 => "an empty `PATH`".to_owned(),
+        1 => format!("`{}`, the one directory of `PATH`", places[0]),
+        many => format!("the {many} directories of `PATH`"),
     };
-    Err(BuildError::at("", message).help("install it, write its whole path, or extend `PATH` where the router is started"))
+    let message = match near_miss {
+        Some((path, fault)) => format!("the program `{name}` was not found: `{}` {}, and there is no other in {searched}", path.display(), fault.sentence()),
+        None => format!("the program `{name}` was not found in {searched}"),
+    };
+    let help = "install it, write its whole path, or extend `PATH` where the router is started";
+    Err(BuildError::at("", message).help(if places.len() > 1 { format!("{help}; searched: {}", listed(&places)) } else { help.to_owned() }))
+}
+
+/// The first few places, as `PATH` writes them.
+fn listed(places: &[String]) -> String {
+    let shown = places.iter().take(LISTED_MAX).cloned().collect::<Vec<_>>().join(":");
+    if places.len() > LISTED_MAX { format!("{shown} and {} more", places.len() - LISTED_MAX) } else { shown }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -120,10 +135,16 @@ mod tests {
         let program = find("tool", dir.path(), &environment).unwrap();
         assert_eq!((program.name(), program.path()), ("tool", Some(second.join("tool").as_path())), "the first is not executable");
         let error = find("other", dir.path(), &environment).unwrap_err().to_string();
-        assert!(error.contains("no regular file") && error.contains(second.to_str().unwrap()), "{error}");
+        assert!(error.contains("no regular file") && error.contains("no other in the 2 directories of `PATH`"), "{error}");
         let error = find("absent", dir.path(), &environment).unwrap_err();
-        assert!(error.to_string().contains(&format!("{}:{}", first.display(), second.display())), "{error}");
-        assert!(error.problems[0].help.is_some());
+        assert_eq!(error.problems[0].message, "the program `absent` was not found in the 2 directories of `PATH`");
+        let help = error.problems[0].help.as_deref().unwrap();
+        assert!(help.ends_with(&format!("searched: {}:{}", first.display(), second.display())), "{help}");
+        let many: Vec<PathBuf> = (0..20).map(|number| dir.path().join(number.to_string())).collect();
+        let many: Vec<&Path> = many.iter().map(PathBuf::as_path).collect();
+        let error = find("absent", dir.path(), &self::environment(&many)).unwrap_err();
+        let help = error.problems[0].help.as_deref().unwrap();
+        assert!(help.ends_with("/11 and 8 more") && error.problems[0].message.contains("20 directories"), "{error:?}");
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub(crate) struct Bindings {
 }
 
 /// A bound route.
+#[derive(Clone)]
 pub(crate) struct BoundRoute {
     pub(crate) name: RouteName,
     /// Its row in `routes`.
@@ -65,9 +66,15 @@ impl Bindings {
         Ok(Self::new(routes))
     }
 
-    /// Makes `subscriptions` the bound routes of the store; returns them with their ids.
-    pub(crate) fn write(conn: &Connection, subscriptions: &[Subscription]) -> rusqlite::Result<Vec<i64>> {
-        conn.execute("UPDATE routes SET patterns = NULL WHERE patterns IS NOT NULL", [])?;
+    /// The bound routes that `keeps` wants.
+    pub(crate) fn kept(&self, keeps: impl Fn(&RouteName) -> bool) -> Vec<BoundRoute> {
+        self.routes.iter().filter(|route| keeps(&route.name)).cloned().collect()
+    }
+
+    /// Makes `subscriptions` the bound routes of the store, beside the routes `kept`; returns their ids.
+    pub(crate) fn write(conn: &Connection, subscriptions: &[Subscription], kept: &[i64]) -> rusqlite::Result<Vec<i64>> {
+        let kept = serde_json::to_string(kept).unwrap_or_else(|_| "[]".to_owned());
+        conn.execute("UPDATE routes SET patterns = NULL WHERE patterns IS NOT NULL AND id NOT IN (SELECT value FROM json_each(?1))", [kept])?;
         let mut statement = conn.prepare_cached(
             "INSERT INTO routes (name, patterns) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET patterns = excluded.patterns, queue = 1 RETURNING id",
         )?;

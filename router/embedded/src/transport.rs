@@ -26,28 +26,7 @@ impl Transport for Embedded {
     }
 
     async fn bind(&self, subscriptions: &[Subscription]) -> Result<(), TransportError> {
-        let mut names = BTreeSet::new();
-        if let Some(twice) = subscriptions.iter().find(|subscription| !names.insert(&subscription.route)) {
-            return Err(TransportError::Refused(format!("route `{}` is bound twice in one set", twice.route)));
-        }
-        // Two sets at once would be swapped in another order than they were stored.
-        let _turn = self.shared.binding.lock().await;
-        let (wanted, kept) = (subscriptions.to_vec(), subscriptions.to_vec());
-        let shared = Arc::clone(&self.shared);
-        // In force once it is stored, even if the caller has gone by then.
-        let enforce = move |ids: &Vec<i64>| {
-            let bound = kept.into_iter().zip(ids).map(|(subscription, id)| {
-                let Subscription { route, patterns, matcher } = subscription;
-                BoundRoute { name: route, id: *id, patterns, matcher: Some(matcher) }
-            });
-            shared.set_bindings(Bindings::new(bound.collect()));
-        };
-        let run = move |writing: &Writing<'_>| Bindings::write(writing.conn, &wanted);
-        self.shared.writer.write_then(run, enforce).await.map(|_| ()).map_err(|error| match error {
-            // Not `Unavailable`: nobody binds later by himself here, and until then new routes would miss their events without a word.
-            WriteError::Failed(sentence) => TransportError::Refused(sentence),
-            error => refusal(error),
-        })
+        self.bind_keeping(subscriptions, |_| false).await
     }
 
     async fn consume(&self, route: &RouteName, prefetch: u32) -> Result<Arc<dyn Consumer>, TransportError> {
@@ -104,6 +83,45 @@ impl Transport for Embedded {
 
 fn closed() -> TransportError {
     refusal(WriteError::Closed)
+}
+
+impl Embedded {
+    /// Binds `subscriptions` beside those routes of the store that are not `named`: what another configuration has bound stays
+    /// bound as the store keeps it, by its patterns. For publishers that do not run the routes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Transport::bind`].
+    pub async fn bind_beside(&self, subscriptions: &[Subscription], named: &BTreeSet<RouteName>) -> Result<(), TransportError> {
+        self.bind_keeping(subscriptions, |route| !named.contains(route)).await
+    }
+
+    async fn bind_keeping(&self, subscriptions: &[Subscription], keeps: impl Fn(&RouteName) -> bool) -> Result<(), TransportError> {
+        let mut names = BTreeSet::new();
+        if let Some(twice) = subscriptions.iter().find(|subscription| !names.insert(&subscription.route)) {
+            return Err(TransportError::Refused(format!("route `{}` is bound twice in one set", twice.route)));
+        }
+        // Two sets at once would be swapped in another order than they were stored.
+        let _turn = self.shared.binding.lock().await;
+        let kept: Vec<BoundRoute> = self.shared.bindings().kept(|route| keeps(route) && !names.contains(route));
+        let kept_ids: Vec<i64> = kept.iter().map(|route| route.id).collect();
+        let (wanted, bound) = (subscriptions.to_vec(), subscriptions.to_vec());
+        let shared = Arc::clone(&self.shared);
+        // In force once it is stored, even if the caller has gone by then.
+        let enforce = move |ids: &Vec<i64>| {
+            let bound = bound.into_iter().zip(ids).map(|(subscription, id)| {
+                let Subscription { route, patterns, matcher } = subscription;
+                BoundRoute { name: route, id: *id, patterns, matcher: Some(matcher) }
+            });
+            shared.set_bindings(Bindings::new(kept.into_iter().chain(bound).collect()));
+        };
+        let run = move |writing: &Writing<'_>| Bindings::write(writing.conn, &wanted, &kept_ids);
+        self.shared.writer.write_then(run, enforce).await.map(|_| ()).map_err(|error| match error {
+            // Not `Unavailable`: nobody binds later by himself here, and until then new routes would miss their events without a word.
+            WriteError::Failed(sentence) => TransportError::Refused(sentence),
+            error => refusal(error),
+        })
+    }
 }
 
 impl Shared {

@@ -7,17 +7,18 @@ use uuid::Uuid;
 
 use crate::{
     Ended,
-    access::{Access, Purpose},
+    access::{Access, Purpose, refuse_stray_store},
     args::{Global, PublishArgs},
     commands::block_on,
-    event_input, session, setup,
+    event_input, session,
+    setup::{self, Setup},
     system::SystemClock,
     terminal::{BOLD, DIM, GOOD, Output, WARN, harmless, styled},
 };
 
 pub(crate) fn run(global: &Global, args: &PublishArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let _log = global.begin_quiet_log()?;
-    let config = setup::load_to_read(global)?.config;
+    let Setup { config, located, .. } = setup::load_to_read(global)?;
     let limits = config.limits.decode;
     let (key, body) = match (&args.sample, &args.file) {
         (Some(name), _) => {
@@ -33,6 +34,9 @@ pub(crate) fn run(global: &Global, args: &PublishArgs, out: &mut Output) -> anyh
     // Before the store is touched: a wrong event makes none.
     let envelope = Envelope::decode(key.clone(), body.clone(), limits).map_err(|error: DecodeError| anyhow::anyhow!("no event: {error}"))?;
     let event_id = envelope.id().map(|id| id.as_str().to_owned());
+    if !args.new_store {
+        refuse_stray_store(&located, &config)?;
+    }
     let (published, running) = block_on(async {
         let access = Access::open(&config, Purpose::Publish).await?;
         let published = access.admin().publish(Publication::new(key.clone(), body)).await;
@@ -46,13 +50,15 @@ pub(crate) fn run(global: &Global, args: &PublishArgs, out: &mut Output) -> anyh
     }
     let number = published.seq.map(|seq| format!(" as number {seq}")).unwrap_or_default();
     out.line(format_args!("{} {} is stored{number}", styled(GOOD, "✓"), styled(BOLD, harmless(key.as_str()))))?;
-    match (published.routed, running) {
-        (true, true) => {}
-        (true, false) => out.line(styled(DIM, "  no router is running: the event waits in the queues of its routes for `event-router run`"))?,
-        (false, _) => {
-            let reference = published.seq.map(|seq| seq.to_string()).or(event_id).unwrap_or_else(|| "-".to_owned());
-            out.line(format_args!("  {} `event-router explain {}` says why", styled(WARN, "no route wants it:"), harmless(&reference)))?;
-        }
+    if !published.routed {
+        let reference = published.seq.map(|seq| seq.to_string()).or(event_id).unwrap_or_else(|| "-".to_owned());
+        out.line(format_args!("  {} `event-router explain {}` says why", styled(WARN, "no route wants it:"), harmless(&reference)))?;
+    }
+    if !running {
+        let (store, config) = (config.store.path.display().to_string(), located.name());
+        let what = if published.routed { "waits" } else { "is kept" };
+        let line = format!("  no router runs on `{}` (configuration {}): the event {what} there", harmless(&store), harmless(&config));
+        out.line(styled(DIM, &line))?;
     }
     Ok(Ended::Well)
 }

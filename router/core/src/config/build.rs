@@ -116,12 +116,15 @@ impl<'a> Checker<'a> {
         if let Some(plugin) = plugin {
             let options_schema = self.plugin_schemas.entry(plugin.name).or_insert_with(|| schema::of_plugin(&plugin));
             let with = options(node);
-            let found = Walk::new(options_schema, Owner::Plugin(plugin.name), "route.with", Some(outer), &patterns).walk(options_schema, &with);
-            // A route key that stands too low is missing above; one sentence is enough.
+            let mut found = Walk::new(options_schema, Owner::Plugin(plugin.name), "route.with", Some(outer), &patterns).walk(options_schema, &with);
+            let too_high = options_on_the_route(&mut findings, plugin.name, options_schema);
+            // An option that stands too high is missing below; one sentence is enough.
+            found.retain(|finding| finding.code != "missing-key" || finding.path.len() > 1 || !finding.path.last().is_some_and(|key| too_high.contains(key)));
+            // A route key that stands too low is missing above.
             findings.retain(|finding| {
                 finding.code != "missing-key" || !found.iter().any(|other| other.code == "misplaced-key" && other.path.last() == finding.path.last())
             });
-            options_fit = found.is_empty() && !with.any_missing();
+            options_fit = found.is_empty() && too_high.is_empty() && !with.any_missing();
             drafts.extend(found.into_iter().filter_map(Finding::draft));
         }
         let misplaced: Vec<_> = findings.iter().filter(|finding| finding.code == "misplaced-key").filter_map(|finding| finding.path.last().cloned()).collect();
@@ -299,6 +302,25 @@ impl<'a> Checker<'a> {
         let by = (0..fields.len()).filter_map(|index| field(home?, &path(index), drafts)).collect();
         Some(Dedup { by, window: table.window_s.map_or(DAY, Duration::from_secs) })
     }
+}
+
+/// Makes unknown keys of the route that its plugin knows a sentence of their own. Returns these keys.
+fn options_on_the_route(findings: &mut [Finding], plugin: &str, options_schema: &Value) -> Vec<Step> {
+    let options = Outer { schema: options_schema, root: options_schema, name: plugin };
+    let unknown = findings.iter_mut().filter(|finding| matches!(finding.code, "unknown-key" | "duration-unit"));
+    unknown
+        .filter_map(|finding| {
+            let [step @ Step::Key(key)] = finding.path.as_slice() else { return None };
+            if !options.has(key) {
+                return None;
+            }
+            let step = step.clone();
+            finding.code = "misplaced-key";
+            finding.message = format!("`{key}` is an option of `{plugin}`");
+            finding.help = Some("move it below `[route.with]`".to_owned());
+            Some(step)
+        })
+        .collect()
 }
 
 /// The options of a route, or an empty table where the handler is named.

@@ -1,10 +1,6 @@
 //! The tables beside the routes, from what was written to the model.
 
-use std::{
-    net::SocketAddr,
-    path::{Component, Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use router_api::DecodeLimits;
 
@@ -12,6 +8,7 @@ use super::{
     build::Built,
     diagnostic::Draft,
     environment::Environment,
+    locate::clean,
     model::{Config, HttpConfig, Limits, LogConfig, RedactConfig, Retention, StoreConfig, TransportConfig},
     raw::{RawConfig, RawSynchronous},
     schema_walk::ticked,
@@ -25,12 +22,12 @@ use crate::redact::Redactor;
 /// A day.
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Everything but the routes.
+/// Everything but the routes. `state` is the directory of a store whose place nobody says.
 pub(super) fn config(
     raw: &RawConfig,
     globals: &Node,
     sources: &Sources,
-    home: &Path,
+    state: &Path,
     environment: &dyn Environment,
     built: &[Built],
     drafts: &mut Vec<Draft>,
@@ -45,8 +42,9 @@ pub(super) fn config(
     let path = match &store.path {
         Some(path) => sources.file(at("store.path").file).base_dir.join(path),
         None => {
-            let state = environment.variable("STATE_DIRECTORY").ok().flatten().filter(|directory| !directory.is_empty());
-            home.join(state.unwrap_or_else(|| "../state".to_owned())).join("router.db")
+            let said = environment.variable("STATE_DIRECTORY").ok().flatten().filter(|directory| !directory.is_empty());
+            // systemd says an absolute path; a relative one of somebody else is relative to the directory that it stands for.
+            said.map_or_else(|| state.to_owned(), |said| state.parent().unwrap_or(state).join(said)).join("router.db")
         }
     };
     let listen = listen(http.listen.as_deref(), globals, drafts);
@@ -144,19 +142,4 @@ fn level_problem(text: &str) -> Option<String> {
             (true, false) => Some(format!("{} is no part of the program", ticked(part))),
         }
     })
-}
-
-/// Without `.` and `..`, as far as that is a matter of text.
-fn clean(path: &Path) -> PathBuf {
-    let mut cleaned = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::CurDir => {}
-            Component::ParentDir if cleaned.file_name().is_some() => {
-                cleaned.pop();
-            }
-            other => cleaned.push(other),
-        }
-    }
-    cleaned
 }

@@ -3,12 +3,13 @@
 use std::{collections::HashMap, time::Duration};
 
 use regex::Regex;
-use router_api::RouteMode;
+use router_api::{RouteMode, RoutingPattern};
 
 use super::{
     build::Built,
     diagnostic::Draft,
     model::{OnExhausted, RedactConfig, RouteConfig},
+    schema_walk::ticked,
     source::Span,
     tree::{Filled, Node, NodeValue, Text},
 };
@@ -24,32 +25,16 @@ const HASHES_MAX: usize = 2;
 pub(super) fn route(route: &RouteConfig, node: &Node, drafts: &mut Vec<Draft>) {
     let at = |dotted: &str| node.span_at(&node.steps(dotted));
     for (index, pattern) in route.on.iter().enumerate() {
-        let span = at(&format!("on.{index}"));
-        let words = || pattern.as_str().split('.');
-        let hashes = words().filter(|word| *word == "#").count();
-        if hashes > HASHES_MAX {
-            drafts.push(
-                Draft::warning("pattern-hashes", format!("the pattern `{pattern}` has {hashes} `#`, and recent RabbitMQ refuses more than {HASHES_MAX}"))
-                    .at(span)
-                    .help("most patterns with several `#` can be written with `*`, or as several patterns"),
-            );
-        }
-        if let Some(word) = words().find(|word| word.len() > 1 && word.contains(['*', '#'])) {
-            drafts.push(
-                Draft::warning("pattern-literal-wildcard", format!("`{word}` is taken literally: `*` and `#` stand for whole words only"))
-                    .at(span)
-                    .help("filter on `key` in `when` instead: `key = [{ wildcard = \"…\" }]`"),
-            );
-        }
-        if words().any(|word| word == ">") {
-            drafts.push(Draft::warning("pattern-literal-wildcard", "`>` is taken literally").at(span).help("`#` stands for any number of words"));
-        }
-        if pattern.as_str().is_empty() {
-            drafts.push(Draft::warning("pattern-empty", "an empty pattern fits the empty routing key only").at(span).help("`#` fits every key"));
-        }
+        let place = node.at(&node.steps(&format!("on.{index}")));
+        let span = place.map_or(node.span, |node| node.span);
+        lint_pattern(pattern, place.and_then(Node::as_text), span, drafts);
         if route.on[..index].contains(pattern) {
-            drafts.push(Draft::warning("duplicate-pattern", format!("the pattern `{pattern}` stands here twice")).at(span));
+            let shown = place.and_then(Node::as_text).map_or(pattern.as_str(), Text::shown);
+            drafts.push(Draft::warning("duplicate-pattern", format!("the pattern {} stands here twice", ticked(shown))).at(span));
         }
+    }
+    if let Some(when) = node.as_table().and_then(|table| table.get("when")) {
+        literal_wildcards(when, drafts);
     }
     if let Some(coalesce) = &route.coalesce {
         if coalesce.max_wait < coalesce.quiet {
@@ -86,6 +71,81 @@ pub(super) fn route(route: &RouteConfig, node: &Node, drafts: &mut Vec<Draft>) {
         let message = format!("{} lanes at once need more than the {} events that `prefetch` takes", route.concurrency, route.prefetch);
         drafts.push(Draft::warning("concurrency-unreachable", message).at(at("concurrency")));
     }
+}
+
+/// A pattern that is none of the usual kind. A value from outside is never shown, nor any part of it.
+fn lint_pattern(pattern: &RoutingPattern, text: Option<&Text>, span: Span, drafts: &mut Vec<Draft>) {
+    let shown = text.map_or(pattern.as_str(), Text::shown);
+    let is_shown = shown == pattern.as_str();
+    let mut warn = |code, message: String, help: &str| drafts.push(Draft::warning(code, message).at(span).help(help));
+    let pattern = pattern.as_str();
+    if pattern.trim().is_empty() {
+        return warn("pattern-empty", "an empty pattern fits the empty routing key only".to_owned(), "`#` fits every key");
+    }
+    let words = || pattern.split('.');
+    let hashes = words().filter(|word| *word == "#").count();
+    if hashes > HASHES_MAX {
+        let message = format!("the pattern {} has {hashes} `#`, and recent RabbitMQ refuses more than {HASHES_MAX}", ticked(shown));
+        warn("pattern-hashes", message, "most patterns with several `#` can be written with `*`, or as several patterns");
+    }
+    let blank = pattern.contains(char::is_whitespace);
+    if blank {
+        let message = if pattern.trim() == pattern {
+            format!("the pattern {} has a blank in it, which fits only a blank in the key", ticked(shown))
+        } else {
+            format!("the pattern {} begins or ends with a blank, which fits only a blank in the key", ticked(shown))
+        };
+        warn("pattern-blank", message, "take it out; several patterns are several elements of `on`");
+    }
+    if words().any(str::is_empty) {
+        let message = format!("the pattern {} has an empty word, which fits only an empty word in the key", ticked(shown));
+        warn("pattern-empty-word", message, "one dot stands between two words, and none at the ends");
+    }
+    if let Some(word) = words().map(str::trim).find(|word| word.len() > 1 && word.contains(['*', '#'])) {
+        let what = ticked(if is_shown { word } else { shown });
+        let message = format!("{what} is taken literally: `*` and `#` stand for whole words only");
+        warn("pattern-literal-wildcard", message, "filter on `key` in `when` instead: `key = [{ wildcard = \"…\" }]`");
+    }
+    if words().any(|word| word == ">") {
+        warn("pattern-literal-wildcard", "`>` is taken literally".to_owned(), "`#` stands for any number of words");
+    }
+}
+
+/// Stars and question marks behind `prefix` and `suffix`, which stand for themselves there.
+fn literal_wildcards(node: &Node, drafts: &mut Vec<Draft>) {
+    match &node.value {
+        NodeValue::Array(items) => items.iter().for_each(|item| literal_wildcards(item, drafts)),
+        NodeValue::Table(table) => {
+            for entry in &table.entries {
+                match (entry.key.as_str(), &entry.node.value) {
+                    (operator @ ("prefix" | "suffix"), NodeValue::Text(text)) => drafts.extend(literal_wildcard(operator, text, entry.node.span)),
+                    (operator @ ("prefix" | "suffix"), NodeValue::Array(items)) => {
+                        let texts = items.iter().filter_map(|item| Some((item.as_text()?, item.span)));
+                        drafts.extend(texts.filter_map(|(text, span)| literal_wildcard(operator, text, span)));
+                    }
+                    _ => literal_wildcards(&entry.node, drafts),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn literal_wildcard(operator: &str, text: &Text, span: Span) -> Option<Draft> {
+    let sign = ['*', '?'].into_iter().find(|sign| text.value.contains(*sign))?;
+    let warning = Draft::warning("filter-literal-wildcard", format!("a `{sign}` is literal in `{operator}`")).at(span);
+    if text.filled != Filled::Inside || text.sensitive {
+        return Some(warning.help("use `wildcard = \"…\"`"));
+    }
+    let wildcard = match operator {
+        "prefix" => format!("{}*", text.value.trim_end_matches('*')),
+        _ => format!("*{}", text.value.trim_start_matches('*')),
+    };
+    let wildcard = toml::Value::String(wildcard);
+    Some(warning.help(match sign {
+        '*' => format!("use `wildcard = {wildcard}`"),
+        _ => format!("nothing stands for one letter; if a real `{sign}` is meant, `wildcard = {wildcard}` says the same"),
+    }))
 }
 
 /// Routes that do the same for the same events.

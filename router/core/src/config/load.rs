@@ -61,7 +61,6 @@ pub async fn load(located: &Located, registry: &Registry, effects: Arc<dyn Effec
     let documents = prepare(documents, &mut sources, environment, &mut drafts);
     let (tables, routes) = check_tables(documents, &mut drafts);
     let raw: RawConfig = build::deserialize(&tables, &mut drafts);
-    let home = sources.first_dir().unwrap_or(&located.cwd).to_owned();
 
     let mut checker = Checker::new(registry, effects, &sources, &tables, raw.defaults.clone().unwrap_or_default());
     let (count, mut built) = (routes.len(), Vec::new());
@@ -75,7 +74,7 @@ pub async fn load(located: &Located, registry: &Registry, effects: Arc<dyn Effec
     if complete && count == built.len() && !drafts.iter().any(Draft::is_error) {
         drafts.extend(lint::nothing_enabled(&built));
     }
-    let config = globals::config(&raw, &tables, &sources, &home, environment, &built, &mut drafts);
+    let config = globals::config(&raw, &tables, &sources, &located.state, environment, &built, &mut drafts);
     let unusable = drafts.iter().any(Draft::is_error);
     let report = Report::new(sources, drafts);
     match config {

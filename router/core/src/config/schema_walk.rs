@@ -21,6 +21,9 @@ use super::{
 /// Known keys are listed in a help text up to this many.
 const LISTED_MAX: usize = 16;
 
+/// Words of a command that a help text writes out.
+const WORDS_MAX: usize = 12;
+
 /// Whose keys these are, for sentences.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Owner<'a> {
@@ -173,7 +176,7 @@ impl<'a> Walk<'a> {
             (NodeValue::Text(text), ["boolean"]) if matches!(text.value.as_str(), "true" | "false") => {
                 Some(format!("without quotes: `{key} = {}`", text.value))
             }
-            (NodeValue::Text(text), ["array"]) => Some(format!("in brackets: `{key} = [{}]`", quoted(text.shown()))),
+            (NodeValue::Text(text), ["array"]) => Some(in_brackets(key, text)),
             (NodeValue::Integer(number), ["string"]) => Some(format!("in quotes: `{key} = \"{number}\"`")),
             (NodeValue::Boolean(flag), ["string"]) => Some(format!("in quotes: `{key} = \"{flag}\"`")),
             (NodeValue::Datetime(_), ["string"]) => Some("in quotes".to_owned()),
@@ -518,11 +521,43 @@ impl<'a> Walk<'a> {
 }
 
 impl Outer<'_> {
-    fn has(&self, key: &str) -> bool {
+    /// Is it one of the keys?
+    pub(super) fn has(&self, key: &str) -> bool {
         let mut layers = Vec::new();
         layers_of(self.schema, self.root, 0, &mut layers);
         layers.iter().any(|layer| layer.get("properties").and_then(Value::as_object).is_some_and(|properties| properties.contains_key(key)))
     }
+}
+
+/// How a text would be written as an array. That of a command is the line that a shell would take apart.
+fn in_brackets(key: &str, text: &Text) -> String {
+    let shown = text.shown();
+    // A reference may hold blanks of its own, and what comes from outside is not looked at.
+    if key != "command" || text.filled != Filled::Inside || text.sensitive || !shown.trim().contains(char::is_whitespace) {
+        return format!("in brackets: `{key} = [{}]`", quoted(shown));
+    }
+    let words = words_of(shown);
+    let mut array = words.iter().take(WORDS_MAX).map(|word| quoted(word)).collect::<Vec<_>>();
+    if words.len() > WORDS_MAX {
+        array.push("…".to_owned());
+    }
+    let quoting = if shown.contains(['"', '\'']) { "; no shell reads it, so each argument is one element, without the quotes of a shell" } else { "" };
+    format!("in brackets: `{key} = [{}]`{quoting}", array.join(", "))
+}
+
+/// Splits at blanks, but not between quotes, which go. A quote without its other half is a letter.
+fn words_of(line: &str) -> Vec<String> {
+    let (mut words, mut word) = (Vec::new(), None::<String>);
+    let mut rest = line.chars();
+    while let Some(letter) = rest.next() {
+        match letter {
+            '"' | '\'' if rest.as_str().contains(letter) => word.get_or_insert_default().extend(rest.by_ref().take_while(|inner| *inner != letter)),
+            blank if blank.is_whitespace() => words.extend(word.take()),
+            letter => word.get_or_insert_default().push(letter),
+        }
+    }
+    words.extend(word);
+    words
 }
 
 fn last_key(path: &[Step]) -> &str {
@@ -559,7 +594,8 @@ pub(super) fn ticked(text: &str) -> String {
 }
 
 fn quoted(text: &str) -> String {
-    format!("\"{}\"", shortened(text).escape_debug())
+    // As JSON writes it, which TOML reads.
+    Value::String(shortened(text)).to_string()
 }
 
 fn shortened(text: &str) -> String {

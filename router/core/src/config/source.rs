@@ -94,11 +94,6 @@ impl Sources {
         self.files.iter().map(|file| &file.name)
     }
 
-    /// The directory of the first file.
-    pub(super) fn first_dir(&self) -> Option<&Path> {
-        self.files.first().map(|file| file.base_dir.as_path())
-    }
-
     /// Blots out what stands at `span`, byte for byte, so that all other places stay right.
     pub(super) fn blot(&mut self, span: Span) {
         let file = &mut self.files[span.file.0];
@@ -156,10 +151,11 @@ pub(super) fn read_text(path: &Path, bytes_max: u64) -> Result<String, String> {
     })
 }
 
-fn reason(error: &std::io::Error) -> String {
+/// Why something cannot be read: a lowercase fragment that fits behind its name.
+pub(super) fn reason(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound => "does not exist".to_owned(),
-        std::io::ErrorKind::PermissionDenied => "may not be read by this user".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "may not be read by this user: permission denied".to_owned(),
         _ => format!("cannot be read: {error}"),
     }
 }

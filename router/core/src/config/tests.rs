@@ -122,7 +122,7 @@ fn registry() -> Registry {
 }
 
 fn environment() -> FixedEnvironment {
-    FixedEnvironment::default().with("TOKEN", "s3cr3t-t0ken").with("SPACED", "s3cr3t with space").with("PATTERN", "session.#")
+    FixedEnvironment::default().with("TOKEN", "s3cr3t-t0ken").with("SPACED", "s3cr3t with space").with("PATTERN", "session.#").with("STAR", "s3cr3t*")
 }
 
 /// Writes the files into a directory of their own and loads them.
@@ -134,8 +134,13 @@ async fn load_files(files: &[(&str, &str)], environment: &FixedEnvironment) -> R
     for (name, text) in files {
         std::fs::write(dir.join(name), text).expect("written");
     }
-    let located =
-        Located { origin: Origin::CommandLine, files: files.iter().map(|(name, _)| dir.join(name)).collect(), cwd: dir.clone(), problems: Vec::new() };
+    let located = Located {
+        origin: Origin::CommandLine,
+        files: files.iter().map(|(name, _)| dir.join(name)).collect(),
+        cwd: dir.clone(),
+        state: dir.join("state"),
+        problems: Vec::new(),
+    };
     let loaded = load(&located, &registry(), Arc::new(OneProgram), environment).await;
     std::fs::remove_dir_all(dir).expect("removed");
     loaded
@@ -323,6 +328,27 @@ async fn each_mistake_is_one_sentence_at_its_place_with_a_way_out() {
             "6:1 misplaced-key: `coalesce` is a key of the route, no option of `print` | move it above `[route.with]`",
         ),
         (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\ncommand = ['true']\n",
+            "5:1 misplaced-key: `command` is an option of `run` | move it below `[route.with]`",
+        ),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\ncommand = ['true', 'panic']\nwith = { tries = 1 }\n",
+            "5:1 misplaced-key: `command` is an option of `run` | move it below `[route.with]`",
+        ),
+        ("[[route]]\nname = 'a'\non = ['a']\nhandler = 'print'\ncommand = ['true']\n", "5:1 unknown-key: unknown key `command` in `[[route]]`"),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\nwith = { command = 'notify-send hi' }\n",
+            "5:20 wrong-type: `command` must be an array, but is a string | in brackets: `command = [\"notify-send\", \"hi\"]`",
+        ),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\nwith = { command = \"sh -c 'a  b' it's\" }\n",
+            "5:20 wrong-type: `command` must be an array, but is a string | in brackets: `command = [\"sh\", \"-c\", \"a  b\", \"it's\"]`; no shell reads it, so each argument is one element, without the quotes of a shell",
+        ),
+        (
+            "[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\nwith = { command = 'x ${TOKEN}' }\n",
+            "5:20 wrong-type: `command` must be an array, but is a string | in brackets: `command = [\"x ${TOKEN}\"]`",
+        ),
+        (
             "[[route]]\nname = 'a'\non = ['a']\n[route.retry]\nattempts_max = 2\nhandler = 'print'\n",
             "6:1 misplaced-key: `handler` is a key of the route, none of `[route.retry]` | move it above `[route.retry]`",
         ),
@@ -393,7 +419,8 @@ async fn all_problems_of_all_files_come_at_once_and_a_broken_file_hides_none_of_
 
 #[tokio::test]
 async fn a_file_that_is_not_there_is_named() {
-    let located = Located { origin: Origin::CommandLine, files: vec!["/none/router.toml".into()], cwd: "/none".into(), problems: Vec::new() };
+    let located =
+        Located { origin: Origin::CommandLine, files: vec!["/none/router.toml".into()], cwd: "/none".into(), state: "/none".into(), problems: Vec::new() };
     let problems = load(&located, &registry(), Arc::new(OneProgram), &environment()).await.expect_err("no file");
     assert_eq!(lines(&problems.report), ["unreadable: the configuration file `router.toml` does not exist"]);
 }
@@ -416,6 +443,7 @@ async fn no_diagnostic_shows_a_value_from_outside() {
         "[[route]]\nname = '${SPACED}'\non = ['a']\nhandler = '${SPACED}'\nmode = '${SPACED}'\norder_by = '${SPACED}'\n",
         "[[route]]\nname = 'a'\non = ['a']\nhandler = 'run'\nwith = { command = ['${SPACED}'], token = '${SPACED}' }\n",
         "[[route]]\nname = 'a'\non = ['a']\nhandler = 'print'\nwhen = { key = [{ suffx = '${SPACED}' }], '${SPACED}' = 1 }\n",
+        "[[route]]\nname = 'a'\non = ['${SPACED}', '${STAR}', '${STAR}', '.${STAR}', '#.#.#.${STAR}']\nhandler = 'print'\nwhen = { key = { prefix = '${STAR}' } }\n",
         "[http]\nlisten = '${SPACED}'\n[log]\nlevel = '${SPACED}'\nformat = '${SPACED}'\n[redact]\npatterns = ['[${SPACED}']\n",
     ] {
         let found = problems(text).await;
@@ -481,7 +509,7 @@ async fn hashes_change_with_values_and_secrets_and_not_with_comments_or_places()
     assert_eq!(base.text, same_place, "what is shown, and hashed for logs, tells nothing of the secret");
     assert_eq!(base.hash.len(), 64);
     let same_dir = async |text: &str| {
-        let located = Located { origin: Origin::BuiltIn, files: Vec::new(), cwd: "/".into(), problems: Vec::new() };
+        let located = Located::built_in(Path::new("/"));
         let _ = (located, text);
         load_with(text, "one").await
     };
@@ -524,7 +552,23 @@ async fn what_is_hardly_meant_is_warned_about() {
     for (text, expected) in [
         (route("on = ['#.a.#.b.#']"), "4:7 pattern-hashes: "),
         (route("on = ['a.b*']"), "4:7 pattern-literal-wildcard: `b*` is taken literally"),
+        (route("on = ['a*.b']"), "4:7 pattern-literal-wildcard: `a*` is taken literally"),
         (route("on = ['a.>']"), "4:7 pattern-literal-wildcard: `>` is taken literally"),
+        (route("on = ['']"), "4:7 pattern-empty: "),
+        (route("on = ['a..b']"), "4:7 pattern-empty-word: the pattern `a..b` has an empty word"),
+        (route("on = ['a.']"), "4:7 pattern-empty-word: "),
+        (route("on = [' a.b']"), "4:7 pattern-blank: the pattern ` a.b` begins or ends with a blank"),
+        (route("on = ['a, b']"), "4:7 pattern-blank: the pattern `a, b` has a blank in it"),
+        (
+            route("on = ['a']\nwhen = { file_path = ['x', { suffix = '*.py' }] }"),
+            "5:39 filter-literal-wildcard: a `*` is literal in `suffix` | use `wildcard = \"*.py\"`",
+        ),
+        (
+            route("on = ['a']\nwhen = { any = [{ key = { prefix = 'a*b' } }] }"),
+            "5:36 filter-literal-wildcard: a `*` is literal in `prefix` | use `wildcard = \"a*b*\"`",
+        ),
+        (route("on = ['a']\nwhen = { key = { anything-but = { suffix = 'a?' } } }"), "5:44 filter-literal-wildcard: a `?` is literal in `suffix` | "),
+        (route("on = ['a']\nwhen = { key = { prefix = '${STAR}' } }"), "5:27 filter-literal-wildcard: a `*` is literal in `prefix` | use `wildcard = \"…\"`"),
         (route("on = ['a', 'a']"), "4:12 duplicate-pattern: "),
         (route("on = ['a']\ncoalesce = { by = 'key', quiet_ms = 5, max_wait_ms = 4 }"), "5:54 coalesce-wait: "),
         (route("on = ['a']\ntimeout_ms = 1_800_000"), "5:14 long-timeout: one handling may take 30 minutes"),
