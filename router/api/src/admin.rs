@@ -77,6 +77,99 @@ pub struct RouterStatus {
     pub routes: Vec<RouteStatus>,
 }
 
+/// Which dead letters an operator means. What is not set does not narrow the choice.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeadLetterSelection {
+    /// These.
+    pub ids: Vec<String>,
+    /// Of this route.
+    pub route: Option<RouteName>,
+    /// Of this reason, as [`crate::DeadLetterReason::name`] prints it.
+    pub reason: Option<String>,
+    /// Whose last failure is of this class, as [`crate::FailureClass::name`] prints it.
+    pub class: Option<String>,
+    /// Whose event fits this filter, of the shape of a route's `when`.
+    pub when: Option<serde_json::Value>,
+    /// At most so many, the oldest first.
+    pub limit: Option<u32>,
+}
+
+/// Puts dead letters back into the queues of their routes.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RedriveRequest {
+    /// Which.
+    pub selection: DeadLetterSelection,
+    /// Only say which they are.
+    pub dry_run: bool,
+    /// At most so many a second; as fast as it goes if absent.
+    pub rate: Option<u32>,
+    /// So many first; the rest only when none of these has failed again.
+    pub canary: u32,
+}
+
+/// What came of a redrive.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redriven {
+    /// How many were meant.
+    pub selected: u64,
+    /// How many are back in their queues.
+    pub redriven: u64,
+    /// Their ids, oldest first, at most 1,000.
+    pub ids: Vec<String>,
+    /// Why it stopped before the end.
+    pub stopped: Option<String>,
+}
+
+/// What an operator wants of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouteCommand {
+    /// Finish what runs and start nothing more, until `Resume`; events go on collecting. Survives restarts.
+    Pause,
+    /// End a pause, the operator's or the breaker's.
+    Resume,
+    /// Close all bursts that collect, now.
+    Flush,
+    /// Delete the queue of a route that is off or gone, with what waits in it.
+    Remove,
+}
+
+/// What came of a [`RouteCommand`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteCommanded {
+    /// The route.
+    pub route: RouteName,
+    /// The command.
+    pub command: RouteCommand,
+    /// Events that it concerned: deleted ones for `Remove`, waiting ones for the others.
+    pub events: u64,
+}
+
+/// What a reload did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Of the configuration that is now in force.
+    pub config_hash: String,
+    /// When.
+    pub at: Timestamp,
+    /// Routes that are new or were switched on.
+    pub started: Vec<RouteName>,
+    /// Routes that changed.
+    pub restarted: Vec<RouteName>,
+    /// Routes that are gone or were switched off.
+    pub stopped: Vec<RouteName>,
+    /// Events that wait in the queues of routes that are off or gone.
+    pub waiting: Vec<(RouteName, u64)>,
+    /// What a reload cannot change: it needs a restart.
+    pub needs_restart: Vec<String>,
+}
+
+fn not_running<T>(what: &str) -> Result<T, AdminError> {
+    Err(AdminError::Invalid(format!("{what} needs a running router")))
+}
+
 /// A running router.
 #[async_trait]
 pub trait Admin: Send + Sync + 'static {
@@ -97,4 +190,27 @@ pub trait Admin: Send + Sync + 'static {
 
     /// One dead letter.
     async fn dead_letter(&self, id: &str) -> Result<StoredDeadLetter, AdminError>;
+
+    /// Puts dead letters back, each lane in order, with an audit line.
+    async fn redrive(&self, request: &RedriveRequest) -> Result<Redriven, AdminError> {
+        let _ = request;
+        not_running("a redrive")
+    }
+
+    /// Deletes dead letters for good, with an audit line; returns how many.
+    async fn discard(&self, selection: &DeadLetterSelection) -> Result<u64, AdminError> {
+        let _ = selection;
+        not_running("a discard")
+    }
+
+    /// Commands a route.
+    async fn command(&self, route: &RouteName, command: RouteCommand) -> Result<RouteCommanded, AdminError> {
+        let _ = (route, command);
+        not_running("a command to a route")
+    }
+
+    /// Loads the configuration anew and applies it; a bad one changes nothing.
+    async fn reload(&self) -> Result<Reloaded, AdminError> {
+        not_running("a reload")
+    }
 }

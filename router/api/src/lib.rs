@@ -10,6 +10,7 @@ mod dry_run;
 mod effect;
 mod envelope;
 mod handler;
+mod keep_alive;
 mod key;
 mod names;
 mod plugin;
@@ -23,7 +24,9 @@ mod trie;
 mod variable;
 mod view;
 
-pub use admin::{Admin, AdminError, RouteState, RouteStatus, RouterStatus};
+pub use admin::{
+    Admin, AdminError, DeadLetterSelection, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteState, RouteStatus, RouterStatus,
+};
 pub use clock::{BoxFuture, Cancellation, Canceller, Chance, Clock};
 pub use context::{Attempt, CommandCall, Context, ContextParts, Emit, HttpCall, ID_NAMESPACE};
 pub use dead_letter::{AttemptRecord, DeadLetter, DeadLetterReason, FailureClass};
@@ -35,6 +38,7 @@ pub use effect::{
 };
 pub use envelope::{DecodeError, DecodeLimits, Envelope, Source};
 pub use handler::{BoxError, Handler, HandlerError, Outcome, Permanent};
+pub use keep_alive::{KeepAlive, Lease, Leased};
 pub use key::{KeyError, RoutingKey, RoutingPattern};
 pub use names::{EventId, RouteName, RouteNameError, bytes_as_text};
 pub use plugin::{BuildContext, BuildError, BuildProblem, Plugin, Registration, Registry, RegistryError, RouteMode};

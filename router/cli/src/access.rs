@@ -8,13 +8,14 @@ use router_api::{Admin, Clock, Store, Subscription, Transport};
 use router_core::{
     RouteMatcher, StoreAdmin,
     config::{Config, Located, Origin, TransportConfig},
+    observe::Observers,
     redact::Redactor,
 };
 use router_embedded::{Embedded, EmbeddedOptions, OpenError};
 use router_http::AdminClient;
 
 use crate::{
-    store_key,
+    store_file, store_key,
     system::{OsChance, SystemClock},
 };
 
@@ -62,7 +63,7 @@ impl Access {
     pub(crate) async fn open(config: &Config, purpose: Purpose) -> anyhow::Result<Self> {
         let TransportConfig::Embedded = config.transport;
         let path = &config.store.path;
-        if purpose == Purpose::Read && !path.exists() {
+        if !store_file::is_there(path)? && purpose == Purpose::Read {
             bail!("there is no store `{}` yet: nothing was taken in with this configuration (`event-router run`, `event-router publish`)", path.display());
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -99,7 +100,7 @@ impl Access {
             let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
             anyhow::anyhow!("redact: {}", problems.join("; "))
         })?;
-        let admin = StoreAdmin { transport, store, redactor, opened_at: clock.now(), config: config.clone() };
+        let admin = StoreAdmin { transport, store, redactor, clock: Arc::new(SystemClock), observers: Observers::default(), opened_at: clock.now(), config: config.clone() };
         Ok(Self { admin: Arc::new(admin), opened: Some(embedded) })
     }
 

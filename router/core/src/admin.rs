@@ -5,15 +5,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use router_api::{
-    Admin, AdminError, ArchivedEvent, DeadLetterQuery, DecodeLimits, Envelope, EventQuery, Publication, Published, QueueStats, RouteStatus, RouterStatus,
-    Store, StoredDeadLetter, Transport,
+    Admin, AdminError, ArchivedEvent, Clock, DeadLetterQuery, DeadLetterSelection, DecodeLimits, Envelope, EventQuery, Publication, Published, QueueStats,
+    RedriveRequest, Redriven, RouteCommand, RouteCommanded, RouteName, RouteStatus, RouterStatus, Store, StoredDeadLetter, Transport,
 };
 
 use crate::{
     config::{Config, RouteConfig},
-    observe::RouterEvent,
-    parts::{Parts, Shown, Status},
+    memory::{Memory, set_paused},
+    observe::{Observers, RouterEvent},
+    parts::{Parts, RouteParts, Shown, Status},
     redact::Redactor,
+    redrive::Redrive,
+    route::{Order, Wish},
 };
 
 /// The way in, the same for a running router and for a command that opened the store itself: redacts, checks the limits, stores.
@@ -56,6 +59,10 @@ pub struct StoreAdmin {
     pub store: Arc<dyn Store>,
     /// The door's redaction.
     pub redactor: Redactor,
+    /// Waits between the parts of a redrive.
+    pub clock: Arc<dyn Clock>,
+    /// Told of redrives, for the audit line.
+    pub observers: Observers,
     /// When it was opened.
     pub opened_at: Timestamp,
     /// The configuration.
@@ -118,6 +125,73 @@ impl Admin for RouterAdmin {
     async fn dead_letter(&self, id: &str) -> Result<StoredDeadLetter, AdminError> {
         dead_letter(&*self.parts.transport, id).await
     }
+
+    async fn redrive(&self, request: &RedriveRequest) -> Result<Redriven, AdminError> {
+        let redriven = self.redriving().redrive(request).await?;
+        if !request.dry_run {
+            self.unpark().await?;
+        }
+        Ok(redriven)
+    }
+
+    async fn discard(&self, selection: &DeadLetterSelection) -> Result<u64, AdminError> {
+        let discarded = self.redriving().discard(selection).await?;
+        self.unpark().await?;
+        Ok(discarded)
+    }
+
+    async fn command(&self, route: &RouteName, command: RouteCommand) -> Result<RouteCommanded, AdminError> {
+        let known = self.shown.now().routes.iter().find(|(config, _)| config.name == *route).map(|(_, parts)| parts.clone());
+        let queue = self.parts.transport.admin().queues().await?.into_iter().find(|queue| queue.route == *route);
+        let Some(parts) = known.clone().or_else(|| queue.is_some().then_some(None)) else {
+            let names: Vec<String> = self.shown.now().routes.iter().map(|(config, _)| format!("`{}`", config.name)).collect();
+            return Err(AdminError::NotFound(format!("there is no route `{route}`; there are {}", names.join(", "))));
+        };
+        let mut events = queue.map_or(0, |queue| queue.ready + queue.waiting + queue.in_flight);
+        match (command, &parts) {
+            (RouteCommand::Remove, Some(_)) => {
+                return Err(AdminError::Invalid(format!("route `{route}` is on: switch it off (`enabled = false`) before its queue is removed")));
+            }
+            (RouteCommand::Remove, None) => events = self.parts.transport.admin().remove_queue(route).await?,
+            (_, None) => return Err(AdminError::Invalid(format!("route `{route}` is off, or gone from the configuration"))),
+            (RouteCommand::Pause, Some(parts)) => {
+                // Remembered first: a pause that a restart forgets would surprise at the worst time.
+                set_paused(&*self.parts.store, route, Some(self.parts.clock.now())).await?;
+                parts.orders.send_if_modified(|order| std::mem::replace(order, if *order == Order::Drain { Order::Drain } else { Order::Pause }) == Order::Run);
+            }
+            (RouteCommand::Resume, Some(parts)) => {
+                set_paused(&*self.parts.store, route, None).await?;
+                parts.orders.send_if_modified(|order| std::mem::replace(order, if *order == Order::Drain { Order::Drain } else { Order::Run }) == Order::Pause);
+                let _ = parts.wishes.try_send(Wish::Probe);
+            }
+            (RouteCommand::Flush, Some(parts)) => {
+                let _ = parts.wishes.try_send(Wish::Flush);
+            }
+        }
+        self.parts.observers.tell(RouterEvent::Commanded { route: route.clone(), command });
+        Ok(RouteCommanded { route: route.clone(), command, events })
+    }
+}
+
+impl RouterAdmin {
+    fn redriving(&self) -> Redrive<'_> {
+        Redrive {
+            transport: &*self.parts.transport,
+            store: &*self.parts.store,
+            clock: &self.parts.clock,
+            observers: &self.parts.observers,
+            decode: self.shown.now().decode,
+            running: true,
+        }
+    }
+
+    async fn unpark(&self) -> Result<(), AdminError> {
+        let routes: Vec<Arc<RouteParts>> = self.shown.now().routes.iter().filter_map(|(_, parts)| parts.clone()).collect();
+        for parts in routes {
+            self.redriving().unpark(&parts.config.name, &parts.matcher, &parts.memory).await?;
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -146,5 +220,61 @@ impl Admin for StoreAdmin {
 
     async fn dead_letter(&self, id: &str) -> Result<StoredDeadLetter, AdminError> {
         dead_letter(&*self.transport, id).await
+    }
+
+    async fn redrive(&self, request: &RedriveRequest) -> Result<Redriven, AdminError> {
+        let redriven = self.redriving().redrive(request).await?;
+        if !request.dry_run {
+            self.unpark().await?;
+        }
+        Ok(redriven)
+    }
+
+    async fn discard(&self, selection: &DeadLetterSelection) -> Result<u64, AdminError> {
+        let discarded = self.redriving().discard(selection).await?;
+        self.unpark().await?;
+        Ok(discarded)
+    }
+
+    async fn command(&self, route: &RouteName, command: RouteCommand) -> Result<RouteCommanded, AdminError> {
+        let config = self.config.routes.iter().find(|config| config.name == *route);
+        let queue = self.transport.admin().queues().await?.into_iter().find(|queue| queue.route == *route);
+        if config.is_none() && queue.is_none() {
+            return Err(AdminError::NotFound(format!("there is no route `{route}`")));
+        }
+        let mut events = queue.map_or(0, |queue| queue.ready + queue.waiting);
+        match command {
+            RouteCommand::Pause => set_paused(&*self.store, route, Some(self.clock.now())).await?,
+            RouteCommand::Resume => set_paused(&*self.store, route, None).await?,
+            RouteCommand::Flush => return Err(AdminError::Invalid("no burst is open while no router runs".to_owned())),
+            RouteCommand::Remove if config.is_some_and(|config| config.enabled) => {
+                return Err(AdminError::Invalid(format!("route `{route}` is on: switch it off (`enabled = false`) before its queue is removed")));
+            }
+            RouteCommand::Remove => events = self.transport.admin().remove_queue(route).await?,
+        }
+        self.observers.tell(RouterEvent::Commanded { route: route.clone(), command });
+        Ok(RouteCommanded { route: route.clone(), command, events })
+    }
+}
+
+impl StoreAdmin {
+    fn redriving(&self) -> Redrive<'_> {
+        Redrive {
+            transport: &*self.transport,
+            store: &*self.store,
+            clock: &self.clock,
+            observers: &self.observers,
+            decode: self.config.limits.decode,
+            running: false,
+        }
+    }
+
+    async fn unpark(&self) -> Result<(), AdminError> {
+        for route in &self.config.routes {
+            let memory = Memory::default();
+            memory.load(&*self.store, &route.name).await?;
+            self.redriving().unpark(&route.name, &crate::matcher::RouteMatcher::of(route), &memory).await?;
+        }
+        Ok(())
     }
 }

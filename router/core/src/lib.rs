@@ -16,6 +16,7 @@ mod parts;
 pub mod policy;
 mod rate;
 pub mod redact;
+mod redrive;
 mod route;
 mod router;
 mod solitude;

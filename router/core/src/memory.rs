@@ -6,6 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
+use jiff::Timestamp;
 use router_api::{NotedAttempts, RouteName, Store, StoreError};
 use serde_json::json;
 
@@ -25,6 +26,19 @@ struct Known {
 /// The route's own state under this key holds the names of its parked lanes. A plugin cannot reach it: its keys do not begin
 /// with a dot.
 const PARKED: &str = ".parked";
+
+/// The route's own state under this key is there while an operator has paused it.
+const PAUSED: &str = ".paused";
+
+/// Has an operator paused this route?
+pub(crate) async fn is_paused(store: &dyn Store, route: &RouteName) -> Result<bool, StoreError> {
+    Ok(store.state(route, PAUSED).await?.is_some())
+}
+
+/// Remembers an operator's pause, or its end, over restarts.
+pub(crate) async fn set_paused(store: &dyn Store, route: &RouteName, since: Option<Timestamp>) -> Result<(), StoreError> {
+    store.set_state(route, PAUSED, since.map(|since| json!({ "since": since }))).await
+}
 
 impl Memory {
     /// Reads what the store knows of a route.
@@ -72,6 +86,21 @@ impl Memory {
         parked.insert(lane.to_owned());
         store.set_state(route, PARKED, Some(json!(parked))).await?;
         self.known().parked = parked;
+        Ok(())
+    }
+
+    pub(crate) fn has_parked(&self) -> bool {
+        !self.known().parked.is_empty()
+    }
+
+    /// Lets all lanes go on but those in `held`, on disk when it returns.
+    pub(crate) async fn unpark_all_but(&self, store: &dyn Store, route: &RouteName, held: &BTreeSet<String>) -> Result<(), StoreError> {
+        let before = self.known().parked.clone();
+        let parked: BTreeSet<String> = before.intersection(held).cloned().collect();
+        if parked != before {
+            store.set_state(route, PARKED, Some(json!(parked))).await?;
+            self.known().parked = parked;
+        }
         Ok(())
     }
 

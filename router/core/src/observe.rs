@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use router_api::{DeadLetterReason, Envelope, FailureClass, Fate, RecordedEffect, RouteName, RoutingKey};
+use router_api::{DeadLetterReason, Envelope, FailureClass, Fate, RecordedEffect, RouteCommand, RouteName, RoutingKey};
 
 /// Something that happened.
 #[derive(Debug, Clone)]
@@ -39,6 +39,12 @@ pub enum RouterEvent {
     Buried { route: RouteName, key: RoutingKey, event_id: Option<String>, events: usize, reason: DeadLetterReason, error: String, attempts: u32 },
     /// An event was emitted.
     Emitted { route: RouteName, key: RoutingKey, id: String },
+    /// An operator put dead letters back into the queue of their route.
+    Redriven { route: RouteName, ids: Vec<String> },
+    /// An operator deleted dead letters.
+    Discarded { route: RouteName, ids: Vec<String> },
+    /// An operator commanded a route.
+    Commanded { route: RouteName, command: RouteCommand },
     /// A settlement was not recorded and is tried again.
     SettlementDelayed { route: RouteName, error: String },
     /// Something beside the delivery went wrong; nothing is lost.

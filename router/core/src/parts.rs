@@ -4,8 +4,17 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use jiff::Timestamp;
 use router_api::{Chance, Clock, DecodeLimits, EffectPort, Handler, RouteState, Store, Transport};
+use tokio::sync::{mpsc, watch};
 
-use crate::{config::RouteConfig, matcher::RouteMatcher, memory::Memory, observe::Observers, redact::Redactor, solitude::Solitude};
+use crate::{
+    config::RouteConfig,
+    matcher::RouteMatcher,
+    memory::Memory,
+    observe::Observers,
+    redact::Redactor,
+    route::{Order, Wish},
+    solitude::Solitude,
+};
 
 /// What all routes of a router share.
 pub(crate) struct Parts {
@@ -38,6 +47,10 @@ pub(crate) struct RouteParts {
     pub memory: Memory,
     pub solitude: Solitude,
     pub status: Mutex<Status>,
+    /// What the route is to do.
+    pub orders: watch::Sender<Order>,
+    /// Small wishes; one that finds the channel full is not needed.
+    pub wishes: mpsc::Sender<Wish>,
 }
 
 /// What a route shows of itself.

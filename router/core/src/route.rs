@@ -7,7 +7,10 @@ use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Durati
 
 use futures_util::FutureExt;
 use router_api::{BoxFuture, Canceller, Consumer, Delivery, RouteState, TransportError};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 
 use crate::{
     attempt::panic_text,
@@ -22,8 +25,21 @@ use crate::{
 /// What a route is told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
+    /// Handle what comes.
     Run,
+    /// Finish what runs and wait for another order.
+    Pause,
+    /// Finish what runs and end.
     Drain,
+}
+
+/// A small wish that changes no state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// Close the bursts that collect.
+    Flush,
+    /// Do not wait any longer for a target that was down.
+    Probe,
 }
 
 /// A consumer that was lost, or could not be had, is taken up again within this bound at first, doubling, with full jitter.
@@ -43,7 +59,8 @@ const INTAKE_FAILURES_MAX: u32 = 10;
 const REASSEMBLE_MIN: Duration = Duration::from_secs(5);
 
 /// Runs a route until it is told to drain. Returns how many handlings had to be cancelled.
-pub(crate) async fn run(route: Arc<RouteParts>, orders: watch::Receiver<Order>, force: Canceller) -> u32 {
+pub(crate) async fn run(route: Arc<RouteParts>, mut wishes: mpsc::Receiver<Wish>, force: Canceller) -> u32 {
+    let orders = route.orders.subscribe();
     let limits = route.config.coalesce.as_ref().map(|coalesce| BurstLimits {
         quiet: coalesce.quiet,
         max_wait: coalesce.max_wait,
@@ -53,6 +70,7 @@ pub(crate) async fn run(route: Arc<RouteParts>, orders: watch::Receiver<Order>, 
     let mut delay = RECONNECT_FIRST;
     loop {
         let route_loop = RouteLoop {
+            wishes: &mut wishes,
             breaker: Breaker::new(route.config.breaker.clone()),
             bucket: route.config.rate.as_ref().map(TokenBucket::new),
             lanes: Lanes::new(limits),
@@ -72,7 +90,10 @@ pub(crate) async fn run(route: Arc<RouteParts>, orders: watch::Receiver<Order>, 
         let mut orders = orders.clone();
         tokio::select! {
             () = route.parts.clock.sleep(delay) => {}
-            () = drain_ordered(&mut orders) => break,
+            () = leave_ordered(&mut orders) => {}
+        }
+        if *orders.borrow() == Order::Drain {
+            break;
         }
         delay = (delay * 2).min(RECONNECT_MAX);
     }
@@ -81,9 +102,10 @@ pub(crate) async fn run(route: Arc<RouteParts>, orders: watch::Receiver<Order>, 
     cancelled
 }
 
-struct RouteLoop {
+struct RouteLoop<'a> {
     route: Arc<RouteParts>,
     orders: watch::Receiver<Order>,
+    wishes: &'a mut mpsc::Receiver<Wish>,
     force: Canceller,
     lanes: Lanes<Item>,
     /// Handlings and small settlements under way, of this session and perhaps of the one before.
@@ -119,11 +141,15 @@ impl SessionEnd {
     }
 }
 
-impl RouteLoop {
+impl RouteLoop<'_> {
     async fn run(mut self) -> u32 {
         let clock = Arc::clone(&self.route.parts.clock);
         let mut reconnect = RECONNECT_FIRST;
         while !self.is_draining() {
+            if self.must_leave() {
+                self.stay_paused().await;
+                continue;
+            }
             let begun = clock.monotonic();
             let end = match self.take_up().await {
                 Ok(Some(consumer)) => self.session(consumer).await,
@@ -132,7 +158,7 @@ impl RouteLoop {
             };
             self.lanes.forget_pending();
             match end {
-                SessionEnd::Stopped => break,
+                SessionEnd::Stopped => {}
                 SessionEnd::Paused { delay, error } => {
                     // A target that asks for no pause at all gets a short one: it is down, and must not be probed in a hot loop.
                     let delay = self.breaker.open(delay).max(PAUSE_MIN.min(self.route.config.breaker.first_delay));
@@ -171,7 +197,7 @@ impl RouteLoop {
         let mut orders = self.orders.clone();
         let (frozen, consumer) = tokio::select! {
             opened = open => opened?,
-            () = drain_ordered(&mut orders) => return Ok(None),
+            () = leave_ordered(&mut orders) => return Ok(None),
         };
         self.epoch += 1;
         let patience = route.config.coalesce.as_ref().map_or(REASSEMBLE_MIN, |coalesce| coalesce.max_wait.max(REASSEMBLE_MIN));
@@ -200,11 +226,15 @@ impl RouteLoop {
             leaving: None,
             drain_by: None,
         };
-        let mut orders = self.orders.clone();
+        let (mut orders, mut drains) = (self.orders.clone(), self.orders.clone());
         // Kept over the turns of the loop: a look at the queue under way is not begun anew whenever a handling ends.
         let mut look: Option<BoxFuture<'_, _>> = None;
         loop {
             // Also out of a pause: what still runs then has no more time than in any other drain.
+            if self.must_leave() && session.leaving.is_none() {
+                session.leaving = Some(SessionEnd::Stopped);
+                route.show(RouteState::Draining, None);
+            }
             if self.is_draining() && session.drain_by.is_none() {
                 session.leaving = Some(SessionEnd::Stopped);
                 session.drain_by = Some(clock.monotonic() + route.config.drain);
@@ -231,7 +261,14 @@ impl RouteLoop {
             };
             tokio::select! {
                 biased;
-                () = drain_ordered(&mut orders), if !self.is_draining() => {}
+                () = leave_ordered(&mut orders), if !self.must_leave() => {}
+                // Out of a pause, the order to end.
+                () = drain_ordered(&mut drains), if session.drain_by.is_none() => {}
+                Some(wish) = self.wishes.recv() => {
+                    if wish == Wish::Flush {
+                        while self.lanes.close_oldest_open() {}
+                    }
+                }
                 Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
                     self.take_back(ended.ok(), &worker, &mut session);
                 }
@@ -445,27 +482,52 @@ impl RouteLoop {
         }
     }
 
-    /// Waits between sessions, unless the route is stopped; what is left of the last session goes on meanwhile.
+    /// Waits between sessions, unless the route is told to do something else; what is left of the last session goes on meanwhile.
     async fn wait(&mut self, delay: Duration) {
         let mut orders = self.orders.clone();
         let mut wake = self.route.parts.clock.sleep(delay);
         loop {
             tokio::select! {
                 () = &mut wake => return,
-                () = drain_ordered(&mut orders) => return,
-                Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
-                    if let Ok(Ended { handling: Some((lane, _)), .. }) = ended {
-                        self.handlings -= 1;
-                        self.lanes.finished(&lane);
+                () = leave_ordered(&mut orders) => return,
+                Some(wish) = self.wishes.recv() => {
+                    if wish == Wish::Probe {
+                        return;
                     }
                 }
+                Some(ended) = self.running.join_next(), if !self.running.is_empty() => self.forget_leftover(ended.ok()),
             }
         }
     }
 
+    /// Waits while an operator has paused the route.
+    async fn stay_paused(&mut self) {
+        let mut orders = self.orders.clone();
+        self.route.show(RouteState::Paused, Some("paused by an operator".to_owned()));
+        loop {
+            tokio::select! {
+                _ = orders.wait_for(|order| *order != Order::Pause) => return,
+                Some(_) = self.wishes.recv() => {}
+                Some(ended) = self.running.join_next(), if !self.running.is_empty() => self.forget_leftover(ended.ok()),
+            }
+        }
+    }
+
+    /// A handling of a session that is over has ended; its result counts for nothing.
+    fn forget_leftover(&mut self, ended: Option<Ended>) {
+        if let Some(Ended { handling: Some((lane, _)), .. }) = ended {
+            self.handlings -= 1;
+            self.lanes.finished(&lane);
+        }
+    }
+
+    /// Nothing new may start.
+    fn must_leave(&self) -> bool {
+        *self.orders.borrow() != Order::Run
+    }
+
     fn is_draining(&self) -> bool {
-        // A router that was dropped gives no more orders.
-        *self.orders.borrow() == Order::Drain || self.orders.has_changed().is_err()
+        *self.orders.borrow() == Order::Drain
     }
 
     fn tell(&self, event: RouterEvent) {
@@ -473,7 +535,12 @@ impl RouteLoop {
     }
 }
 
-/// Resolves when the route is told to drain, or nobody is left to tell it anything.
+/// Resolves when the route is told to do anything but run. The route holds the sender itself, so an error cannot come.
+async fn leave_ordered(orders: &mut watch::Receiver<Order>) {
+    let _ = orders.wait_for(|order| *order != Order::Run).await;
+}
+
+/// Resolves when the route is told to end.
 async fn drain_ordered(orders: &mut watch::Receiver<Order>) {
     let _ = orders.wait_for(|order| *order == Order::Drain).await;
 }

@@ -9,17 +9,20 @@ use router_api::{
     Admin, BuildContext, BuildError, Canceller, Chance, Clock, EffectPort, Handler, Registry, RouteMode, RouteName, RouteState, Store, Subscription, Transport,
     TransportError,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
 use crate::{
     admin::RouterAdmin,
     config::{Config, RouteConfig},
     matcher,
-    memory::Memory,
+    memory::{Memory, is_paused},
     observe::{Observer, Observers, RouterEvent},
     parts::{Now, Parts, RouteParts, Shown, Status},
     redact::Redactor,
-    route::{self, Order},
+    route::{self, Order, Wish},
     solitude::Solitude,
 };
 
@@ -115,9 +118,17 @@ struct State {
 
 struct Running {
     parts: Arc<RouteParts>,
-    orders: watch::Sender<Order>,
     task: JoinHandle<u32>,
 }
+
+/// A route that can be started.
+struct Built {
+    parts: Arc<RouteParts>,
+    wishes: mpsc::Receiver<Wish>,
+}
+
+/// Wishes of operators that wait for a route's loop.
+const WISHES_MAX: usize = 16;
 
 impl Router {
     /// Begins a router from the parts that it cannot do without. `effects` performs effects for real; shadow routes use it
@@ -161,9 +172,13 @@ impl Router {
         let redactor = Redactor::new(&config.redact, self.fingerprint_key)
             .map_err(|problems| ApplyError::Redact(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
 
-        let mut built: Vec<Arc<RouteParts>> = Vec::new();
+        let mut built: Vec<Built> = Vec::new();
         for route in config.routes.iter().filter(|route| route.enabled) {
-            let same = |running: &Running| running.parts.config.hash == route.hash && running.parts.decode == config.limits.decode;
+            // A route that an interrupted call left draining is not the same, whatever its configuration.
+            let same = |running: &Running| {
+                let parts = &running.parts;
+                parts.config.hash == route.hash && parts.decode == config.limits.decode && *parts.orders.borrow() != Order::Drain && !running.task.is_finished()
+            };
             if !state.running.get(&route.name).is_some_and(same) {
                 built.push(self.build(route, &config).await?);
             }
@@ -186,25 +201,25 @@ impl Router {
         let mut applied = Applied::default();
         let gone: Vec<RouteName> =
             state.running.keys().filter(|name| !config.routes.iter().any(|route| route.enabled && route.name == **name)).cloned().collect();
-        let (restart, start): (Vec<_>, Vec<_>) = built.into_iter().partition(|parts| state.running.contains_key(&parts.config.name));
-        for parts in start {
-            applied.started.push(parts.config.name.clone());
-            self.start(&mut state, parts);
+        let (restart, start): (Vec<_>, Vec<_>) = built.into_iter().partition(|built: &Built| state.running.contains_key(&built.parts.config.name));
+        for built in start {
+            applied.started.push(built.parts.config.name.clone());
+            self.start(&mut state, built).await;
         }
         // All drains side by side: the slowest one is the whole wait.
-        for name in gone.iter().chain(restart.iter().map(|parts| &parts.config.name)) {
+        for name in gone.iter().chain(restart.iter().map(|built| &built.parts.config.name)) {
             if let Some(running) = state.running.get(name) {
-                running.orders.send_replace(Order::Drain);
+                running.parts.orders.send_replace(Order::Drain);
             }
         }
         for name in gone {
             self.join(&mut state, &name).await;
             applied.stopped.push(name);
         }
-        for parts in restart {
-            self.join(&mut state, &parts.config.name).await;
-            applied.restarted.push(parts.config.name.clone());
-            self.start(&mut state, parts);
+        for built in restart {
+            self.join(&mut state, &built.parts.config.name).await;
+            applied.restarted.push(built.parts.config.name.clone());
+            self.start(&mut state, built).await;
         }
 
         let enabled = |name: &RouteName| config.routes.iter().any(|route| route.enabled && route.name == *name);
@@ -231,8 +246,11 @@ impl Router {
         Ok(applied)
     }
 
-    async fn build(&self, route: &RouteConfig, config: &Config) -> Result<Arc<RouteParts>, ApplyError> {
-        Ok(Arc::new(RouteParts {
+    async fn build(&self, route: &RouteConfig, config: &Config) -> Result<Built, ApplyError> {
+        let (wishes, listener) = mpsc::channel(WISHES_MAX);
+        let parts = Arc::new(RouteParts {
+            orders: watch::Sender::new(Order::Run),
+            wishes,
             handler: build_handler(&self.registry, route, &self.parts.effects).await?,
             config: route.clone(),
             config_hash: config.hash.clone(),
@@ -242,16 +260,23 @@ impl Router {
             memory: Memory::default(),
             solitude: self.solitude.sibling(),
             status: Mutex::new(Status { state: RouteState::Stopped, note: None, open_bursts: 0 }),
-        }))
+        });
+        Ok(Built { parts, wishes: listener })
     }
 
-    fn start(&self, state: &mut State, parts: Arc<RouteParts>) {
-        let (orders, listener) = watch::channel(Order::Run);
+    async fn start(&self, state: &mut State, Built { parts, wishes }: Built) {
+        match is_paused(&*self.parts.store, &parts.config.name).await {
+            Ok(true) => {
+                parts.orders.send_replace(Order::Pause);
+            }
+            Ok(false) => {}
+            Err(error) => self.parts.observers.tell(RouterEvent::StoreTrouble { error: error.to_string() }),
+        }
         let canceller = Canceller::default();
         let name = parts.config.name.clone();
-        let task = tokio::spawn(route::run(Arc::clone(&parts), listener, canceller.clone()));
+        let task = tokio::spawn(route::run(Arc::clone(&parts), wishes, canceller.clone()));
         self.cancellers().insert(name.clone(), canceller);
-        state.running.insert(name, Running { parts, orders, task });
+        state.running.insert(name, Running { parts, task });
     }
 
     async fn join(&self, state: &mut State, name: &RouteName) -> u32 {
@@ -278,7 +303,7 @@ impl Router {
         let mut state = self.state.lock().await;
         state.stopping = true;
         for running in state.running.values() {
-            running.orders.send_replace(Order::Drain);
+            running.parts.orders.send_replace(Order::Drain);
         }
         let names: Vec<RouteName> = state.running.keys().cloned().collect();
         let mut drained = Drained::default();
@@ -292,6 +317,14 @@ impl Router {
     pub fn force(&self) {
         for canceller in self.cancellers().values() {
             canceller.cancel();
+        }
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        for running in self.state.get_mut().running.values() {
+            running.parts.orders.send_replace(Order::Drain);
         }
     }
 }

@@ -1,0 +1,173 @@
+//! Dead letters back into their queues, or away for good: which ones, in which order, how fast, and whether to go on.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use router_api::{
+    AdminError, AttemptRecord, Clock, DeadLetterQuery, DeadLetterSelection, DecodeLimits, DeliveryState, Envelope, Matcher, RedriveRequest, Redriven,
+    RouteName, Store, StoredDeadLetter, Transport,
+};
+
+use crate::{filter::EventFilter, matcher::RouteMatcher, memory::Memory, observe::Observers, observe::RouterEvent};
+
+/// Letters that one request looks through at most.
+const LETTERS_MAX: u32 = 100_000;
+/// Ids in an answer.
+const IDS_MAX: usize = 1_000;
+/// Letters of one commit, where no rate is asked for.
+const AT_ONCE: usize = 500;
+/// Between two looks at a canary.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// A canary that has no fate by then stops the redrive.
+const CANARY_PATIENCE: Duration = Duration::from_secs(600);
+
+/// What a redrive needs of a router.
+pub(crate) struct Redrive<'a> {
+    pub transport: &'a dyn Transport,
+    pub store: &'a dyn Store,
+    pub clock: &'a Arc<dyn Clock>,
+    pub observers: &'a Observers,
+    pub decode: DecodeLimits,
+    /// Are the routes running, so that a canary can have a fate?
+    pub running: bool,
+}
+
+impl Redrive<'_> {
+    /// The letters that are meant, oldest event first, so that each lane is redriven in its order.
+    ///
+    /// # Errors
+    ///
+    /// When the selection is wrong, or the transport cannot list its letters.
+    pub(crate) async fn select(&self, selection: &DeadLetterSelection) -> Result<Vec<StoredDeadLetter>, AdminError> {
+        let filter = match &selection.when {
+            Some(tree) => Some(EventFilter::compile(tree).map_err(|problems| {
+                let problems: Vec<String> = problems.iter().map(|problem| format!("`{}`: {}", problem.path.join("."), problem.message)).collect();
+                AdminError::Invalid(format!("the filter is wrong: {}", problems.join("; ")))
+            })?),
+            None => None,
+        };
+        let query = DeadLetterQuery { route: selection.route.clone(), reason: selection.reason.clone(), limit: Some(LETTERS_MAX) };
+        let mut letters = self.transport.admin().dead_letters(&query).await?;
+        let wanted: BTreeSet<&str> = selection.ids.iter().map(String::as_str).collect();
+        if let Some(missing) = wanted.iter().find(|id| !letters.iter().any(|letter| letter.id == **id)) {
+            return Err(AdminError::NotFound(format!("there is no dead letter `{missing}`")));
+        }
+        letters.retain(|letter| {
+            let last = letter.letter.history.last().map(|record: &AttemptRecord| record.class.name());
+            (wanted.is_empty() || wanted.contains(letter.id.as_str()))
+                && selection.class.as_ref().is_none_or(|class| last == Some(class.as_str()))
+                && filter.as_ref().is_none_or(|filter| self.decoded(letter).is_some_and(|event| filter.matches(&event)))
+        });
+        letters.sort_by_key(|letter| (letter.seq, letter.stored_at, letter.id.parse::<u64>().unwrap_or(u64::MAX)));
+        if let Some(limit) = selection.limit {
+            letters.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        }
+        Ok(letters)
+    }
+
+    fn decoded(&self, letter: &StoredDeadLetter) -> Option<Envelope> {
+        Envelope::decode(letter.key.clone(), letter.body.clone(), self.decode).ok()
+    }
+
+    /// Puts the letters back.
+    ///
+    /// # Errors
+    ///
+    /// As [`Redrive::select`]; and when a canary is asked for while nothing runs.
+    pub(crate) async fn redrive(&self, request: &RedriveRequest) -> Result<Redriven, AdminError> {
+        if request.canary > 0 && !self.running && !request.dry_run {
+            return Err(AdminError::Invalid("a canary needs a running router, since somebody must handle it".to_owned()));
+        }
+        let letters = self.select(&request.selection).await?;
+        let mut redriven =
+            Redriven { selected: letters.len() as u64, ids: letters.iter().take(IDS_MAX).map(|letter| letter.id.clone()).collect(), ..Redriven::default() };
+        if request.dry_run || letters.is_empty() {
+            return Ok(redriven);
+        }
+        let canaries = usize::try_from(request.canary).unwrap_or(usize::MAX).min(letters.len());
+        let (first, rest) = letters.split_at(canaries);
+        for letter in first {
+            redriven.redriven += self.put_back(std::slice::from_ref(letter)).await?;
+            if let Some(why) = self.failed_again(letter).await? {
+                redriven.stopped = Some(why);
+                return Ok(redriven);
+            }
+        }
+        let at_once = usize::try_from(request.rate.unwrap_or(u32::MAX)).unwrap_or(usize::MAX).clamp(1, AT_ONCE);
+        for (turn, part) in rest.chunks(at_once).enumerate() {
+            if turn > 0 && request.rate.is_some() {
+                self.clock.sleep(Duration::from_secs(1)).await;
+            }
+            redriven.redriven += self.put_back(part).await?;
+        }
+        Ok(redriven)
+    }
+
+    async fn put_back(&self, letters: &[StoredDeadLetter]) -> Result<u64, AdminError> {
+        let ids: Vec<String> = letters.iter().map(|letter| letter.id.clone()).collect();
+        let count = self.transport.admin().redrive(&ids).await?;
+        for route in routes_of(letters) {
+            let ids: Vec<String> = letters.iter().filter(|letter| letter.letter.route == route).map(|letter| letter.id.clone()).collect();
+            self.observers.tell(RouterEvent::Redriven { route, ids });
+        }
+        Ok(count)
+    }
+
+    /// Waits for the fate of a canary: why the redrive should stop, or `None` when the canary is done.
+    async fn failed_again(&self, letter: &StoredDeadLetter) -> Result<Option<String>, AdminError> {
+        let Some(seq) = letter.seq else { return Ok(Some("this transport cannot follow a canary".to_owned())) };
+        let begun = self.clock.monotonic();
+        loop {
+            let events = self.store.event(&seq.to_string()).await?;
+            let deliveries = events.iter().filter(|event| event.seq == seq).flat_map(|event| &event.deliveries);
+            match deliveries.filter(|delivery| delivery.route == letter.letter.route).map(|delivery| &delivery.state).next() {
+                Some(DeliveryState::Finished(_)) => return Ok(None),
+                Some(DeliveryState::Dead { id, reason }) => return Ok(Some(format!("letter {} failed again ({reason}) and is letter {id} now", letter.id))),
+                Some(DeliveryState::Waiting { error }) if error.is_some() => {
+                    let error = error.clone().unwrap_or_default();
+                    return Ok(Some(format!("letter {} failed again and is tried later: {error}", letter.id)));
+                }
+                _ => {}
+            }
+            if self.clock.monotonic().saturating_sub(begun) > CANARY_PATIENCE {
+                return Ok(Some(format!("letter {} had no result within {} s", letter.id, CANARY_PATIENCE.as_secs())));
+            }
+            self.clock.sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Deletes letters for good.
+    ///
+    /// # Errors
+    ///
+    /// As [`Redrive::select`].
+    pub(crate) async fn discard(&self, selection: &DeadLetterSelection) -> Result<u64, AdminError> {
+        let letters = self.select(selection).await?;
+        let ids: Vec<String> = letters.iter().map(|letter| letter.id.clone()).collect();
+        let count = self.transport.admin().discard(&ids).await?;
+        for route in routes_of(&letters) {
+            let ids: Vec<String> = letters.iter().filter(|letter| letter.letter.route == route).map(|letter| letter.id.clone()).collect();
+            self.observers.tell(RouterEvent::Discarded { route, ids });
+        }
+        Ok(count)
+    }
+
+    /// Lets parked lanes go on of which no dead letter is left.
+    ///
+    /// # Errors
+    ///
+    /// When the letters cannot be listed or the lanes not be stored.
+    pub(crate) async fn unpark(&self, route: &RouteName, matcher: &RouteMatcher, memory: &Memory) -> Result<(), AdminError> {
+        if !memory.has_parked() {
+            return Ok(());
+        }
+        let query = DeadLetterQuery { route: Some(route.clone()), reason: None, limit: Some(LETTERS_MAX) };
+        let letters = self.transport.admin().dead_letters(&query).await?;
+        let held: BTreeSet<String> = letters.iter().filter_map(|letter| matcher.lane(&self.decoded(letter)?)).collect();
+        memory.unpark_all_but(self.store, route, &held).await?;
+        Ok(())
+    }
+}
+
+fn routes_of(letters: &[StoredDeadLetter]) -> BTreeSet<RouteName> {
+    letters.iter().map(|letter| letter.letter.route.clone()).collect()
+}
