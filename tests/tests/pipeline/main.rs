@@ -6,6 +6,7 @@ mod bench;
 mod bursts;
 mod failures;
 mod fates;
+mod operating;
 mod order;
 mod reload;
 mod restarts;
