@@ -7,6 +7,8 @@ pub(crate) mod dead_letters;
 pub(crate) mod demo;
 pub(crate) mod events;
 pub(crate) mod explain;
+pub(crate) mod health;
+pub(crate) mod new;
 pub(crate) mod plugins;
 pub(crate) mod publish;
 pub(crate) mod run;

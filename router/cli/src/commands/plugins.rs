@@ -129,7 +129,7 @@ fn options(root: &Value, schema: &Value, prefix: String) -> Vec<PluginOption> {
 }
 
 /// Follows a reference, and leaves the `null` of an optional value aside.
-fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+pub(crate) fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
     let mut schema = schema;
     for _ in 0..DEPTH_MAX {
         if let Some(name) = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix("#/$defs/")) {
@@ -149,7 +149,7 @@ fn only_one(all: &[Value]) -> Option<&Value> {
 }
 
 /// What may stand there, in a few words.
-fn kind(root: &Value, schema: &Value) -> String {
+pub(crate) fn kind(root: &Value, schema: &Value) -> String {
     let schema = resolved(root, schema);
     let allowed = |values: &Vec<Value>| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ");
     if let Some(values) = schema["enum"].as_array() {
@@ -176,12 +176,12 @@ fn kind(root: &Value, schema: &Value) -> String {
     }
 }
 
-fn description(schema: &Value) -> String {
+pub(crate) fn description(schema: &Value) -> String {
     schema["description"].as_str().unwrap_or_default().trim().to_owned()
 }
 
 /// The first sentence of a description.
-fn summary(schema: &Value) -> String {
+pub(crate) fn summary(schema: &Value) -> String {
     let text = description(schema);
     let paragraph = text.split("\n\n").next().unwrap_or_default().replace('\n', " ");
     match paragraph.split_once(". ") {

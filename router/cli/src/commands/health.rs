@@ -1,0 +1,129 @@
+//! `health`: does a router answer? For containers and scripts: one line, and exit code 0 or 1.
+
+use std::{sync::Arc, time::Duration};
+
+use router_api::{
+    Admin as _, Cancellation, Effect, EffectContext, EffectKind, EffectPort, EffectReply, EffectRequest, Endpoint, HttpRequest, Method, RouteState,
+    RouterStatus,
+};
+use router_effects::{Performer, PerformerOptions};
+use router_http::AdminClient;
+
+use crate::{
+    Ended,
+    args::{Global, HealthArgs},
+    commands::block_on,
+    setup,
+    terminal::{BAD, GOOD, Output, counted, harmless, styled},
+};
+
+/// For the whole question; shorter than any sensible limit of who asks.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where a door is unless the configuration says otherwise.
+const DOOR: &str = "http://127.0.0.1:8682/healthz";
+
+pub(crate) fn run(global: &Global, args: &HealthArgs, out: &mut Output) -> anyhow::Result<Ended> {
+    let _log = global.begin_quiet_log()?;
+    let answer = match &args.url {
+        Some(url) => ask_door(url),
+        // A running router keeps its configuration while the file is being edited, so a file that cannot be used now says nothing
+        // about it. Then the usual door is asked.
+        None => match setup::load_to_read(global) {
+            Ok(setup) => ask_socket(&setup.config.store.path),
+            Err(_) => {
+                let url = DOOR.parse().expect("the literal is an address");
+                ask_door(&url).map_err(|why| format!("{why}; the configuration cannot be used (`event-router check`), so the usual door was asked"))
+            }
+        },
+    };
+    match answer {
+        Ok(said) => {
+            out.line(format_args!("{} {}", styled(GOOD, "healthy:"), harmless(&said)))?;
+            Ok(Ended::Well)
+        }
+        Err(why) => {
+            out.line(format_args!("{} {}", styled(BAD, "unhealthy:"), harmless(&why)))?;
+            Ok(Ended::Badly)
+        }
+    }
+}
+
+/// What a URL of the command line is.
+#[derive(Debug, Clone)]
+pub(crate) struct HealthUrl(Endpoint);
+
+impl std::str::FromStr for HealthUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Endpoint::parse(text).map(Self).map_err(|error| error.to_string())
+    }
+}
+
+fn ask_socket(store: &std::path::Path) -> Result<String, String> {
+    let asked = block_on(async {
+        let asking = async {
+            let client = AdminClient::connect(store).await.map_err(|error| error.to_string())?;
+            client.status().await.map_err(|error| error.to_string())
+        };
+        Ok(tokio::time::timeout(PATIENCE, asking).await)
+    });
+    match asked {
+        Ok(Ok(Ok(status))) => Ok(sentence(&status)),
+        Ok(Ok(Err(why))) => Err(why),
+        Ok(Err(_)) => Err(format!("the router does not answer within {} s", PATIENCE.as_secs())),
+        Err(error) => Err(format!("{error:#}")),
+    }
+}
+
+fn ask_door(url: &HealthUrl) -> Result<String, String> {
+    let port: Arc<dyn EffectPort> = Performer::new(PerformerOptions::default()).map_err(|error| error.to_string())?;
+    let effect = Effect {
+        name: "health".to_owned(),
+        kind: EffectKind::Read,
+        request: EffectRequest::Http(HttpRequest::new(Method::Get, url.0.url()).timeout(PATIENCE)),
+        dry_run_reply: None,
+    };
+    let cx = EffectContext { route: "health".to_owned(), handling: "health".to_owned(), remaining: PATIENCE, cancellation: Cancellation::never() };
+    let asked = block_on(async { Ok(port.perform(effect, None, &cx).await) });
+    match asked {
+        Ok(Ok(EffectReply::Http(reply))) if (200..300).contains(&reply.status) => Ok(format!("{} answers {}", url.0.url(), reply.status)),
+        Ok(Ok(EffectReply::Http(reply))) => Err(format!("{} answers {}", url.0.url(), reply.status)),
+        Ok(Ok(_)) => Err("the answer is none of HTTP".to_owned()),
+        Ok(Err(error)) => Err(format!("{}: {error}", url.0.url())),
+        Err(error) => Err(format!("{error:#}")),
+    }
+}
+
+/// A route whose target is down is the target's trouble: the router is healthy, and says so.
+fn sentence(status: &RouterStatus) -> String {
+    let on = status.routes.iter().filter(|route| route.state != RouteState::Disabled).count() as u64;
+    let mut said = format!("event-router {}, {} on", status.version, counted(on, "route", "routes"));
+    let paused: Vec<&str> = status.routes.iter().filter(|route| route.state == RouteState::Paused).map(|route| route.name.as_str()).collect();
+    if !paused.is_empty() {
+        said.push_str(&format!(", paused: {}", paused.join(", ")));
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_door_is_an_address_and_a_word_is_none() {
+        assert!(DOOR.parse::<HealthUrl>().is_ok());
+        assert!("localhost".parse::<HealthUrl>().is_err());
+    }
+
+    #[test]
+    fn a_route_that_pauses_is_named_and_does_not_make_the_router_ill() {
+        let route = |name: &str, state: &str| serde_json::json!({ "name": name, "handler": "log", "mode": "live", "state": state, "note": null, "queue": null, "open_bursts": 0 });
+        let status = serde_json::json!({
+            "version": "1.2.3", "started_at": "2026-01-02T03:04:05Z", "transport": "embedded", "config_hash": "h",
+            "routes": [route("a", "running"), route("b", "paused"), route("c", "disabled")],
+        });
+        assert_eq!(sentence(&serde_json::from_value(status).unwrap()), "event-router 1.2.3, 2 routes on, paused: b");
+    }
+}
