@@ -7,8 +7,6 @@ use clap_complete::Shell;
 use router_api::{RouteName, RoutingKey, RoutingPattern};
 use router_core::config::LogFormat;
 
-use crate::commands::health::HealthUrl;
-
 /// Carries events from a bus to the things that must act on them.
 #[derive(Debug, Parser)]
 #[command(
@@ -25,28 +23,31 @@ pub(crate) struct CommandLine {
     pub(crate) command: Command,
 }
 
+/// Stands behind the options of a command's own.
+const GLOBAL: &str = "Options of every command";
+
 /// What every command understands.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// A configuration file, or a directory with `router.toml` and `routes.d/*.toml`; may be given more than once. Else
     /// `$EVENT_ROUTER_CONFIG`, `./config`, `/etc/event-router`, or the built-in configuration
-    #[arg(short, long, value_name = "FILE|DIR", global = true, action = ArgAction::Append)]
+    #[arg(short, long, value_name = "FILE|DIR", global = true, action = ArgAction::Append, help_heading = GLOBAL)]
     pub(crate) config: Vec<PathBuf>,
 
-    /// Log more; twice for everything
-    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    /// Log more, twice for everything; `explain` tells all reasons and shows the body
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet", help_heading = GLOBAL)]
     pub(crate) verbose: u8,
 
     /// Log less; twice for errors only, three times for nothing
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = GLOBAL, hide_short_help = true)]
     pub(crate) quiet: u8,
 
     /// When to colour the output; `NO_COLOR` is respected too
-    #[arg(long, value_name = "WHEN", global = true, default_value = "auto", env = "EVENT_ROUTER_COLOR")]
+    #[arg(long, value_name = "WHEN", global = true, default_value = "auto", env = "EVENT_ROUTER_COLOR", help_heading = GLOBAL, hide_short_help = true)]
     pub(crate) color: Colour,
 
     /// How the log looks; the configuration decides if it is not given
-    #[arg(long, value_name = "FORMAT", global = true, env = "EVENT_ROUTER_LOG_FORMAT")]
+    #[arg(long, value_name = "FORMAT", global = true, env = "EVENT_ROUTER_LOG_FORMAT", help_heading = GLOBAL, hide_short_help = true)]
     pub(crate) log_format: Option<LogShape>,
 }
 
@@ -85,6 +86,9 @@ pub(crate) struct Json {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Be the service: take events in, store them, run the routes
+    ///
+    /// SIGTERM and SIGINT drain: what runs is finished, what waits stays queued. A second one cancels what still runs. The exit code is
+    /// 0 either way, since nothing is lost.
     Run,
     /// Watch a recorded coding session flow through the shipped routes; nothing is sent or run
     Demo(DemoArgs),
@@ -112,18 +116,27 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// Say whether a router answers, for containers and scripts: one line, exit code 0 or 1
-    Health(HealthArgs),
-    /// Begin a plugin or a route of one's own
-    New {
-        #[command(subcommand)]
-        command: NewCommand,
-    },
     /// Print completions for a shell
     Completions {
         /// The shell
         shell: Shell,
     },
+}
+
+impl Command {
+    /// Was an answer for programs asked for?
+    pub(crate) fn wants_json(&self) -> bool {
+        match self {
+            Self::Check(json) | Self::Config { command: ConfigCommand::Show(json) } => json.json,
+            Self::Plugins(args) => args.json.json,
+            Self::Publish(args) => args.json.json,
+            Self::Events(args) => args.json.json,
+            Self::Explain(args) => args.json.json,
+            Self::Try(args) => args.json.json,
+            Self::DeadLetters { command: DeadLettersCommand::List { json, .. } | DeadLettersCommand::Show { json, .. } } => json.json,
+            Self::Run | Self::Demo(_) | Self::Schema(_) | Self::Completions { .. } => false,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -257,42 +270,6 @@ pub(crate) struct TryArgs {
 pub(crate) enum ConfigCommand {
     /// Print the effective configuration with all defaults filled in; values that came from outside are not shown
     Show(Json),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct HealthArgs {
-    /// The address to ask, such as `http://127.0.0.1:8682/healthz`; else the router on the configuration's store
-    #[arg(long, value_name = "URL")]
-    pub(crate) url: Option<HealthUrl>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum NewCommand {
-    /// Make a crate with a plugin, a program that links it, a test and an example route
-    Plugin {
-        /// What routes will call it
-        name: RouteName,
-        /// Where to make it; `./NAME` if not given. Nothing that is there is overwritten
-        #[arg(long, value_name = "DIR")]
-        path: Option<PathBuf>,
-        /// The router's sources, on which the crate depends; else they are looked for around the new crate and the working directory
-        #[arg(long, value_name = "DIR")]
-        router_path: Option<PathBuf>,
-    },
-    /// Print a commented route for a plugin, with all its options
-    Route {
-        /// Its name
-        name: RouteName,
-        /// The plugin
-        #[arg(long, value_name = "PLUGIN", default_value = "log")]
-        handler: String,
-        /// A pattern of routing keys that it listens to; may be given more than once
-        #[arg(long, value_name = "PATTERN", default_value = "session.thread.agent.action")]
-        on: Vec<RoutingPattern>,
-        /// Append it to this file instead, such as `config/routes.d/mine.toml`
-        #[arg(long, value_name = "FILE")]
-        append: Option<PathBuf>,
-    },
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use router_api::{ArchivedEvent, DecodeLimits, Envelope, RoutingKey};
+use router_api::{ArchivedEvent, DecodeLimits, DeliveryState, Envelope, Fate, RoutingKey};
 use router_core::config::Config;
 use router_http::key_of;
 
@@ -25,6 +25,8 @@ pub(crate) struct EventInput {
     pub(crate) body: Bytes,
     /// What the archive knows of it, if it came from there.
     pub(crate) archived: Option<ArchivedEvent>,
+    /// If a route recognised it as a repetition by its id: the number of the first event of that id.
+    pub(crate) original: Option<u64>,
 }
 
 impl EventInput {
@@ -43,7 +45,7 @@ impl EventInput {
         if args.event == "-" || path.is_file() {
             let body = read(path, config.limits.decode.body_bytes_max)?;
             let key = keyed(args.key.as_ref(), &body, &args.event)?;
-            return Ok(Self { key, body, archived: None });
+            return Ok(Self { key, body, archived: None, original: None });
         }
         if args.key.is_some() {
             bail!("there is no file `{}`, and `--key` is only for events from a file", args.event);
@@ -53,6 +55,10 @@ impl EventInput {
         }
         let access = Access::open(config, Purpose::Read).await?;
         let found = access.admin().event(&args.event).await;
+        let original = match found.as_deref() {
+            Ok([event, ..]) => original(&access, event).await,
+            _ => None,
+        };
         access.close().await;
         let mut found = found?;
         match found.len() {
@@ -68,8 +74,18 @@ impl EventInput {
             }
         }
         let archived = found.swap_remove(0);
-        Ok(Self { key: archived.key.clone(), body: archived.body.clone(), archived: Some(archived) })
+        Ok(Self { key: archived.key.clone(), body: archived.body.clone(), archived: Some(archived), original })
     }
+}
+
+async fn original(access: &Access, event: &ArchivedEvent) -> Option<u64> {
+    let key = event.deliveries.iter().find_map(|delivery| match &delivery.state {
+        DeliveryState::Finished(Fate::Duplicate { key }) if event.id.as_ref() == Some(key) => Some(key),
+        _ => None,
+    })?;
+    // An aside of the answer: without it the answer is still right.
+    let same = access.admin().event(key).await.ok()?;
+    same.iter().filter(|other| other.id.as_ref() == Some(key) && other.seq < event.seq).map(|other| other.seq).min()
 }
 
 /// Reads a file or, for `-`, the standard input, within the limit.

@@ -4,17 +4,19 @@
 
 mod access;
 mod args;
+mod body_text;
 mod commands;
 mod event_input;
+mod fates;
 mod log;
 mod log_observer;
 mod log_pipe;
 mod memory_store;
 mod session;
 mod setup;
+mod store_file;
 mod store_key;
 mod system;
-mod systemd;
 mod terminal;
 
 use std::{
@@ -23,6 +25,7 @@ use std::{
 };
 
 use clap::Parser as _;
+use router_http::ErrorAnswer;
 
 pub use crate::system::{OsChance, SystemClock};
 use crate::{
@@ -68,6 +71,7 @@ pub fn main() -> ExitCode {
     // The first one wins; a program of one's own may have chosen already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut out = Output::stdout();
+    let wants_json = line.command.wants_json();
     let result = dispatch(line, &mut out).and_then(|ended| out.flush().map(|()| ended).map_err(Into::into));
     match result {
         Ok(Ended::Well) => ExitCode::SUCCESS,
@@ -75,7 +79,12 @@ pub fn main() -> ExitCode {
         Ok(Ended::InvalidConfig) => ExitCode::from(EXIT_CONFIG),
         // `event-router events | head` is no failure.
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) => ().report(),
-        Err(error) => report(&error),
+        Err(error) => {
+            if wants_json {
+                answer_error(&error, &mut out);
+            }
+            report(&error)
+        }
     }
 }
 
@@ -93,10 +102,21 @@ fn dispatch(line: CommandLine, out: &mut Output) -> anyhow::Result<Ended> {
         Command::DeadLetters { command } => commands::dead_letters::run(&global, command, out),
         Command::Try(args) => commands::try_route::run(&global, &args, out),
         Command::Config { command: ConfigCommand::Show(json) } => commands::config::show(&global, json, out),
-        Command::Health(args) => commands::health::run(&global, &args, out),
-        Command::New { command } => commands::new::run(command, out),
         Command::Completions { shell } => commands::completions::run(shell, out),
     }
+}
+
+/// `event-router.error.v1` of a command that was asked for JSON.
+#[derive(serde::Serialize)]
+struct CommandError {
+    schema: &'static str,
+    /// For people.
+    error: String,
+}
+
+fn answer_error(error: &anyhow::Error, out: &mut Output) {
+    // A reader that is gone has no use for it, and the sentence stands on the standard error as well.
+    let _ = out.json(&CommandError { schema: ErrorAnswer::SCHEMA, error: format!("{error:#}") }).and_then(|()| out.flush());
 }
 
 /// Says on the standard error why the command failed.
@@ -115,5 +135,11 @@ impl Global {
     fn begin_quiet_log(&self) -> anyhow::Result<log::LogGuard> {
         let format = self.log_format.map(Into::into).unwrap_or_default();
         log::begin(&log::level("warn", self.verbose, self.quiet), format)
+    }
+
+    /// The same, but what a route writes into the log on purpose is shown.
+    fn begin_log_of_try(&self) -> anyhow::Result<log::LogGuard> {
+        let format = self.log_format.map(Into::into).unwrap_or_default();
+        log::begin(&log::level("warn,plugins::log=info", self.verbose, self.quiet), format)
     }
 }

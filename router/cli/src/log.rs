@@ -128,7 +128,11 @@ where
         let now = SystemClock.now();
         let line = match self.format {
             LogFormat::Json => json_line(now, *metadata.level(), metadata.target(), &collected),
-            LogFormat::Text => text_line(now, *metadata.level(), &collected, self.colour),
+            LogFormat::Text => {
+                let is_ours = metadata.target().starts_with("event_router");
+                collected.fields.retain(|(name, value)| !is_said(&collected.message, name, value, is_ours));
+                text_line(now, *metadata.level(), &collected, self.colour)
+            }
         };
         writer.write_str(&line)
     }
@@ -144,6 +148,14 @@ fn json_line(now: jiff::Timestamp, level: Level, target: &str, collected: &Colle
     }
     line.push_str("}\n");
     line
+}
+
+/// Fields of this program's own lines whose sentences say them in other words; programs read them in the JSON form.
+const SAID: &[&str] = &["delay_ms", "handler", "kind", "reason", "retry_in_ms", "unwritten"];
+
+/// Does the sentence say it already?
+fn is_said(message: &str, name: &str, value: &Value, is_ours: bool) -> bool {
+    (is_ours && SAID.contains(&name)) || value.as_str().is_some_and(|text| message.contains(&format!("`{text}`")))
 }
 
 fn text_line(now: jiff::Timestamp, level: Level, collected: &Collected, colour: bool) -> String {
@@ -180,6 +192,13 @@ mod tests {
         let now = jiff::Timestamp::UNIX_EPOCH;
         let line = text_line(now, Level::WARN, &collected(), false);
         assert_eq!(line, "1970-01-01T00:00:00.000Z WARN  route `ci`\\nstarted route=ci error=\"a \\\"b\\\"\\u{1b}[31m\" attempt=3\n");
+    }
+
+    #[test]
+    fn a_text_line_repeats_nothing_that_its_sentence_says() {
+        let said = |name, value: Value, is_ours| is_said("`a.b` failed on route `ci`, it is tried again in 3 s", name, &value, is_ours);
+        assert!(said("route", "ci".into(), false) && said("key", "a.b".into(), true) && said("retry_in_ms", 3_000.into(), true));
+        assert!(!said("route", "c".into(), true) && !said("attempt", 3.into(), true) && !said("reason", "x".into(), false));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use router_api::{Clock, Envelope, Fate};
 use router_core::observe::{Observer, RouterEvent};
 use tracing::{Level, debug, enabled, error, info, trace, warn};
 
-use crate::terminal;
+use crate::{fates::would_fail, terminal};
 
 /// Writes router events to the log.
 pub(crate) struct LogObserver {
@@ -92,10 +92,19 @@ impl Observer for LogObserver {
             }
             RouterEvent::Finished { route, event, attempt, events, fate, effects, elapsed } => {
                 // Looked at first: this is the line that comes with every event.
-                if !enabled!(Level::INFO) || !self.admits("finished", route.as_str()) {
+                if !enabled!(Level::WARN) || (would_fail(fate).is_none() && !enabled!(Level::INFO)) || !self.admits("finished", route.as_str()) {
                     return;
                 }
                 let (key, effects) = (event.key(), effects.len());
+                if let Some(error) = would_fail(fate) {
+                    let (route, key, event_id) = (route.as_str(), key.as_str(), id(event));
+                    warn!(route, key, event_id, events, error, "`{key}` would fail on route `{route}`, which is in shadow: nothing is tried again");
+                    return;
+                }
+                let note = match fate {
+                    Fate::Handled { note: Some(note), .. } => format!(": {note}"),
+                    _ => String::new(),
+                };
                 let ended = match fate {
                     Fate::Handled { .. } => "handled".to_owned(),
                     Fate::Skipped { reason } => format!("skipped ({reason})"),
@@ -112,7 +121,7 @@ impl Observer for LogObserver {
                     attempt,
                     events,
                     elapsed_ms,
-                    "`{key}` is {ended} by route `{route}`"
+                    "`{key}` is {ended} by route `{route}`{note}"
                 );
             }
             RouterEvent::Failed { route, event, attempt, events, class, error, retry_in } => {

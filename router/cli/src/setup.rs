@@ -98,3 +98,20 @@ fn load_with(located: Located, wrap: impl FnOnce(Arc<dyn EffectPort>) -> Arc<dyn
         Err(problems) => Err(InvalidConfig::new(&problems.report).into()),
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The configuration that a text makes, where the machine must have no programs for it.
+    pub(crate) fn config(toml: &str) -> Config {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("router.toml");
+        std::fs::write(&file, toml).unwrap();
+        let located = config::locate(&[file], None, directory.path());
+        match load_with(located, |effects| Arc::new(DryRun::over(effects))) {
+            Ok(setup) => setup.config,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}

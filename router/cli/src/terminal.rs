@@ -25,19 +25,22 @@ pub const DIM: Style = Style::new().dimmed();
 /// The standard output of a command. Colour codes are dropped where the terminal or the user wants none.
 pub struct Output {
     stream: Box<dyn io::Write + Send>,
+    /// Of the terminal; `None` where the reader is none.
+    width: Option<usize>,
 }
 
 impl Output {
     /// The process's standard output.
     #[must_use]
     pub fn stdout() -> Self {
-        Self { stream: Box::new(anstream::AutoStream::auto(io::stdout())) }
+        let width = terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
+        Self { stream: Box::new(anstream::AutoStream::auto(io::stdout())), width }
     }
 
     /// Any writer; colour codes are dropped.
     #[cfg(test)]
     pub fn plain(writer: impl io::Write + Send + 'static) -> Self {
-        Self { stream: Box::new(Stripped(writer)) }
+        Self { stream: Box::new(Stripped(writer)), width: None }
     }
 
     /// Writes a line.
@@ -47,6 +50,18 @@ impl Output {
     /// When the reader is gone.
     pub fn line(&mut self, text: impl fmt::Display) -> io::Result<()> {
         writeln!(self.stream, "{text}")
+    }
+
+    /// Writes a sentence; on a terminal broken into lines of its width, all but the first indented by `indent`.
+    ///
+    /// # Errors
+    ///
+    /// When the reader is gone.
+    pub fn prose(&mut self, indent: usize, text: impl fmt::Display) -> io::Result<()> {
+        match self.width {
+            Some(width) => self.line(wrapped(&text.to_string(), width, indent)),
+            None => self.line(text),
+        }
     }
 
     /// Writes an empty line.
@@ -85,6 +100,34 @@ impl Output {
     pub fn flush(&mut self) -> io::Result<()> {
         self.stream.flush()
     }
+}
+
+/// Below this a terminal is too narrow for breaking lines to help.
+const WIDTH_MIN: usize = 40;
+
+/// Breaks `text` between words. Styles take no room.
+fn wrapped(text: &str, width: usize, indent: usize) -> String {
+    if width < WIDTH_MIN {
+        return text.to_owned();
+    }
+    let room = |word: &str| anstream::adapter::strip_str(word).to_string().chars().count();
+    let (mut broken, mut column) = (String::with_capacity(text.len() + 16), 0);
+    for (index, word) in text.split(' ').enumerate() {
+        let wide = room(word);
+        // A word that is longer than a line stays whole: it is a path or an address that somebody may copy.
+        if index > 0 && wide > 0 && column > indent && column + 1 + wide > width {
+            broken.truncate(broken.trim_end().len());
+            broken.push('\n');
+            broken.extend(std::iter::repeat_n(' ', indent));
+            column = indent;
+        } else if index > 0 {
+            broken.push(' ');
+            column += 1;
+        }
+        broken.push_str(word);
+        column += wide;
+    }
+    broken
 }
 
 /// `text` in `style`.
@@ -189,12 +232,12 @@ pub fn duration(duration: std::time::Duration) -> String {
     }
 }
 
-/// A time as commands show it: the date only where it is not today's.
+/// A time as commands show it, in this machine's zone, which is named: the date only where it is not today's.
 #[must_use]
 pub fn time(at: jiff::Timestamp, now: jiff::Timestamp) -> String {
     let zone = jiff::tz::TimeZone::system();
     let (at, now) = (at.to_zoned(zone.clone()), now.to_zoned(zone));
-    let format = if at.date() == now.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
+    let format = if at.date() == now.date() { "%H:%M:%S %Z" } else { "%Y-%m-%d %H:%M:%S %Z" };
     at.strftime(format).to_string()
 }
 
@@ -227,6 +270,22 @@ mod tests {
         assert!(matches!(harmless("grün — ✓"), Cow::Borrowed("grün — ✓")));
         assert_eq!(shortened("abc\u{7}def", 5), "abc\\u{7}…");
         assert_eq!(shortened("abc", 3), "abc");
+    }
+
+    #[test]
+    fn sentences_are_broken_between_words_and_long_words_stay_whole() {
+        let text = format!("  {} one two three four five six seven eight", styled(BOLD, "now:"));
+        let plain = anstream::adapter::strip_str(&wrapped(&text, 40, 6)).to_string();
+        assert_eq!(plain, "  now: one two three four five six seven\n      eight");
+        let path = "x".repeat(60);
+        assert_eq!(wrapped(&format!("at {path} it is"), 40, 1), format!("at\n {path}\n it is"));
+        assert_eq!(wrapped("a b", 10, 2), "a b");
+    }
+
+    #[test]
+    fn times_name_their_zone() {
+        let shown = time(jiff::Timestamp::UNIX_EPOCH, jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(shown.split(' ').count(), 2, "{shown}");
     }
 
     #[test]

@@ -17,6 +17,8 @@ fn a_poisoned_event_is_listed_and_shown_with_what_its_target_said() {
         assert!(line.contains(part), "no `{part}` in\n{list}");
     }
     let shown = home.run(&["dead-letters", "show", "1"]).code(0).stdout;
+    assert_eq!(list.lines().next().map(|heading| heading.split_whitespace().any(|word| word == "EVENT")), Some(true), "{list}");
+    assert!(shown.contains("event      number 2, id poison-1 (event-router explain 2)"), "{shown}");
     for part in ["route      poisoned (plugin `exec`)", "rejected after 1 failed attempt", "this is bad data", "Attempts", "MARKER-OF-THE-PAYLOAD"] {
         assert!(shown.contains(part), "no `{part}` in\n{shown}");
     }
@@ -58,6 +60,8 @@ fn dead_letters_can_be_chosen_by_route_and_reason() {
     assert_eq!(home.run(&["dead-letters", "list", "--route", "kept"]).code(0).stdout, "no dead letters\n");
     let wrong = home.run(&["dead-letters", "list", "--reason", "exausted"]).code(1);
     assert!(wrong.stderr.contains("`exausted` is no reason"), "{}", wrong.stderr);
+    let nobody = home.run(&["dead-letters", "list", "--route", "kpt"]).code(1);
+    assert!(nobody.stderr.contains("there is no route `kpt`") && nobody.stderr.contains("`kept`, `poisoned`, `off`"), "{}", nobody.stderr);
     let missing = home.run(&["dead-letters", "show", "nope"]).code(1);
     assert!(missing.stderr.contains("there is no dead letter `nope`"), "{}", missing.stderr);
     service.stop();

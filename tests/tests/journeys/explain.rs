@@ -67,12 +67,43 @@ fn a_stored_event_is_found_by_number_id_and_the_beginning_of_its_id_and_told_wit
     for reference in ["0b8f1c52-5c1e-4a55-9e0a-000000000001", "0b8f1c52"] {
         assert_eq!(home.run(&["explain", reference]).code(0).stdout, by_number.stdout, "{reference}");
     }
-    assert!(part_of(&by_number, "kept").contains("what became of it: handled"), "{}", by_number.stdout);
+    assert!(part_of(&by_number, "kept").contains("then: handled"), "{}", by_number.stdout);
     assert!(part_of(&home.run(&["explain", "poison-1"]).code(0), "poisoned").contains("given up on (rejected)"));
     assert!(home.run(&["explain", "3"]).code(0).stdout.contains("none of the 3 routes takes this event"));
     golden(&home, "explain", &home.run(&["explain", "1", "--json"]).code(0).json());
     golden(&home, "explain-missed", &home.run_with_input(&["explain", "-", "--json"], read(9, "/home/ada/shop/a.rs").to_string().as_bytes()).code(0).json());
     service.stop();
+}
+
+#[test]
+fn now_and_then_are_told_apart_and_other_keys_fold_into_one_line() {
+    let (home, service) = lived_in();
+    service.stop();
+    let told = home.run(&["explain", "1"]).code(0).stdout;
+    assert!(told.contains("✓ would fire now  kept") && told.contains("now: 1 of 3 routes takes this event"), "{told}");
+    assert!(told.contains("· 1 route listens to other keys: poisoned  (`-v` says why)"), "{told}");
+    assert!(!told.contains("MARKER-OF-THE-PAYLOAD"), "{told}");
+    let all = home.run(&["explain", "1", "-v"]).code(0).stdout;
+    assert!(all.contains("nearest is `poison.#`") && all.contains("MARKER-OF-THE-PAYLOAD"), "{all}");
+
+    // Another configuration on the same store: one route wants something else, the other one is gone.
+    home.write("config/router.toml", &ROUTES.replace(".py", ".rs").replace("poisoned", "renamed"));
+    let told = home.run(&["explain", "1"]).code(0);
+    assert!(part_of(&told, "kept").contains("then: handled; the configuration may have changed since"), "{}", told.stdout);
+    let gone = home.run(&["explain", "2"]).code(0).stdout;
+    assert!(gone.contains("(no longer in the configuration)") && gone.contains("then: not queued for it"), "{gone}");
+}
+
+#[test]
+fn an_event_whose_route_is_gone_is_told_to_be_stuck() {
+    let home = Home::new(ROUTES);
+    home.write("event.json", &write(1, "/home/ada/shop/cart.py").to_string());
+    let _ = home.run(&["publish", "event.json"]).code(0);
+    home.write("config/router.toml", &ROUTES.replace("\"kept\"", "\"other\""));
+    for args in [&["events"][..], &["explain", "1"]] {
+        let told = home.run(args).code(0).stdout;
+        assert!(told.contains("stuck: route `kept` is gone from the configuration; bring the name back"), "{args:?}: {told}");
+    }
 }
 
 #[test]

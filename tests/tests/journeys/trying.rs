@@ -67,6 +67,42 @@ fn stored_events_can_be_tried_beside_a_running_router() {
 }
 
 #[test]
+fn what_a_route_would_log_emit_or_give_up_on_is_said() {
+    let home = Home::new(
+        r##"
+[[route]]
+name = "logs"
+on = ["#"]
+handler = "log"
+with = { template = "{{ tool_name }} wrote {{ file_path }}" }
+
+[[route]]
+name = "once"
+on = ["#"]
+handler = "exec"
+retry = { attempts_max = 1 }
+with = { command = ["sh", "-c", "echo cannot frobnicate >&2; exit 1"] }
+
+[[route]]
+name = "checks"
+on = ["#"]
+coalesce = { by = "working_directory" }
+handler = "ci"
+with = { command = ["true"], cwd = "." }
+"##,
+    );
+    home.write("event.json", &write(1, "/home/ada/shop/cart.py").to_string());
+    let tried = |route: &str, args: &[&str]| home.run(&[&["try", route, "event.json"], args].concat());
+    assert!(tried("logs", &[]).code(0).stdout.contains("would log: Write wrote /home/ada/shop/cart.py"));
+    assert!(tried("logs", &["--live"]).code(0).stderr.contains("Write wrote /home/ada/shop/cart.py"));
+    assert!(tried("once", &[]).code(0).stdout.contains("would be handled, if its exit code says so"));
+    let failed = tried("once", &["--live"]).code(1).stdout;
+    assert!(failed.contains("exit code 1: cannot frobnicate") && failed.contains("(`attempts_max` is 1): a dead letter"), "{failed}");
+    let live = tried("checks", &["--live"]).code(0).stdout;
+    assert!(live.contains("not published by `try`: ci.run.finished") && live.contains("passed: exit code 0"), "{live}");
+}
+
+#[test]
 fn a_route_that_does_not_exist_is_an_error_with_the_list() {
     let ran = home().run(&["try", "keep", "event.json"]).code(1);
     assert!(ran.stderr.contains("there is no route `keep`") && ran.stderr.contains("`kept`, `poisoned`, `off`"), "{}", ran.stderr);

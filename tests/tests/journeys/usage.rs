@@ -51,6 +51,28 @@ fn wrong_usage_ends_with_2_and_says_what_is_meant() {
 }
 
 #[test]
+fn a_command_that_was_asked_for_json_fails_in_json_too() {
+    let home = Home::new("");
+    let ran = home.run(&["events", "--json"]).code(1);
+    let answer = ran.json();
+    assert_eq!(answer["schema"], "event-router.error.v1");
+    assert!(answer["error"].as_str().is_some_and(|error| error.contains("there is no store")), "{answer}");
+    let invalid = Home::new("wrong = true");
+    let answer = invalid.run(&["config", "show", "--json"]).code(78).json();
+    assert_eq!(answer["schema"], "event-router.error.v1", "{answer}");
+    assert!(answer["error"].as_str().is_some_and(|error| error.contains("wrong") && !error.contains('\u{1b}')), "{answer}");
+}
+
+#[test]
+fn options_of_every_command_stand_behind_its_own_and_seldom_ones_in_the_long_help_only() {
+    let home = Home::new("");
+    let (short, long) = (home.run(&["events", "-h"]).code(0).stdout, home.run(&["events", "--help"]).code(0).stdout);
+    assert!(short.find("--last") < short.find("Options of every command:") && short.find("Options of every command:") < short.find("--config"), "{short}");
+    assert!(!short.contains("--log-format") && long.contains("--log-format"), "{short}");
+    assert!(home.run(&["run", "--help"]).code(0).stdout.contains("exit code is 0"));
+}
+
+#[test]
 fn completions_are_printed_for_the_usual_shells() {
     let home = Home::new("");
     for (shell, mark) in [("bash", "complete -F"), ("zsh", "#compdef event-router"), ("fish", "complete -c event-router")] {

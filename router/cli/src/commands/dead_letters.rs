@@ -1,6 +1,7 @@
 //! `dead-letters list` and `dead-letters show`: what routes gave up on, and why.
 
-use router_api::{Clock as _, DeadLetterQuery, DeadLetterReason, StoredDeadLetter};
+use anyhow::bail;
+use router_api::{Clock as _, DeadLetterQuery, DeadLetterReason, DecodeLimits, Envelope, StoredDeadLetter};
 use router_core::config::Config;
 use router_http::{DeadLetterAnswer, DeadLettersAnswer};
 
@@ -8,14 +9,12 @@ use crate::{
     Ended,
     access::{Access, Purpose},
     args::{DeadLettersCommand, Global},
+    body_text,
     commands::block_on,
     setup,
     system::SystemClock,
     terminal::{BAD, BOLD, DIM, NAME, Output, Table, counted, harmless, harmless_lines, shortened, styled, time},
 };
-
-/// Lines of an event's body that are shown.
-const BODY_LINES_MAX: usize = 200;
 
 pub(crate) fn run(global: &Global, command: DeadLettersCommand, out: &mut Output) -> anyhow::Result<Ended> {
     let _log = global.begin_quiet_log()?;
@@ -25,7 +24,14 @@ pub(crate) fn run(global: &Global, command: DeadLettersCommand, out: &mut Output
             if let Some(reason) = &reason {
                 known_reason(reason)?;
             }
-            let letters = list(&config, &DeadLetterQuery { route, reason, limit: Some(limit) })?;
+            let letters = list(&config, &DeadLetterQuery { route: route.clone(), reason, limit: Some(limit) })?;
+            if letters.is_empty()
+                && let Some(route) = &route
+                && config.routes.iter().all(|known| known.name != *route)
+            {
+                let names: Vec<String> = config.routes.iter().map(|route| format!("`{}`", route.name)).collect();
+                bail!("there is no route `{route}`, and no dead letter of one; there are {}", names.join(", "));
+            }
             if json.json {
                 out.json(&DeadLettersAnswer { schema: DeadLettersAnswer::SCHEMA.into(), dead_letters: letters })?;
             } else {
@@ -42,7 +48,7 @@ pub(crate) fn run(global: &Global, command: DeadLettersCommand, out: &mut Output
             if json.json {
                 out.json(&DeadLetterAnswer { schema: DeadLetterAnswer::SCHEMA.into(), dead_letter: letter })?;
             } else {
-                show_one(out, &letter)?;
+                show_one(out, &letter, config.limits.decode)?;
             }
         }
     }
@@ -53,7 +59,7 @@ fn known_reason(text: &str) -> anyhow::Result<()> {
     let quoted = serde_json::Value::String(text.to_owned());
     match serde_json::from_value::<DeadLetterReason>(quoted) {
         Ok(_) => Ok(()),
-        Err(_) => anyhow::bail!("`{text}` is no reason of a dead letter: see `event-router dead-letters list --help`"),
+        Err(_) => bail!("`{text}` is no reason of a dead letter: see `event-router dead-letters list --help`"),
     }
 }
 
@@ -72,7 +78,7 @@ fn show_list(out: &mut Output, letters: &[StoredDeadLetter], limit: u32) -> anyh
         return Ok(());
     }
     let now = SystemClock.now();
-    let mut table = Table::new(&["ID", "AT", "ROUTE", "REASON", "TRIES", "KEY", "ERROR"]);
+    let mut table = Table::new(&["ID", "AT", "ROUTE", "REASON", "TRIES", "EVENT", "KEY", "ERROR"]);
     for stored in letters {
         let letter = &stored.letter;
         table.row(vec![
@@ -81,6 +87,7 @@ fn show_list(out: &mut Output, letters: &[StoredDeadLetter], limit: u32) -> anyh
             (NAME, letter.route.to_string()),
             (BAD, letter.reason.to_string()),
             (anstyle::Style::new(), letter.attempts.to_string()),
+            (DIM, stored.seq.map(|seq| seq.to_string()).unwrap_or_default()),
             (anstyle::Style::new(), stored.key.to_string()),
             (anstyle::Style::new(), shortened(&letter.error, 80)),
         ]);
@@ -92,11 +99,12 @@ fn show_list(out: &mut Output, letters: &[StoredDeadLetter], limit: u32) -> anyh
     Ok(())
 }
 
-fn show_one(out: &mut Output, stored: &StoredDeadLetter) -> anyhow::Result<()> {
+fn show_one(out: &mut Output, stored: &StoredDeadLetter, limits: DecodeLimits) -> anyhow::Result<()> {
     let (letter, now) = (&stored.letter, SystemClock.now());
     let mut line = |name: &str, value: String| out.line(format_args!("{}  {value}", styled(DIM, format_args!("{name:<9}"))));
     line("id", styled(BOLD, harmless(&stored.id)))?;
     line("route", format!("{} (plugin `{}`)", styled(NAME, &letter.route), harmless(&letter.plugin)))?;
+    line("event", event_text(stored, limits))?;
     line("key", harmless(stored.key.as_str()).into_owned())?;
     line("stored", time(stored.stored_at, now))?;
     line("buried", time(letter.buried_at, now))?;
@@ -121,17 +129,22 @@ fn show_one(out: &mut Output, stored: &StoredDeadLetter) -> anyhow::Result<()> {
     }
     out.gap()?;
     out.line(styled(BOLD, "Event"))?;
-    let body = match serde_json::from_slice::<serde_json::Value>(&stored.body) {
-        Ok(value) => serde_json::to_string_pretty(&value)?,
-        Err(_) => String::from_utf8_lossy(&stored.body).into_owned(),
-    };
-    let lines = body.lines().count();
-    let shown: Vec<String> = body.lines().take(BODY_LINES_MAX).map(|line| shortened(line, 400)).collect();
-    out.line(indented(&shown.join("\n")))?;
-    if lines > BODY_LINES_MAX {
-        out.line(styled(DIM, format_args!("  … {} more lines; `--json` has all", lines - BODY_LINES_MAX)))?;
+    let (lines, more) = body_text::lines(&stored.body);
+    out.line(lines.join("\n"))?;
+    if more > 0 {
+        out.line(styled(DIM, format_args!("  … {more} more lines; `--json` has all")))?;
     }
     Ok(())
+}
+
+/// `number 22, id e-1 (event-router explain 22)`, as far as it is known.
+fn event_text(stored: &StoredDeadLetter, limits: DecodeLimits) -> String {
+    let envelope = Envelope::decode(stored.key.clone(), stored.body.clone(), limits).ok();
+    let id = envelope.as_ref().and_then(Envelope::id).map(|id| format!("id {}", shortened(id.as_str(), 80)));
+    let number = stored.seq.map(|seq| format!("number {seq}"));
+    let named: Vec<String> = number.into_iter().chain(id).collect();
+    let explain = stored.seq.map(|seq| styled(DIM, format_args!(" (event-router explain {seq})"))).unwrap_or_default();
+    format!("{}{explain}", if named.is_empty() { "without a number or an id".to_owned() } else { named.join(", ") })
 }
 
 fn indented(text: &str) -> String {

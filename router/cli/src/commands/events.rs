@@ -1,17 +1,18 @@
 //! `events`: the last events of the archive and what became of them.
 
-use jiff::Timestamp;
-use router_api::{ArchivedEvent, Clock as _, DecodeLimits, DeliveryRecord, DeliveryState, Envelope, EventQuery, Fate};
+use router_api::{ArchivedEvent, Clock as _, DecodeLimits, Envelope, EventQuery};
 use router_http::EventsAnswer;
+use serde_json::Value;
 
 use crate::{
     Ended,
     access::{Access, Purpose},
     args::{EventsArgs, Global},
     commands::block_on,
+    fates::{Fates, emitter},
     setup,
     system::SystemClock,
-    terminal::{BAD, BOLD, DIM, GOOD, NAME, Output, WARN, counted, harmless, shortened, styled, time},
+    terminal::{BOLD, DIM, NAME, Output, WARN, counted, harmless, shortened, styled, time},
 };
 
 pub(crate) fn run(global: &Global, args: &EventsArgs, out: &mut Output) -> anyhow::Result<Ended> {
@@ -25,7 +26,7 @@ pub(crate) fn run(global: &Global, args: &EventsArgs, out: &mut Output) -> anyho
         Ok(events?)
     })?;
     if args.json.json {
-        out.json(&EventsAnswer { schema: EventsAnswer::SCHEMA.into(), events })?;
+        out.json(&with_parsed_events(&EventsAnswer { schema: EventsAnswer::SCHEMA.into(), events })?)?;
         return Ok(Ended::Well);
     }
     if events.is_empty() {
@@ -34,34 +35,44 @@ pub(crate) fn run(global: &Global, args: &EventsArgs, out: &mut Output) -> anyho
     }
     // The newest one is what people look for, so it stands last, beside the prompt.
     events.reverse();
-    let now = SystemClock.now();
+    let fates = Fates { config: &config, now: SystemClock.now() };
     for event in &events {
-        show(out, event, config.limits.decode, now)?;
+        show(out, event, &fates)?;
     }
     Ok(Ended::Well)
 }
 
-fn show(out: &mut Output, event: &ArchivedEvent, limits: DecodeLimits, now: Timestamp) -> anyhow::Result<()> {
-    let id = event.id.as_deref().map(|id| shortened(id, 36)).unwrap_or_default();
-    let redacted = if event.redactions > 0 { format!("  {}", counted(event.redactions.into(), "value redacted", "values redacted")) } else { String::new() };
-    out.line(format_args!(
-        "{:>6}  {}  {}  {}{}",
-        event.seq,
-        time(event.stored_at, now),
-        styled(BOLD, harmless(event.key.as_str())),
-        styled(DIM, id),
-        styled(DIM, redacted)
-    ))?;
-    if let Some(summary) = summary(event, limits) {
-        out.line(format_args!("        {}", styled(DIM, summary)))?;
+/// Each event gets `event` beside `body`: what the exact bytes say, for programs that would parse them anyway.
+fn with_parsed_events(answer: &EventsAnswer) -> anyhow::Result<Value> {
+    let mut shown = serde_json::to_value(answer)?;
+    for (shown, event) in shown["events"].as_array_mut().into_iter().flatten().zip(&answer.events) {
+        shown["event"] = serde_json::from_slice(&event.body).unwrap_or_default();
+    }
+    Ok(shown)
+}
+
+fn show(out: &mut Output, event: &ArchivedEvent, fates: &Fates<'_>) -> anyhow::Result<()> {
+    let mut head = format!("{:>6}  {}  {}", event.seq, time(event.stored_at, fates.now), styled(BOLD, harmless(event.key.as_str())));
+    let redacted = (event.redactions > 0).then(|| counted(event.redactions.into(), "value redacted", "values redacted"));
+    for part in event.id.as_deref().map(|id| shortened(id, 36)).into_iter().chain(redacted) {
+        head.push_str(&format!("  {}", styled(DIM, part)));
+    }
+    out.line(head)?;
+    let emitter = emitter(event, fates.config);
+    let parts = [emitter.clone(), summary(event, fates.config.limits.decode)];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if !parts.is_empty() {
+        out.line(format_args!("        {}", styled(DIM, parts.join("  "))))?;
     }
     if event.deliveries.is_empty() {
-        out.line(format_args!("        {}", styled(WARN, "no route wanted it")))?;
+        // What a route tells of its work may be for nobody, and that is nothing to look at.
+        let style = if emitter.is_some() { DIM } else { WARN };
+        out.line(format_args!("        {}", styled(style, if emitter.is_some() { "no route listens to it" } else { "no route wanted it" })))?;
     }
     let width = event.deliveries.iter().map(|delivery| delivery.route.as_str().len()).max().unwrap_or(0);
-    for delivery in &event.deliveries {
+    for (delivery, told) in fates.of(event) {
         let name = styled(NAME, format_args!("{:width$}", delivery.route.as_str()));
-        out.line(format_args!("        {} {name}  {}", sign(&delivery.state), state(delivery, now)))?;
+        out.line(format_args!("        {} {name}  {}", told.sign, told.text))?;
     }
     Ok(())
 }
@@ -74,53 +85,13 @@ fn summary(event: &ArchivedEvent, limits: DecodeLimits) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("  "))
 }
 
-fn sign(state: &DeliveryState) -> String {
-    match state {
-        DeliveryState::Queued | DeliveryState::InHand { .. } => styled(DIM, "…"),
-        DeliveryState::Waiting { .. } => styled(WARN, "↻"),
-        DeliveryState::Finished(Fate::Handled { .. } | Fate::Shadowed { .. }) => styled(GOOD, "✓"),
-        DeliveryState::Finished(_) => styled(DIM, "·"),
-        DeliveryState::Dead { .. } => styled(BAD, "✗"),
-    }
-}
-
-/// What became of an event on one route, as a sentence fragment.
-pub(crate) fn state(delivery: &DeliveryRecord, now: Timestamp) -> String {
-    let attempts =
-        if delivery.attempts > 0 { format!(" after {}", counted(delivery.attempts.into(), "failed attempt", "failed attempts")) } else { String::new() };
-    match &delivery.state {
-        DeliveryState::Queued | DeliveryState::InHand { .. } => "waits in its queue".to_owned(),
-        DeliveryState::Waiting { error } => {
-            let error = error.as_deref().map(|error| format!(": {}", shortened(error, 120))).unwrap_or_default();
-            format!("tried again at {}{attempts}{error}", time(delivery.at, now))
-        }
-        DeliveryState::Finished(fate) => format!("{}{attempts}", fate_text(fate)),
-        DeliveryState::Dead { id, reason } => format!("given up on ({reason}){attempts}: see `event-router dead-letters show {}`", harmless(id)),
-    }
-}
-
-/// How an event was finished, as a sentence fragment.
-pub(crate) fn fate_text(fate: &Fate) -> String {
-    match fate {
-        Fate::Handled { burst: None, .. } => "handled".to_owned(),
-        Fate::Handled { burst: Some(burst), .. } => format!("handled in a burst of {}", counted(burst.events.into(), "event", "events")),
-        Fate::Skipped { reason } => format!("nothing to do: {}", shortened(reason, 160)),
-        Fate::Filtered => "not wanted any more".to_owned(),
-        Fate::Duplicate { key } => format!("done before, as `{}`", shortened(key, 60)),
-        Fate::Shadowed { effects } if effects.is_empty() => "shadow: nothing to do outside".to_owned(),
-        Fate::Shadowed { effects } => {
-            let effects: Vec<String> = effects.iter().map(|effect| shortened(effect, 160)).collect();
-            format!("shadow: {}", effects.join("; "))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
 
     use bytes::Bytes;
-    use router_api::{BurstNote, DeadLetterReason, RoutingKey};
+    use jiff::Timestamp;
+    use router_api::{BurstNote, DeadLetterReason, DeliveryRecord, DeliveryState, Fate, RoutingKey};
 
     use super::*;
 
@@ -160,9 +131,12 @@ mod tests {
         };
         let written = Written::default();
         let mut out = Output::plain(written.clone());
-        show(&mut out, &event, DecodeLimits::default(), Timestamp::UNIX_EPOCH).unwrap();
+        let routes = ["ci", "flume", "shadow"].map(|name| format!("[[route]]\nname = \"{name}\"\non = [\"#\"]\nhandler = \"log\"\n")).concat();
+        let config = crate::setup::tests::config(&routes);
+        show(&mut out, &event, &Fates { config: &config, now: Timestamp::UNIX_EPOCH }).unwrap();
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        assert!(text.lines().all(|line| !line.ends_with(' ')), "{text:?}");
         for part in [
             "17",
             "2 values redacted",
@@ -173,5 +147,25 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+    }
+
+    #[test]
+    fn an_event_of_the_router_itself_is_told_with_its_route_and_is_no_miss() {
+        let event = ArchivedEvent {
+            seq: 18,
+            id: None,
+            key: RoutingKey::new("ci.run.finished").unwrap(),
+            body: Bytes::from_static(br#"{"event_id":"e-1","source":{"app":"event-router","meta":{"route":"ci"}},"payload":{}}"#),
+            stored_at: Timestamp::UNIX_EPOCH,
+            hops: 1,
+            redactions: 0,
+            deliveries: Vec::new(),
+        };
+        let written = Written::default();
+        let config = crate::setup::tests::config("");
+        show(&mut Output::plain(written.clone()), &event, &Fates { config: &config, now: Timestamp::UNIX_EPOCH }).unwrap();
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains("emitted by route `ci`") && text.contains("no route listens to it") && !text.contains("wanted"), "{text}");
+        assert!(text.lines().all(|line| !line.ends_with(' ')), "{text:?}");
     }
 }

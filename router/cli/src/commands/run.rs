@@ -30,7 +30,6 @@ use crate::{
     setup::{self, InvalidConfig, Setup},
     store_key,
     system::{OsChance, SystemClock, host_name},
-    systemd,
     terminal::counted,
 };
 
@@ -71,7 +70,6 @@ fn end(handlers: Runtime, io: Runtime, log: LogGuard) {
 async fn serve(setup: Setup, handlers: Handle) -> anyhow::Result<()> {
     // First of all: a signal that comes while the program starts must not be lost.
     let mut signals = Signals::listen()?;
-    systemd::keep_watchdog();
     for diagnostic in setup.report.diagnostics() {
         let place = diagnostic.place.as_ref().map(ToString::to_string).unwrap_or_default();
         match diagnostic.severity {
@@ -81,7 +79,8 @@ async fn serve(setup: Setup, handlers: Handle) -> anyhow::Result<()> {
         }
     }
     let Setup { config, located, registry, effects, .. } = setup;
-    info!(version = env!("CARGO_PKG_VERSION"), hash = config.hash.as_str(), "event-router starts with {}", located.describe());
+    let hash = config.hash.get(..12).unwrap_or(&config.hash);
+    info!(version = env!("CARGO_PKG_VERSION"), hash, "event-router starts with {}", located.describe());
 
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let chance: Arc<dyn Chance> = Arc::new(OsChance);
@@ -96,15 +95,17 @@ async fn serve(setup: Setup, handlers: Handle) -> anyhow::Result<()> {
         .fingerprint_key(key)
         .build();
 
+    // Asked before the routes take them up.
+    let interrupted = interrupted(&config, &*embedded).await;
     // The doors are bound before a route starts, so that a taken port costs nothing; they answer when the routes are there.
     let stopping = CancellationToken::new();
     let served = match doors(&config, router.admin()).await {
         Ok(doors) => match router.apply(config.clone()).await {
             Ok(applied) => {
+                interrupted.iter().for_each(|line| info!("{line}"));
                 announce(&config, &applied.waiting);
                 let tasks = doors.serve(&stopping);
                 info!("ready");
-                systemd::ready(status_line(&config)).await;
                 signals.until_stop().await;
                 stop(&router, &mut signals, stopping, tasks).await;
                 Ok(())
@@ -139,6 +140,21 @@ async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<A
         warn!("store `{path}`: {finding}");
     }
     Ok(embedded)
+}
+
+/// A sentence for each route whose handlings the death of the last process broke off.
+async fn interrupted(config: &Config, store: &dyn Store) -> Vec<String> {
+    let mut lines = Vec::new();
+    for route in config.routes.iter().filter(|route| route.enabled) {
+        // A store that cannot be read says so when the route starts.
+        let count = store.suspects(&route.name).await.map_or(0, |suspects| suspects.len() as u64);
+        let (was, is) = if count == 1 { ("was", "it is") } else { ("were", "they are") };
+        if count > 0 {
+            let handlings = counted(count, "handling", "handlings");
+            lines.push(format!("{handlings} {was} interrupted when the last process died; {is} repeated: route `{}`", route.name));
+        }
+    }
+    lines
 }
 
 struct Doors {
@@ -186,22 +202,15 @@ fn announce(config: &Config, waiting: &[(router_api::RouteName, u64)]) {
         info!("switched off: {}", off.join(", "));
     }
     for (route, events) in waiting {
-        let events = counted(*events, "event", "events");
-        warn!(route = route.as_str(), "{events} wait in the queue of route `{route}`, which is off or gone");
+        let events = counted(*events, "event waits", "events wait");
+        warn!(route = route.as_str(), "{events} in the queue of route `{route}`, which is off or gone");
     }
-}
-
-/// What a service manager shows of a running router.
-fn status_line(config: &Config) -> String {
-    let on = config.routes.iter().filter(|route| route.enabled).count() as u64;
-    format!("{} on, configuration {}", counted(on, "route", "routes"), config.hash.get(..12).unwrap_or(&config.hash))
 }
 
 /// The routes first, each within its `drain_ms`; the doors stay open meanwhile, so that no producer loses an event and `events` answers
 /// while the last handling runs: what comes in is stored and waits for the next start. A second signal cuts it short.
 async fn stop(router: &Router, signals: &mut Signals, stopping: CancellationToken, tasks: Vec<JoinHandle<()>>) {
     info!("stopping: what runs is finished, what waits and what still comes in stays queued");
-    systemd::stopping().await;
     let drained = {
         let draining = router.drain();
         tokio::pin!(draining);
@@ -226,8 +235,8 @@ async fn stop(router: &Router, signals: &mut Signals, stopping: CancellationToke
         }
     };
     if drained.cancelled > 0 {
-        let handlings = counted(drained.cancelled.into(), "handling", "handlings");
-        warn!("{handlings} did not end in time and were cancelled; their events stay queued, with no attempt counted");
+        let (handlings, were) = (counted(drained.cancelled.into(), "handling", "handlings"), if drained.cancelled == 1 { "was" } else { "were" });
+        warn!("{handlings} did not end in time and {were} cancelled; what they handled stays queued, with no attempt counted");
     }
     stopping.cancel();
     for task in tasks {

@@ -7,10 +7,14 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use anyhow::bail;
 use async_trait::async_trait;
 use router_api::{
-    Attempt, BuildError, Canceller, Clock as _, Context, ContextParts, DryRun, Effect, EffectClass, EffectContext, EffectError, EffectPort, EffectReply, Emit,
-    Envelope, HandlerError, Matcher as _, Outcome, OwnWork, Program, RouteMode,
+    Attempt, BuildError, Canceller, Clock as _, Context, ContextParts, DeadLetterReason, DryRun, Effect, EffectClass, EffectContext, EffectError, EffectPort,
+    EffectReply, Emit, Envelope, FailureClass, HandlerError, Matcher as _, Outcome, OwnWork, Program, RouteMode,
 };
-use router_core::{RouteMatcher, build_handler, config::RouteConfig};
+use router_core::{
+    RouteMatcher, build_handler,
+    config::RouteConfig,
+    policy::{Failure, Verdict},
+};
 use serde::Serialize;
 use tokio::sync::Mutex;
 
@@ -34,7 +38,7 @@ enum Came {
     /// It had nothing to do.
     Skipped { reason: String },
     /// It failed; `consequence` is what the running router would do.
-    Failed { error: String, detail: Option<String>, consequence: &'static str },
+    Failed { error: String, detail: Option<String>, consequence: String },
 }
 
 /// `event-router.try.v1`.
@@ -52,6 +56,9 @@ struct TryAnswer {
     came: Came,
     /// One sentence each.
     effects: Vec<String>,
+    /// What the handler noted of its result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
     emits: Vec<EmitLine>,
     elapsed_ms: u64,
 }
@@ -64,7 +71,8 @@ struct EmitLine {
 }
 
 pub(crate) fn run(global: &Global, args: &TryArgs, out: &mut Output) -> anyhow::Result<Ended> {
-    let _log = global.begin_quiet_log()?;
+    // A live `log` route writes its line here too.
+    let _log = global.begin_log_of_try()?;
     let setup = setup::load(global)?;
     let Some(route) = setup.config.routes.iter().find(|route| route.name == args.route) else {
         let names: Vec<String> = setup.config.routes.iter().map(|route| format!("`{}`", route.name)).collect();
@@ -113,9 +121,9 @@ async fn handle(route: &RouteConfig, handler: Arc<dyn router_api::Handler>, even
         Ok(Ok(Ok(Outcome::Done))) => Came::Handled,
         Ok(Ok(Ok(Outcome::Skipped { reason }))) => Came::Skipped { reason },
         Ok(Ok(Err(HandlerError::Effect(error)))) if error.class == EffectClass::DryRun => Came::Handled,
-        Ok(Ok(Err(error))) => failed(&error),
-        Ok(Err(_)) => Came::Failed { error: "the handler panicked".to_owned(), detail: None, consequence: "tried again later" },
-        Err(_) => Came::Failed { error: format!("not done within {}", duration(route.timeout)), detail: None, consequence: "tried again later" },
+        Ok(Ok(Err(error))) => failed(route, &error),
+        Ok(Err(_)) => came_to(route, &Failure::new(FailureClass::Panic, "the handler panicked")),
+        Err(_) => came_to(route, &Failure::new(FailureClass::Timeout, format!("not done within {}, the route's `timeout_ms`", duration(route.timeout)))),
     };
     // Commands that a time-out left behind are ended.
     canceller.cancel();
@@ -131,6 +139,7 @@ async fn handle(route: &RouteConfig, handler: Arc<dyn router_api::Handler>, even
         wanted,
         came,
         effects: recorded,
+        note: cx.take_note(),
         emits: emits.into_iter().map(|Emit { key, body, after, .. }| EmitLine { key: key.to_string(), after_ms: after.map(ms), body }).collect(),
         elapsed_ms: ms(clock.monotonic() - begun),
     }
@@ -140,22 +149,22 @@ fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn failed(error: &HandlerError) -> Came {
-    let (consequence, detail) = match error {
-        HandlerError::Retry { .. } | HandlerError::RetryAfter { .. } => ("tried again later", None),
-        HandlerError::Reject { .. } => ("given up on at once", None),
-        HandlerError::Pause { .. } => ("the route would pause until its target is back", None),
-        HandlerError::Effect(effect) => {
-            let consequence = match effect.class {
-                EffectClass::Unreachable => "the route would pause until its target is back",
-                EffectClass::Refused | EffectClass::Forbidden => "given up on at once",
-                _ => "tried again later",
-            };
-            (consequence, effect.detail.clone())
-        }
-        _ => ("tried again later", None),
+fn failed(route: &RouteConfig, error: &HandlerError) -> Came {
+    match Failure::of(error) {
+        Some(failure) => came_to(route, &failure),
+        None => came_to(route, &Failure::new(FailureClass::Error, error.to_string())),
+    }
+}
+
+/// What the running router would do after this failure of a first attempt.
+fn came_to(route: &RouteConfig, failure: &Failure) -> Came {
+    let consequence = match route.retry.decide(failure, 1, 0.0) {
+        Verdict::RetryIn(_) => format!("tried again later, {} attempts at most", route.retry.attempts_max),
+        Verdict::Pause(_) => "the route would pause until its target is back".to_owned(),
+        Verdict::Bury(DeadLetterReason::Exhausted) if route.retry.attempts_max == 1 => "given up on at once (`attempts_max` is 1): a dead letter".to_owned(),
+        Verdict::Bury(_) => "given up on at once: a dead letter".to_owned(),
     };
-    Came::Failed { error: error.to_string(), detail, consequence }
+    Came::Failed { error: failure.error.clone(), detail: failure.detail.clone(), consequence }
 }
 
 /// Performs effects for real and notes what was done.
@@ -210,13 +219,23 @@ fn show(out: &mut Output, answer: &TryAnswer, enabled: bool) -> anyhow::Result<(
     }
     for emit in &answer.emits {
         let after = emit.after_ms.map(|after| format!(" to this route after {}", duration(Duration::from_millis(after)))).unwrap_or_default();
-        out.line(format_args!("  would emit: {}{after} {}", harmless(&emit.key), styled(DIM, shortened(&emit.body["payload"].to_string(), 200))))?;
+        // `--live` performs the effects; events belong to a handling that the router has recorded.
+        let would = if answer.live { "not published by `try`" } else { "would emit" };
+        out.line(format_args!("  {would}: {}{after} {}", harmless(&emit.key), styled(DIM, shortened(&emit.body["payload"].to_string(), 200))))?;
+    }
+    if let Some(note) = &answer.note {
+        out.line(format_args!("  {}", shortened(note, 400)))?;
     }
     let elapsed = styled(DIM, format_args!("({})", duration(Duration::from_millis(answer.elapsed_ms))));
     match &answer.came {
         Came::Handled if answer.live => out.line(format_args!("{} handled {elapsed}", styled(GOOD, "✓")))?,
         Came::Handled => {
-            let nothing = if answer.effects.is_empty() { ", with nothing to do outside" } else { "" };
+            let runs = answer.effects.iter().any(|effect| effect.starts_with("would run: "));
+            let nothing = match answer.handler.as_str() {
+                "exec" if runs => ", if its exit code says so",
+                _ if answer.effects.is_empty() && answer.emits.is_empty() && answer.note.is_none() => ", with nothing to do outside",
+                _ => "",
+            };
             out.line(format_args!("{} would be handled{nothing} {elapsed}", styled(GOOD, "✓")))?;
         }
         Came::Skipped { reason } => out.line(format_args!("{} nothing to do: {} {elapsed}", styled(DIM, "·"), shortened(reason, 400)))?,

@@ -45,12 +45,12 @@ pub(crate) fn run(global: &Global, args: &DemoArgs, out: &mut Output) -> anyhow:
     let setup = if global.config.is_empty() { setup::load_located(setup::built_in()?)? } else { setup::load(global)? };
     let directory = tempfile::Builder::new().prefix("event-router-demo-").tempdir().context("no temporary directory can be made")?;
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let played = runtime.block_on(play(setup, args.speed, directory.path(), out));
+    let played = runtime.block_on(play(setup, args.speed, directory.path(), &telling::program(&global.config), out));
     runtime.shutdown_timeout(HANDLING);
     played.map(|()| Ended::Well)
 }
 
-async fn play(setup: Setup, speed: u32, directory: &std::path::Path, out: &mut Output) -> anyhow::Result<()> {
+async fn play(setup: Setup, speed: u32, directory: &std::path::Path, program: &str, out: &mut Output) -> anyhow::Result<()> {
     let Setup { mut config, registry, effects, .. } = setup;
     shadow_all(&mut config);
     let story = StoryClock::new();
@@ -69,7 +69,7 @@ async fn play(setup: Setup, speed: u32, directory: &std::path::Path, out: &mut O
     router.apply(config.clone()).await.map_err(InvalidConfig::message)?;
 
     let mut stage = Stage { admin: router.admin(), clock: story.clone(), speed, watching, telling: Telling::new(&config), config, collecting: BTreeMap::new() };
-    let told = stage.play(out).await;
+    let told = stage.play(program, out).await;
     let ending = async {
         router.drain().await;
         embedded.close().await;
@@ -109,7 +109,7 @@ struct Stage {
 }
 
 impl Stage {
-    async fn play(&mut self, out: &mut Output) -> anyhow::Result<()> {
+    async fn play(&mut self, program: &str, out: &mut Output) -> anyhow::Result<()> {
         self.telling.opening(out, &self.config)?;
         for (index, recorded) in session::recording().iter().enumerate() {
             self.pass(Duration::from_millis(recorded.after_ms)).await;
@@ -122,7 +122,7 @@ impl Stage {
             self.clock.advance(quiet);
             self.tell_bursts(out).await?;
         }
-        self.telling.closing(out, &self.config, self.watching.redactions())?;
+        self.telling.closing(out, &self.config, self.watching.redactions(), program)?;
         Ok(())
     }
 
@@ -143,7 +143,9 @@ impl Stage {
         let received = |stage: &Self, route: &str| stage.watching.received(route);
         let before: BTreeMap<String, u64> =
             self.config.routes.iter().map(|route| route.name.to_string()).map(|name| (name.clone(), received(self, &name))).collect();
+        let redacted_before = self.watching.redactions();
         let published = self.admin.publish(Publication::new(recorded.key.clone(), recorded.body.clone())).await?;
+        let redactions = self.watching.redactions() - redacted_before;
         let explanation = explain(&self.config.routes, Ok(&event), &recorded.key);
         let fires: Vec<&str> = explanation.routes.iter().filter(|route| route.verdict.fires()).map(|route| route.route.as_str()).collect();
         let mut outcomes = BTreeMap::new();
@@ -159,7 +161,8 @@ impl Stage {
                 outcomes.insert(name.to_owned(), outcome);
             }
         }
-        let told = Told { number, recorded, routed: published.routed, explanation: &explanation, outcomes: &outcomes, collecting: &self.collecting };
+        let told =
+            Told { number, recorded, routed: published.routed, redactions, explanation: &explanation, outcomes: &outcomes, collecting: &self.collecting };
         self.telling.event(out, &told, &self.config)
     }
 

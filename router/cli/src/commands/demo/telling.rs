@@ -25,6 +25,8 @@ pub(crate) struct Told<'a> {
     pub(crate) number: usize,
     pub(crate) recorded: &'a Recorded,
     pub(crate) routed: bool,
+    /// Secrets that were taken out of it.
+    pub(crate) redactions: u64,
     pub(crate) explanation: &'a Explanation,
     /// Of routes that are done with it.
     pub(crate) outcomes: &'a BTreeMap<String, Outcome>,
@@ -66,7 +68,7 @@ impl Telling {
         if !off.is_empty() {
             out.line(styled(DIM, format_args!("Switched off in this configuration: {}", off.join(", "))))?;
         }
-        out.line(styled(DIM, "✓ fires   … collects a burst   ✗ not quite, with the reason   ∅ nobody wants it"))?;
+        out.line(styled(DIM, "✓ fires   … collects a burst   ✗ not quite, with the reason   · nothing to do   ! fails   ∅ nobody wants it"))?;
         Ok(())
     }
 
@@ -75,6 +77,13 @@ impl Telling {
         out.gap()?;
         let key = styled(BOLD, format_args!("{:<38}", harmless(told.recorded.key.as_str())));
         out.line(format_args!("{:>2}  {key} {}", told.number, harmless(&told.recorded.note)))?;
+        if told.redactions > 0 {
+            out.line(format_args!("    {}", styled(WARN, format_args!("{} taken out before it was stored", counted(told.redactions, "secret", "secrets")))))?;
+        }
+        if !told.routed {
+            self.unmatched += 1;
+            out.line(format_args!("    {} no route wants it: stored and counted, and no failure", styled(WARN, "∅")))?;
+        }
         let (mut misses, mut untold, mut elsewhere) = (0, 0, 0);
         for route in &told.explanation.routes {
             let name = self.name(route.route.as_str());
@@ -82,17 +91,15 @@ impl Telling {
                 Verdict::Fires { .. } => self.fired(out, route, told, config)?,
                 Verdict::FilterMismatch { failure, .. } if misses < MISSES_MAX => {
                     misses += 1;
-                    out.line(format_args!("    {} {name}  {}", styled(BAD, "✗"), styled(DIM, shortened(&failure.to_string(), 160))))?;
+                    // Under the sign that nobody wants it no second one is needed.
+                    let sign = if told.routed { styled(BAD, "✗") } else { " ".to_owned() };
+                    out.line(format_args!("    {sign} {name}  {}", styled(DIM, shortened(&failure.to_string(), 160))))?;
                 }
                 Verdict::FilterMismatch { .. } | Verdict::Undecodable { .. } => untold += 1,
                 Verdict::KeyMismatch { .. } => elsewhere += 1,
                 // Named at the beginning, once.
                 Verdict::Disabled { .. } => {}
             }
-        }
-        if !told.routed {
-            self.unmatched += 1;
-            out.line(format_args!("    {} no route wants it: stored and counted, and no failure", styled(WARN, "∅")))?;
         }
         let mut rest = Vec::new();
         if untold > 0 {
@@ -169,7 +176,7 @@ impl Telling {
                 sum.effects += effects.len();
                 sum.last = effects.first().cloned();
             }
-            EndedAs::Otherwise(text) => {
+            EndedAs::Otherwise(text) | EndedAs::Nothing(text) => {
                 sum.last.get_or_insert_with(|| text.clone());
             }
             EndedAs::Failed(error) => {
@@ -179,14 +186,14 @@ impl Telling {
         }
     }
 
-    pub(crate) fn closing(&self, out: &mut Output, config: &Config, redactions: u64) -> anyhow::Result<()> {
+    pub(crate) fn closing(&self, out: &mut Output, config: &Config, redactions: u64, program: &str) -> anyhow::Result<()> {
         out.gap()?;
         out.line(styled(BOLD, "What the handlers would have done"))?;
         for route in &config.routes {
             let Some(sum) = self.sums.get(route.name.as_str()) else { continue };
             let times = if sum.handlings == 1 { String::new() } else { format!(" (the last of {})", sum.handlings) };
-            let last = sum.last.as_deref().unwrap_or_default();
-            let shown = if sum.failures > 0 { styled(BAD, last) } else { last.to_owned() };
+            let last = with_short_ids(sum.last.as_deref().unwrap_or_default());
+            let shown = if sum.failures > 0 { styled(BAD, last) } else { last };
             out.line(format_args!(
                 "  {}  {:>2} {}  {shown}{}",
                 self.name(route.name.as_str()),
@@ -206,7 +213,6 @@ impl Telling {
         out.line(styled(DIM, facts.join(", ")))?;
         out.gap()?;
         out.line(styled(BOLD, "Next"))?;
-        let program = program();
         let steps = [
             ("run", "be the service: events come in over HTTP and are stored before anything runs"),
             ("publish --sample write", "send it one of these events, from another terminal"),
@@ -225,7 +231,8 @@ impl Telling {
 fn in_words(ended: &EndedAs, note: &str) -> (String, String) {
     let note = if note.is_empty() { String::new() } else { format!("  {}", styled(DIM, note)) };
     match ended {
-        EndedAs::WouldDo(effects) => (styled(GOOD, "✓"), format!("{}{note}", effects.join("; "))),
+        EndedAs::WouldDo(effects) => (styled(GOOD, "✓"), format!("{}{note}", with_short_ids(&effects.join("; ")))),
+        EndedAs::Nothing(text) => (styled(DIM, "·"), format!("{}{note}", styled(DIM, text))),
         EndedAs::Otherwise(text) => (styled(GOOD, "✓"), format!("{}{note}", styled(DIM, text))),
         EndedAs::Failed(error) => (styled(BAD, "!"), format!("{}{note}", styled(BAD, error))),
     }
@@ -246,9 +253,53 @@ fn effects_text(ended: &EndedAs) -> String {
     parts.into_iter().filter(|(count, _)| *count > 0).map(|(_, text)| format!(", {text}")).collect()
 }
 
-/// How this program was called: in a fresh clone through cargo.
-fn program() -> &'static str {
+/// Ids in addresses by their first letters: in full they hide what differs from line to line.
+fn with_short_ids(text: &str) -> String {
+    const LENGTH: usize = 36;
+    let is_id = |text: &str| {
+        let fits = |(at, byte): (usize, u8)| if matches!(at, 8 | 13 | 18 | 23) { byte == b'-' } else { byte.is_ascii_hexdigit() };
+        text.len() >= LENGTH && text.bytes().take(LENGTH).enumerate().all(fits)
+    };
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(letter) = rest.chars().next() {
+        if is_id(rest) {
+            shown.push_str(&rest[..4]);
+            shown.push('…');
+            rest = &rest[LENGTH..];
+        } else {
+            shown.push(letter);
+            rest = &rest[letter.len_utf8()..];
+        }
+    }
+    shown
+}
+
+/// How this program was called: in a fresh clone through cargo, and with which configuration.
+pub(crate) fn program(config: &[std::path::PathBuf]) -> String {
     let called = std::env::args_os().next().unwrap_or_default();
-    let in_target = std::path::Path::new(&called).components().any(|part| part.as_os_str() == "target");
-    if in_target { "cargo run --release --" } else { "event-router" }
+    let called = std::path::Path::new(&called);
+    let is_in = |name: &str| called.components().any(|part| part.as_os_str() == name);
+    let program = match (is_in("target"), is_in("release")) {
+        (true, true) => "cargo run --release --".to_owned(),
+        (true, false) => "cargo run --".to_owned(),
+        (false, _) if called.components().count() > 1 => shell_word(&called.to_string_lossy()),
+        (false, _) => "event-router".to_owned(),
+    };
+    config.iter().fold(program, |program, path| format!("{program} -c {}", shell_word(&path.to_string_lossy())))
+}
+
+fn shell_word(text: &str) -> String {
+    harmless(&router_api::display_argv(&[text.to_owned()])).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_shortened_and_the_rest_stays() {
+        assert_eq!(with_short_ids("PUT http://h/sessions/5f0c2f0e-7d0b-4b52-9a63-2f1f6f3a9c11; ü"), "PUT http://h/sessions/5f0c…; ü");
+        assert_eq!(with_short_ids("5f0c2f0e-7d0b-4b52"), "5f0c2f0e-7d0b-4b52");
+    }
 }

@@ -12,7 +12,10 @@ use router_api::{Envelope, Fate};
 use router_core::observe::{Observer, RouterEvent};
 use tokio::sync::Notify;
 
-use crate::{commands::events::fate_text, terminal::shortened};
+use crate::{
+    fates::{fate_text, would_fail},
+    terminal::shortened,
+};
 
 /// Outcomes that wait to be told; the recording has far fewer.
 const OUTCOMES_MAX: usize = 10_000;
@@ -34,6 +37,8 @@ pub(crate) enum EndedAs {
     WouldDo(Vec<String>),
     /// Nothing outside.
     Otherwise(String),
+    /// There was nothing to do.
+    Nothing(String),
     /// It failed.
     Failed(String),
 }
@@ -100,14 +105,14 @@ impl Observer for Watching {
                 self.redactions.fetch_add(u64::from(*redactions), Ordering::Relaxed);
             }
             RouterEvent::Finished { route, event, events, fate, effects, .. } => {
-                let ended = if effects.is_empty() {
-                    EndedAs::Otherwise(if matches!(fate, Fate::Shadowed { .. }) {
-                        "would be handled, with nothing to do outside".to_owned()
-                    } else {
-                        fate_text(fate)
-                    })
-                } else {
-                    EndedAs::WouldDo(effects.iter().map(|effect| shortened(&effect.sentence(), 200)).collect())
+                let ended = match fate {
+                    _ if let Some(error) = would_fail(fate) => EndedAs::Failed(format!("would fail: {}", shortened(error, 200))),
+                    _ if !effects.is_empty() => EndedAs::WouldDo(effects.iter().map(|effect| shortened(&effect.sentence(), 200)).collect()),
+                    // What a handler noted of a dry run stands among the lines.
+                    Fate::Shadowed { effects } if !effects.is_empty() => EndedAs::WouldDo(effects.iter().map(|line| shortened(line, 200)).collect()),
+                    Fate::Shadowed { .. } => EndedAs::Otherwise("would be handled, with nothing to do outside".to_owned()),
+                    Fate::Skipped { .. } => EndedAs::Nothing(fate_text(fate)),
+                    _ => EndedAs::Otherwise(fate_text(fate)),
                 };
                 self.push(Outcome { route: route.to_string(), event: Some(Arc::clone(event)), events: *events, ended });
             }
