@@ -176,6 +176,12 @@ impl Observer for LogObserver {
             RouterEvent::Duplicate { route, key, dedup_key } => {
                 debug!(route = route.as_str(), key = key.as_str(), dedup_key = dedup_key.as_str(), "route `{route}` has done `{key}` before");
             }
+            // Told by `Router::apply`'s caller, or counted only: see `router_core::metrics`.
+            RouterEvent::ConfigApplied { .. }
+            | RouterEvent::ConfigRefused { .. }
+            | RouterEvent::Draining
+            | RouterEvent::AttemptEnded { .. }
+            | RouterEvent::Completed { .. } => {}
             // The list grows with the router. Not printed as it is: it may carry a payload.
             _ => debug!("the router reports something that this log has no words for"),
         }

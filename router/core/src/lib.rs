@@ -3,6 +3,7 @@
 //! Read [`Router::apply`] first, then `route.rs` (what runs when) and `worker.rs` (the pipeline, and the only place that settles).
 
 mod admin;
+pub mod alerts;
 mod attempt;
 mod breaker;
 pub mod config;
@@ -11,6 +12,7 @@ pub mod filter;
 mod lanes;
 mod matcher;
 mod memory;
+pub mod metrics;
 pub mod observe;
 mod parts;
 pub mod policy;

@@ -31,6 +31,11 @@ pub enum RouterEvent {
     Duplicate { route: RouteName, key: RoutingKey, dedup_key: String },
     /// An attempt begins.
     Started { route: RouteName, event: Arc<Envelope>, attempt: u32, events: usize, lane: Option<String> },
+    /// An attempt has ended, whatever came of it: cancelled ones and those of a route that pauses are told too, so that each `Started`
+    /// has one.
+    AttemptEnded { route: RouteName, events: usize, elapsed: Duration },
+    /// An attempt succeeded and its events are settled; so long after the oldest of them was stored.
+    Completed { route: RouteName, latency: Duration },
     /// An attempt succeeded and its events are settled.
     Finished { route: RouteName, event: Arc<Envelope>, attempt: u32, events: usize, fate: Fate, effects: Vec<RecordedEffect>, elapsed: Duration },
     /// An attempt failed and will be repeated.
@@ -45,6 +50,12 @@ pub enum RouterEvent {
     Discarded { route: RouteName, ids: Vec<String> },
     /// An operator commanded a route.
     Commanded { route: RouteName, command: RouteCommand },
+    /// A configuration is in force.
+    ConfigApplied { hash: String },
+    /// A configuration was not taken, and the one before stays in force.
+    ConfigRefused { error: String },
+    /// The router stops for good: what runs is finished, nothing new starts.
+    Draining,
     /// A settlement was not recorded and is tried again.
     SettlementDelayed { route: RouteName, error: String },
     /// Something beside the delivery went wrong; nothing is lost.

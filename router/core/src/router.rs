@@ -165,6 +165,22 @@ impl Router {
     ///
     /// When a handler cannot be built or the transport refuses.
     pub async fn apply(&self, config: Config) -> Result<Applied, ApplyError> {
+        let hash = config.hash.clone();
+        let applied = self.switch_to(config).await;
+        match &applied {
+            Ok(_) => self.parts.observers.tell(RouterEvent::ConfigApplied { hash }),
+            Err(error) => self.refused(error),
+        }
+        applied
+    }
+
+    /// Tells the observers that a new configuration did not even come as far as [`Router::apply`]: its file cannot be read, or says
+    /// what makes no sense. The one before stays in force.
+    pub fn refused(&self, error: &dyn std::fmt::Display) {
+        self.parts.observers.tell(RouterEvent::ConfigRefused { error: error.to_string() });
+    }
+
+    async fn switch_to(&self, config: Config) -> Result<Applied, ApplyError> {
         let mut state = self.state.lock().await;
         if state.stopping {
             return Err(ApplyError::Stopping);
@@ -302,6 +318,7 @@ impl Router {
     pub async fn drain(&self) -> Drained {
         let mut state = self.state.lock().await;
         state.stopping = true;
+        self.parts.observers.tell(RouterEvent::Draining);
         for running in state.running.values() {
             running.parts.orders.send_replace(Order::Drain);
         }

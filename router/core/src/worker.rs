@@ -199,8 +199,10 @@ impl Worker {
         let newest = Arc::clone(&batch.items.last().expect("not empty, see above").event);
         let events = batch.items.len();
         self.tell(RouterEvent::Started { route: self.name(), event: Arc::clone(&newest), attempt, events, lane: Some(lane.to_string()) });
+        let running = Running { worker: self, events, started };
         let ended = self.attempt(lane, &batch, &identity, attempt, crashes).await;
-        let elapsed = route.parts.clock.monotonic().saturating_sub(started);
+        let elapsed = running.elapsed();
+        drop(running);
 
         let (fate, emits, effects) = match ended {
             Ended::Cancelled => return End::Released,
@@ -222,10 +224,16 @@ impl Worker {
             Ok(false) => return End::Released,
             Err(error) => return self.failed(lane, batch, attempt, Failure::new(FailureClass::Rejected, error)).await,
         }
+        let oldest = batch.items.iter().map(|item| item.delivery.stored_at).min();
         if !self.finish(std::mem::take(&mut batch.items), &fate).await {
             return End::Released;
         }
         self.forget(&batch, &identity).await;
+        if let Some(oldest) = oldest {
+            // A wall clock that was set back makes nothing younger than now.
+            let latency = Duration::try_from(route.parts.clock.now().duration_since(oldest)).unwrap_or_default();
+            self.tell(RouterEvent::Completed { route: self.name(), latency });
+        }
         self.tell(RouterEvent::Finished { route: self.name(), event: newest, attempt, events, fate, effects, elapsed });
         End::Settled { answered: true }
     }
@@ -590,6 +598,25 @@ impl Worker {
 
     fn tell(&self, event: RouterEvent) {
         self.route.parts.observers.tell(event);
+    }
+}
+
+/// An attempt under way. Tells its end when it is dropped, so that one that panics or is aborted does not count as running for ever.
+struct Running<'a> {
+    worker: &'a Worker,
+    events: usize,
+    started: Duration,
+}
+
+impl Running<'_> {
+    fn elapsed(&self) -> Duration {
+        self.worker.route.parts.clock.monotonic().saturating_sub(self.started)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.worker.tell(RouterEvent::AttemptEnded { route: self.worker.name(), events: self.events, elapsed: self.elapsed() });
     }
 }
 
