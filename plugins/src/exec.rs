@@ -1,7 +1,11 @@
-//! `exec`: a command of the operator's own, with the event on its standard input and its exit code as the answer.
+//! `exec`: a command of the operator's own, with the event on its standard input and its exit code as the answer. With `keep_alive` the
+//! command stays: what goes in and out then is in `exec/kept_alive.rs`, who holds the process is the performer of effects.
+
+mod kept_alive;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroU16,
     path::PathBuf,
     time::Duration,
 };
@@ -9,8 +13,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 use router_api::{
-    ArgvTemplate, BuildContext, BuildError, CommandReply, CommandRequest, Context, EffectClass, EffectError, Envelope, Handler, HandlerError, Outcome, Plugin,
-    Program, Scope, Template, excerpt, register,
+    ArgvTemplate, BuildContext, BuildError, CommandReply, CommandRequest, Context, EffectClass, EffectError, Envelope, Handler, HandlerError, KeepAlive, Lease,
+    Outcome, Plugin, Program, Scope, Template, excerpt, register,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -25,6 +29,9 @@ use crate::{
 /// There is no shell: each element of `command` becomes exactly one argument, whatever the event holds. The command sees a small fixed
 /// environment and what `env` adds; it runs in a process group of its own, which is ended when the time is over. It may be run again
 /// for the same event (after a crash, or when it asked for that), so make it safe to repeat.
+///
+/// With `keep_alive = true` the command is started once and stays: each event is a line of JSON on its standard input, and a line of
+/// JSON on its standard output is the verdict. `docs/without-rust.md` describes both.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Exec {
@@ -50,9 +57,21 @@ pub struct Exec {
     /// `timeout_ms` lets it.
     timeout_ms: Option<u64>,
     /// What exit codes mean. A code that is in no list, and an end by a signal, means: try again.
+    exit_codes: Option<ExitCodes>,
+    /// Start the command once and keep it: one line of JSON in for each event (with `input = "burst-lines"` for each burst), one line
+    /// with the verdict out. It is started again when it ends, prints nonsense, or exceeds the time for an event. Default: false.
     #[serde(default)]
-    exit_codes: ExitCodes,
+    keep_alive: bool,
+    /// With `keep_alive`: how many processes there may be at most, 1 to 64. When all of them are busy, one is given a further event
+    /// before it has answered the last. Default: one for each event under way, so as many as the route's `concurrency`.
+    processes: Option<NonZeroU16>,
+    /// With `keep_alive`: after so many seconds without work the process is ended, and started again by the next event. Default: 900.
+    idle_s: Option<u64>,
 }
+
+/// The most that `processes` may say.
+const PROCESSES_MAX: u16 = 64;
+const IDLE_S: u64 = 900;
 
 #[derive(Deserialize, JsonSchema, Default, Clone, Copy)]
 #[serde(rename_all = "kebab-case")]
@@ -139,13 +158,36 @@ impl Plugin for Exec {
         let mut error = BuildError::default();
         let program = error.collect(cx.program("command.0", self.command.program()));
         let environment = error.collect(Environment::new(self.env));
-        error.collect(self.exit_codes.check());
+        let exit_codes_given = self.exit_codes.is_some();
+        let exit_codes = self.exit_codes.unwrap_or_default();
+        error.collect(exit_codes.check());
         if self.timeout_ms == Some(0) {
             error.problems.extend(BuildError::at("timeout_ms", "0 leaves no time to run").problems);
         }
         let has_template = self.cwd.as_ref().is_some_and(|cwd| !cwd.is_literal());
         if !self.roots.is_empty() && !has_template {
             error.problems.extend(roots_without_template().problems);
+        }
+        let mut told = |field: &str, message: &str, help: &str| error.problems.extend(BuildError::at(field, message).help(help).problems);
+        if self.keep_alive {
+            if exit_codes_given {
+                told("exit_codes", "has no effect with `keep_alive`", "remove it; the line that the command answers says what came of the event");
+            }
+            if matches!(self.input, Input::None) {
+                told("input", "`none` leaves nothing to answer with `keep_alive`", "remove it, or `keep_alive`");
+            }
+            if self.processes.is_some_and(|processes| processes.get() > PROCESSES_MAX) {
+                told("processes", "64 are the limit", "give one process more than one event at a time, or use several routes");
+            }
+            if self.idle_s == Some(0) {
+                told("idle_s", "0 would end the command at once", "leave it out for 900");
+            }
+        } else {
+            for (field, given) in [("processes", self.processes.is_some()), ("idle_s", self.idle_s.is_some())] {
+                if given {
+                    told(field, "has no effect without `keep_alive`", "add `keep_alive = true`, or remove it");
+                }
+            }
         }
         let (Some(program), Some(environment), true) = (program, environment, error.problems.is_empty()) else { return Err(error) };
         Ok(Box::new(Command {
@@ -156,7 +198,8 @@ impl Plugin for Exec {
             roots: Roots::new(&self.roots, cx),
             environment,
             timeout: self.timeout_ms.map(Duration::from_millis),
-            exit_codes: self.exit_codes,
+            exit_codes,
+            kept: self.keep_alive.then(|| Kept { lease: Lease::new(), processes: self.processes, idle: Duration::from_secs(self.idle_s.unwrap_or(IDLE_S)) }),
         }))
     }
 }
@@ -170,6 +213,14 @@ struct Command {
     environment: Environment,
     timeout: Option<Duration>,
     exit_codes: ExitCodes,
+    kept: Option<Kept>,
+}
+
+/// What `keep_alive` says. Its processes end with it.
+struct Kept {
+    lease: Lease,
+    processes: Option<NonZeroU16>,
+    idle: Duration,
 }
 
 impl Command {
@@ -183,6 +234,11 @@ impl Command {
             Input::BurstLines => Some(lines(cx.burst().iter().map(|event| event.raw()))),
             Input::None => None,
         };
+        if let Some(kept) = &self.kept {
+            let (id, line) = kept_alive::line(event, cx, matches!(self.input, Input::BurstLines));
+            request.stdin = Some(line);
+            request.keep_alive = Some(KeepAlive { id, processes: kept.processes, idle: kept.idle, leased: kept.lease.leased() });
+        }
         self.environment.fill(request, &scope)
     }
 }
@@ -191,6 +247,9 @@ impl Command {
 impl Handler for Command {
     async fn handle(&self, event: &Envelope, cx: &Context) -> Result<Outcome, HandlerError> {
         let reply = cx.command(self.request(event, cx)?).named("exec").await?;
+        if self.kept.is_some() {
+            return kept_alive::outcome(&reply, cx);
+        }
         self.exit_codes.outcome(reply)
     }
 }
@@ -199,16 +258,20 @@ impl Handler for Command {
 fn lines<'b>(bodies: impl Iterator<Item = &'b Bytes>) -> Bytes {
     let mut lines = BytesMut::new();
     for body in bodies {
-        let at = lines.len();
-        lines.put_slice(body);
-        for byte in &mut lines[at..] {
-            if matches!(byte, b'\n' | b'\r') {
-                *byte = b' ';
-            }
-        }
+        put_on_one_line(&mut lines, body);
         lines.put_u8(b'\n');
     }
     lines.freeze()
+}
+
+fn put_on_one_line(line: &mut BytesMut, body: &[u8]) {
+    let at = line.len();
+    line.put_slice(body);
+    for byte in &mut line[at..] {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
 }
 
 register!(Exec);

@@ -36,7 +36,7 @@ pub struct Webhook {
     /// Headers whose values are never shown, such as `authorization = "Bearer ${CI_TOKEN}"`. No templates.
     #[serde(default)]
     secret_headers: BTreeMap<String, String>,
-    /// The body, as a tree whose texts are templates: `body = { text = "{{ tool_name }}", n = "{{ events }}" }`. A text that is one
+    /// The body, as a tree whose texts are templates; this is how an event is transformed for its receiver: `body = { text = "{{ tool_name }}", n = "{{ events }}" }`. A text that is one
     /// template and nothing else keeps the field's type. Default: what `send` says.
     body: Option<JsonTemplate>,
     /// What is sent without `body`: `event` (the newest event, byte for byte as it came, the default) or `burst` (a JSON array of all

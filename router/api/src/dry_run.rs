@@ -82,6 +82,10 @@ impl EffectPort for DryRun {
         self.port.end_leftovers(handling).await;
     }
 
+    async fn close(&self) {
+        self.port.close().await;
+    }
+
     fn resolve_program(&self, name: &str, base_dir: &std::path::Path) -> Result<Program, BuildError> {
         Ok(self.port.resolve_program(name, base_dir).unwrap_or_else(|_| Program::unresolved(name)))
     }

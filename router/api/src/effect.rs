@@ -279,13 +279,15 @@ pub struct CommandRequest {
     pub stdin: Option<Bytes>,
     /// For the whole run; the handling's deadline is a limit anyway.
     pub timeout: Option<Duration>,
+    /// Asks a program that stays, instead of starting one for this request: `stdin` is a line for it, and `timeout` is for its answer.
+    pub keep_alive: Option<crate::KeepAlive>,
 }
 
 impl CommandRequest {
     /// Runs `program` without arguments.
     #[must_use]
     pub fn new(program: Program) -> Self {
-        Self { program, args: Vec::new(), cwd: None, below: Vec::new(), env: Vec::new(), stdin: None, timeout: None }
+        Self { program, args: Vec::new(), cwd: None, below: Vec::new(), env: Vec::new(), stdin: None, timeout: None, keep_alive: None }
     }
 
     /// Adds arguments.
@@ -320,6 +322,13 @@ impl CommandRequest {
     #[must_use]
     pub fn stdin(mut self, input: impl Into<Bytes>) -> Self {
         self.stdin = Some(input.into());
+        self
+    }
+
+    /// Asks a program that stays: see [`CommandRequest::keep_alive`].
+    #[must_use]
+    pub fn keep_alive(mut self, keep_alive: crate::KeepAlive) -> Self {
+        self.keep_alive = Some(keep_alive);
         self
     }
 
@@ -515,6 +524,10 @@ pub trait EffectPort: Send + Sync + 'static {
     async fn end_leftovers(&self, handling: &str) {
         let _ = handling;
     }
+
+    /// Ends what is kept alive ([`crate::KeepAlive`]), orderly and within a stated time, and starts no more of it. For the end of the
+    /// router, after its last handling.
+    async fn close(&self) {}
 
     /// Finds a program at load, so that a later change of `PATH` or an event cannot choose another.
     ///

@@ -123,16 +123,7 @@ impl Commands {
 
     pub(crate) async fn run(&self, request: CommandRequest, cx: &EffectContext) -> Result<CommandReply, EffectError> {
         self.check(&request)?;
-        let name = shortened(&display_argv(&request.display_argv()[..1]));
-        let Some(program) = request.program.path() else {
-            let message = format!("the program `{name}` was not found when the route was built");
-            return Err(EffectError::new(EffectClass::Refused, message));
-        };
-        // Held until the program has started: it enters what was checked, whatever happens to the path meanwhile.
-        let directory = match &request.cwd {
-            Some(cwd) => Some(enter(cwd, &request.below)?),
-            None => None,
-        };
+        let name = shown_program(&request);
         if cx.cancellation.is_cancelled() {
             return Err(EffectError::new(EffectClass::Cancelled, format!("`{name}` was cancelled before it began")));
         }
@@ -140,20 +131,9 @@ impl Commands {
         if times.limit.is_zero() {
             return Err(EffectError::new(EffectClass::Timeout, format!("no time was left to run `{name}`")));
         }
-
-        let number = format!("{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
-        let handling = cx.handling.replace('\0', "");
         let begun = Instant::now();
-        // What Rust opens never reaches a child. What the service itself was started with, or a library in C opens, would.
-        close_fds::set_fds_cloexec(3, &[]);
-        let mut child =
-            self.command(program, &request, directory.as_ref(), &handling, &number).spawn().map_err(|error| spawn_error(&name, &request.program, error))?;
-        let Some(leader) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) else {
-            return Err(EffectError::new(EffectClass::Failed, format!("`{name}` was gone before it could be watched")));
-        };
         // From here on, leaving this function by any way ends the group.
-        let group = Group::new(leader, Mark::new(&handling, &number));
-        self.limit(leader);
+        let Started { mut child, group, name } = self.start(&request, &cx.handling)?;
 
         let (mut stdout, mut stderr) = (Tail::new(self.output_bytes_max), Tail::new(self.output_bytes_max));
         let mut pipes = Pipes::of(&mut child, request.stdin, &mut stdout, &mut stderr);
@@ -201,6 +181,39 @@ impl Commands {
         }
     }
 
+    /// Starts a program that [`Commands::check`] has passed, in a group of its own and limited. `mark` is what its processes carry.
+    pub(crate) fn start(&self, request: &CommandRequest, mark: &str) -> Result<Started, EffectError> {
+        let name = shown_program(request);
+        let Some(program) = request.program.path() else {
+            let message = format!("the program `{name}` was not found when the route was built");
+            return Err(EffectError::new(EffectClass::Refused, message));
+        };
+        // Held until the program has started: it enters what was checked, whatever happens to the path meanwhile.
+        let directory = match &request.cwd {
+            Some(cwd) => Some(enter(cwd, &request.below)?),
+            None => None,
+        };
+        let number = format!("{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
+        let mark = mark.replace('\0', "");
+        // What Rust opens never reaches a child. What the service itself was started with, or a library in C opens, would.
+        close_fds::set_fds_cloexec(3, &[]);
+        let child = self.command(program, request, directory.as_ref(), &mark, &number).spawn().map_err(|error| spawn_error(&name, &request.program, error))?;
+        let Some(leader) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) else {
+            return Err(EffectError::new(EffectClass::Failed, format!("`{name}` was gone before it could be watched")));
+        };
+        let group = Group::new(leader, Mark::new(&mark, &number));
+        self.limit(leader);
+        Ok(Started { child, group, name })
+    }
+
+    pub(crate) fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    pub(crate) fn output_bytes_max(&self) -> usize {
+        self.output_bytes_max
+    }
+
     fn command(&self, program: &Path, request: &CommandRequest, directory: Option<&Entered>, handling: &str, number: &str) -> Command {
         let mut command = Command::new(program);
         command
@@ -237,17 +250,30 @@ impl Commands {
     }
 }
 
+/// A program that runs. Dropping the group ends all of it.
+pub(crate) struct Started {
+    pub(crate) child: Child,
+    pub(crate) group: Group,
+    /// The program, for a sentence.
+    pub(crate) name: String,
+}
+
+/// The program, for a sentence.
+pub(crate) fn shown_program(request: &CommandRequest) -> String {
+    shortened(&display_argv(&request.display_argv()[..1]))
+}
+
 /// When a command is asked to end, and how long it may take over it.
-struct Times {
-    limit: Duration,
+pub(crate) struct Times {
+    pub(crate) limit: Duration,
     /// The limit is the command's own, not the handling's.
-    is_own: bool,
-    grace: Duration,
+    pub(crate) is_own: bool,
+    pub(crate) grace: Duration,
 }
 
 impl Times {
     /// The handling ends at `remaining` with all that runs in it; the command is ended before, so that it can be told apart.
-    fn of(timeout: Option<Duration>, remaining: Duration, grace_max: Duration) -> Self {
+    pub(crate) fn of(timeout: Option<Duration>, remaining: Duration, grace_max: Duration) -> Self {
         let available = remaining.saturating_sub((remaining / 10).min(Duration::from_millis(200)));
         let grace = grace_max.min(available / 5);
         let limit = (available - grace).min(timeout.unwrap_or(Duration::MAX));
@@ -256,7 +282,7 @@ impl Times {
 }
 
 /// The pipes of a command: feeds and reads it whenever somebody waits for something.
-struct Pipes<'a> {
+pub(crate) struct Pipes<'a> {
     work: BoxFuture<'a, ()>,
     closed: bool,
 }
@@ -268,6 +294,11 @@ impl<'a> Pipes<'a> {
             tokio::join!(feed(stdin, input.unwrap_or_default()), read(out, stdout), read(err, stderr));
         };
         Self { work: Box::pin(work), closed: false }
+    }
+
+    /// For a command whose pipes nobody reads any more.
+    pub(crate) fn none() -> Self {
+        Self { work: Box::pin(std::future::ready(())), closed: true }
     }
 
     /// Resolves when all of them are closed.
@@ -303,7 +334,7 @@ async fn feed(stdin: Option<ChildStdin>, input: Bytes) {
 }
 
 /// Ends all of a command: asks its group, and after the grace does not ask.
-async fn end(child: &mut Child, group: Group, grace: Duration, pipes: &mut Pipes<'_>) {
+pub(crate) async fn end(child: &mut Child, group: Group, grace: Duration, pipes: &mut Pipes<'_>) {
     let grace_ends = Instant::now() + grace;
     let leader = group.leader();
     // Held before anything ends, since an orphan's parents cannot be followed any more.
@@ -345,7 +376,7 @@ fn spawn_error(name: &str, program: &Program, error: std::io::Error) -> EffectEr
 }
 
 /// A duration for a sentence: `576 ms`, `2.5 s`, `60 s`.
-fn rounded(duration: Duration) -> String {
+pub(crate) fn rounded(duration: Duration) -> String {
     let ms = duration.as_millis();
     match ms {
         0..1_000 => format!("{ms} ms"),

@@ -4,7 +4,8 @@
 //! [`router_api::DryRun`], which goes over any port.
 //!
 //! What holds here whatever a plugin asks for: no shell, a cleared environment, a process group that ends with its handling,
-//! redirects off, a bound for every output, body and wait. Read first `performer`, then `command` and `http`.
+//! redirects off, a bound for every output, body and wait. Read first `performer`, then `command` and `http`; programs that stay are
+//! `worker` (one process) and `worker_pool` (who asks which).
 
 mod command;
 mod directory;
@@ -15,6 +16,8 @@ mod output;
 mod performer;
 mod resolver;
 mod stragglers;
+mod worker;
+mod worker_pool;
 
 pub use command::ProcessLimits;
 pub use environment::Environment;

@@ -29,6 +29,11 @@ impl Tail {
         self.kept.drain(..self.kept.len().saturating_sub(self.bytes_max));
     }
 
+    /// A copy of what is kept.
+    pub(crate) fn so_far(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.kept[self.kept.len().saturating_sub(self.bytes_max)..])
+    }
+
     /// What is kept, and how many bytes were dropped.
     pub(crate) fn finish(mut self) -> (Bytes, u64) {
         self.cut();

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use router_api::{BuildError, Effect, EffectClass, EffectContext, EffectError, EffectPort, EffectReply, EffectRequest, OwnWork, Program};
 
-use crate::{Environment, HostResolver, ProcessLimits, SystemResolver, command::Commands, end_stragglers, http::HttpClient, lookup};
+use crate::{Environment, HostResolver, ProcessLimits, SystemResolver, command::Commands, end_stragglers, http::HttpClient, lookup, worker_pool::Workers};
 
 /// How effects are performed. The defaults are fit for service.
 #[derive(Clone)]
@@ -65,7 +65,8 @@ pub enum PerformerError {
 /// One for the whole router. Must be used on a tokio runtime with I/O and time.
 pub struct Performer {
     http: HttpClient,
-    commands: Commands,
+    commands: Arc<Commands>,
+    workers: Workers,
 }
 
 impl Performer {
@@ -77,7 +78,8 @@ impl Performer {
     pub fn new(options: PerformerOptions) -> Result<Arc<Self>, PerformerError> {
         let environment = options.environment.clone().unwrap_or_else(|| Environment::capture(&options.env_allow));
         let http = HttpClient::new(&options).map_err(PerformerError::Http)?;
-        Ok(Arc::new(Self { http, commands: Commands::new(&options, environment) }))
+        let commands = Arc::new(Commands::new(&options, environment));
+        Ok(Arc::new(Self { http, workers: Workers::new(Arc::clone(&commands)), commands }))
     }
 }
 
@@ -86,6 +88,10 @@ impl EffectPort for Performer {
     async fn perform(&self, effect: Effect, work: Option<OwnWork<'_>>, cx: &EffectContext) -> Result<EffectReply, EffectError> {
         match (effect.request, work) {
             (EffectRequest::Http(request), _) => self.http.call(request, cx).await.map(EffectReply::Http),
+            (EffectRequest::Command(mut request), _) if request.keep_alive.is_some() => match request.keep_alive.take() {
+                Some(keep_alive) => self.workers.ask(request, keep_alive, cx).await.map(EffectReply::Command),
+                None => unreachable!("the guard has seen it"),
+            },
             (EffectRequest::Command(request), _) => self.commands.run(request, cx).await.map(EffectReply::Command),
             (EffectRequest::Own { .. }, Some(work)) => own(&effect.name, work, cx).await,
             (EffectRequest::Own { .. }, None) => Err(EffectError::new(EffectClass::Refused, format!("the effect `{}` came without its work", effect.name))),
@@ -104,6 +110,10 @@ impl EffectPort for Performer {
         let handling = handling.to_owned();
         // It looks through /proc and waits for what it ended, which takes some milliseconds.
         let _ = tokio::task::spawn_blocking(move || end_stragglers(&handling)).await;
+    }
+
+    async fn close(&self) {
+        self.workers.close().await;
     }
 
     fn resolve_program(&self, name: &str, base_dir: &Path) -> Result<Program, BuildError> {

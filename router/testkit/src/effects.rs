@@ -60,7 +60,7 @@ struct State {
 
 /// An [`EffectPort`] that does nothing outside. Clones share requests and answers.
 ///
-/// Without a rule an HTTP call is answered with an empty 200, a command with exit code 0, and a plugin's own work with null
+/// Without a rule an HTTP call is answered with an empty 200, a command with exit code 0 (one that is kept alive with `done`), and a plugin's own work with null
 /// (it is not run). Rules given later come first; a rule that is used up makes room for the ones before.
 ///
 /// ```
@@ -306,6 +306,10 @@ impl EffectPort for FakeEffects {
         }
         Ok(match effect.request {
             EffectRequest::Http(_) => EffectReply::Http(HttpReply::new(200, "")),
+            EffectRequest::Command(CommandRequest { keep_alive: Some(keep_alive), .. }) => {
+                let answer = serde_json::json!({ "id": keep_alive.id, "outcome": "done" });
+                EffectReply::Command(CommandReply { stdout: answer.to_string().into(), ..CommandReply::exit(0) })
+            }
             EffectRequest::Command(_) => EffectReply::Command(CommandReply::exit(0)),
             EffectRequest::Own { .. } => EffectReply::Own(Value::Null),
         })
