@@ -86,7 +86,7 @@ with = { command = ["sh", "-c", "echo cannot frobnicate >&2; exit 1"] }
 [[route]]
 name = "checks"
 on = ["#"]
-coalesce = { by = "working_directory" }
+coalesce = { by = "working_directory", quiet_ms = 100, max_wait_ms = 1_000 }
 handler = "ci"
 with = { command = ["true"], cwd = "." }
 "##,
