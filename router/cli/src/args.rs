@@ -7,6 +7,8 @@ use clap_complete::Shell;
 use router_api::{RouteName, RoutingKey, RoutingPattern};
 use router_core::config::LogFormat;
 
+use crate::commands::health::HealthUrl;
+
 /// Carries events from a bus to the things that must act on them.
 #[derive(Debug, Parser)]
 #[command(
@@ -116,6 +118,13 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Say whether a router answers, for containers and scripts: one line, exit code 0 or 1
+    Health(HealthArgs),
+    /// Begin a plugin or a route of one's own
+    New {
+        #[command(subcommand)]
+        command: NewCommand,
+    },
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -134,7 +143,7 @@ impl Command {
             Self::Explain(args) => args.json.json,
             Self::Try(args) => args.json.json,
             Self::DeadLetters { command: DeadLettersCommand::List { json, .. } | DeadLettersCommand::Show { json, .. } } => json.json,
-            Self::Run | Self::Demo(_) | Self::Schema(_) | Self::Completions { .. } => false,
+            Self::Run | Self::Demo(_) | Self::Schema(_) | Self::Health(_) | Self::New { .. } | Self::Completions { .. } => false,
         }
     }
 }
@@ -270,6 +279,42 @@ pub(crate) struct TryArgs {
 pub(crate) enum ConfigCommand {
     /// Print the effective configuration with all defaults filled in; values that came from outside are not shown
     Show(Json),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HealthArgs {
+    /// The address to ask, such as `http://127.0.0.1:8682/healthz`; else the router on the configuration's store
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<HealthUrl>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NewCommand {
+    /// Make a crate with a plugin, a program that links it, a test and an example route
+    Plugin {
+        /// What routes will call it
+        name: RouteName,
+        /// Where to make it; `./NAME` if not given. Nothing that is there is overwritten
+        #[arg(long, value_name = "DIR")]
+        path: Option<PathBuf>,
+        /// The router's sources, on which the crate depends; else they are looked for around the new crate and the working directory
+        #[arg(long, value_name = "DIR")]
+        router_path: Option<PathBuf>,
+    },
+    /// Print a commented route for a plugin, with all its options
+    Route {
+        /// Its name
+        name: RouteName,
+        /// The plugin
+        #[arg(long, value_name = "PLUGIN", default_value = "log")]
+        handler: String,
+        /// A pattern of routing keys that it listens to; may be given more than once
+        #[arg(long, value_name = "PATTERN", default_value = "session.thread.agent.action")]
+        on: Vec<RoutingPattern>,
+        /// Append it to this file instead, such as `config/routes.d/mine.toml`
+        #[arg(long, value_name = "FILE")]
+        append: Option<PathBuf>,
+    },
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod setup;
 mod store_file;
 mod store_key;
 mod system;
+mod systemd;
 mod terminal;
 
 use std::{
@@ -102,6 +103,8 @@ fn dispatch(line: CommandLine, out: &mut Output) -> anyhow::Result<Ended> {
         Command::DeadLetters { command } => commands::dead_letters::run(&global, command, out),
         Command::Try(args) => commands::try_route::run(&global, &args, out),
         Command::Config { command: ConfigCommand::Show(json) } => commands::config::show(&global, json, out),
+        Command::Health(args) => commands::health::run(&global, &args, out),
+        Command::New { command } => commands::new::run(command, out),
         Command::Completions { shell } => commands::completions::run(shell, out),
     }
 }

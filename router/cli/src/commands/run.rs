@@ -30,6 +30,7 @@ use crate::{
     setup::{self, InvalidConfig, Setup},
     store_key,
     system::{OsChance, SystemClock, host_name},
+    systemd,
     terminal::counted,
 };
 
@@ -70,6 +71,7 @@ fn end(handlers: Runtime, io: Runtime, log: LogGuard) {
 async fn serve(setup: Setup, handlers: Handle) -> anyhow::Result<()> {
     // First of all: a signal that comes while the program starts must not be lost.
     let mut signals = Signals::listen()?;
+    systemd::keep_watchdog();
     for diagnostic in setup.report.diagnostics() {
         let place = diagnostic.place.as_ref().map(ToString::to_string).unwrap_or_default();
         match diagnostic.severity {
@@ -106,6 +108,7 @@ async fn serve(setup: Setup, handlers: Handle) -> anyhow::Result<()> {
                 announce(&config, &applied.waiting);
                 let tasks = doors.serve(&stopping);
                 info!("ready");
+                systemd::ready(status_line(&config)).await;
                 signals.until_stop().await;
                 stop(&router, &mut signals, stopping, tasks).await;
                 Ok(())
@@ -207,10 +210,17 @@ fn announce(config: &Config, waiting: &[(router_api::RouteName, u64)]) {
     }
 }
 
+/// What a service manager shows of a running router.
+fn status_line(config: &Config) -> String {
+    let on = config.routes.iter().filter(|route| route.enabled).count() as u64;
+    format!("{} on, configuration {}", counted(on, "route", "routes"), config.hash.get(..12).unwrap_or(&config.hash))
+}
+
 /// The routes first, each within its `drain_ms`; the doors stay open meanwhile, so that no producer loses an event and `events` answers
 /// while the last handling runs: what comes in is stored and waits for the next start. A second signal cuts it short.
 async fn stop(router: &Router, signals: &mut Signals, stopping: CancellationToken, tasks: Vec<JoinHandle<()>>) {
     info!("stopping: what runs is finished, what waits and what still comes in stays queued");
+    systemd::stopping().await;
     let drained = {
         let draining = router.drain();
         tokio::pin!(draining);
