@@ -245,8 +245,8 @@ async fn stop(router: &Router, signals: &mut Signals, stopping: CancellationToke
         }
     };
     if drained.cancelled > 0 {
-        let (handlings, were) = (counted(drained.cancelled.into(), "handling", "handlings"), if drained.cancelled == 1 { "was" } else { "were" });
-        warn!("{handlings} did not end in time and {were} cancelled; what they handled stays queued, with no attempt counted");
+        let handlings = counted(drained.cancelled.into(), "handling was", "handlings were");
+        warn!("{handlings} cancelled, since the time was over; the events stay queued, with no attempt counted");
     }
     stopping.cancel();
     for task in tasks {
