@@ -49,6 +49,8 @@ pub(crate) struct Ended {
     pub(crate) how: String,
     /// The end of what it said on its standard error.
     pub(crate) detail: Option<String>,
+    /// It ended by its own will, between two events: the line may be given to the next process.
+    pub(crate) had_enough: bool,
 }
 
 type Answer = Result<Bytes, Ended>;
@@ -215,6 +217,11 @@ impl Worker {
                 End::Garbage(_) | End::Abandoned | End::Late => ended,
             }
         };
+        // One that has answered may take its leave with exit code 0, say after so many events.
+        let had_enough = matches!(&ended, End::Exited(Ok(status)) if status.success()) && self.answered() > 0;
+        if had_enough {
+            self.wanted.store(true, Ordering::Relaxed);
+        }
         let told = self.was_told_to_end();
         let how = ended.how();
         match ended {
@@ -227,7 +234,7 @@ impl Worker {
             let said = last_line(&self.stderr_so_far()).unwrap_or_default();
             tracing::warn!(route, program = %name, said, "`{name}` {how}; the next event starts it again");
         }
-        self.fail_all(&how);
+        self.fail_all(&how, had_enough);
     }
 
     async fn end_group(&self, child: &mut Child, group: Group, grace: Duration) {
@@ -239,7 +246,7 @@ impl Worker {
     }
 
     /// Whoever still waits is told.
-    fn fail_all(&self, how: &str) {
+    fn fail_all(&self, how: &str, had_enough: bool) {
         let waiting = {
             let mut state = self.lock();
             state.lines = None;
@@ -254,7 +261,7 @@ impl Worker {
             None => how.to_owned(),
         };
         let detail = (!stderr.is_empty()).then(|| excerpt(&stderr[stderr.len().saturating_sub(1_200)..]));
-        let ended = Ended { how, detail };
+        let ended = Ended { how, detail, had_enough };
         for sender in waiting.into_values() {
             let _ = sender.send(Err(ended.clone()));
         }
@@ -382,7 +389,7 @@ impl Asked {
     pub(crate) async fn answer(&mut self) -> Answer {
         match (&mut self.answer).await {
             Ok(answer) => answer,
-            Err(_) => Err(Ended { how: "was ended together with the router".to_owned(), detail: None }),
+            Err(_) => Err(Ended { how: "was ended together with the router".to_owned(), detail: None, had_enough: false }),
         }
     }
 
@@ -412,7 +419,7 @@ struct OnEnd<F: FnOnce(&Worker)> {
 
 impl<F: FnOnce(&Worker)> Drop for OnEnd<F> {
     fn drop(&mut self) {
-        self.worker.fail_all("was ended together with the router");
+        self.worker.fail_all("was ended together with the router", false);
         self.worker.over.send_replace(true);
         if let Some(ended) = self.ended.take() {
             ended(&self.worker);

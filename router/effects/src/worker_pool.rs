@@ -140,42 +140,45 @@ impl Workers {
             below: request.below.clone(),
             env: request.env.clone(),
         };
-        let mut asked = loop {
-            let changed = self.pool.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let (until, why) = match self.choose(&key, &request, &keep_alive)? {
-                Choice::Asked(asked) => break asked,
-                Choice::Wait { until, why } => (until, why),
+        let mut is_first = true;
+        loop {
+            let mut asked = loop {
+                let changed = self.pool.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                let (until, why) = match self.choose(&key, &request, &keep_alive)? {
+                    Choice::Asked(asked) => break asked,
+                    Choice::Wait { until, why } => (until, why),
+                };
+                tokio::select! {
+                    () = &mut changed => {}
+                    () = sleep_until(until.unwrap_or(limit).min(limit)) => {}
+                    () = cx.cancellation.cancelled() => return Err(cancelled()),
+                }
+                if Instant::now() >= limit {
+                    return Err(late(why));
+                }
             };
-            tokio::select! {
-                () = &mut changed => {}
-                () = sleep_until(until.unwrap_or(limit).min(limit)) => {}
-                () = cx.cancellation.cancelled() => return Err(cancelled()),
-            }
-            if Instant::now() >= limit {
-                return Err(late(why));
-            }
-        };
-        let answer = tokio::select! {
-            answer = asked.answer() => Some(answer),
-            () = sleep_until(limit) => None,
-            () = cx.cancellation.cancelled() => {
-                let _ = timeout(times.grace, asked.give_up()).await;
-                return Err(cancelled());
-            }
-        };
-        match answer {
-            Some(Ok(line)) => Ok(CommandReply { stdout: line, elapsed: begun.elapsed(), ..CommandReply::exit(0) }),
-            Some(Err(ended)) => {
-                let mut error = EffectError::new(EffectClass::Failed, format!("`{name}` {}", ended.how));
-                error.detail = ended.detail;
-                Err(error)
-            }
-            None => {
-                // The event must not be handled again while it still is.
-                let _ = timeout(times.grace, asked.give_up()).await;
-                Err(late("was ended, since it did not answer"))
+            let answer = tokio::select! {
+                answer = asked.answer() => answer,
+                () = sleep_until(limit) => {
+                    // The event must not be handled again while it still is.
+                    let _ = timeout(times.grace, asked.give_up()).await;
+                    return Err(late("was ended, since it did not answer"));
+                }
+                () = cx.cancellation.cancelled() => {
+                    let _ = timeout(times.grace, asked.give_up()).await;
+                    return Err(cancelled());
+                }
+            };
+            match answer {
+                Ok(line) => return Ok(CommandReply { stdout: line, elapsed: begun.elapsed(), ..CommandReply::exit(0) }),
+                Err(ended) if ended.had_enough && is_first => is_first = false,
+                Err(ended) => {
+                    let mut error = EffectError::new(EffectClass::Failed, format!("`{name}` {}", ended.how));
+                    error.detail = ended.detail;
+                    return Err(error);
+                }
             }
         }
     }
