@@ -1,7 +1,7 @@
 //! `exec`: what the command is given, and what its exit code does.
 
 use plugins::exec::Exec;
-use router_api::{CommandReply, EffectClass, EffectReply};
+use router_api::{CommandReply, EffectClass, EffectReply, HandlerError};
 use router_testkit::{EventBuilder, TestContext, event};
 use serde_json::json;
 
@@ -133,4 +133,115 @@ async fn all_that_is_wrong_with_the_options_comes_at_once() {
     });
     let fields = wrong_fields::<Exec>(&test, options).await;
     assert_eq!(fields, ["command.0", "env.1X", "env.LD_PRELOAD", "exit_codes.pause", "exit_codes.retry", "exit_codes.retry", "roots", "timeout_ms"]);
+}
+
+/// The verdict with which the command answers the next event.
+fn verdict(test: &TestContext, answer: serde_json::Value) {
+    end(&test.effects, "exec", 0, &answer.to_string(), "");
+}
+
+#[tokio::test]
+async fn a_command_that_stays_is_given_a_line_with_the_event_as_it_came() {
+    let test = TestContext::new();
+    let pretty = router_api::Envelope::decode("a.b".parse().unwrap(), "{\n \"n\": 1.0,\n \"big\": 12345678901234567890\n}", Default::default()).unwrap();
+    let handler = built::<Exec>(&test, json!({ "command": ["p"], "keep_alive": true, "processes": 2, "idle_s": 5 })).await;
+    let envelope = std::sync::Arc::new(pretty);
+    assert!(is_done(&test.handle_envelopes(handler.as_ref(), vec![envelope.clone()]).await));
+    assert!(is_done(&test.handle_envelopes(handler.as_ref(), vec![envelope]).await));
+    let commands = test.effects.commands();
+    let line = String::from_utf8(commands[0].stdin.as_ref().unwrap().to_vec()).unwrap();
+    assert!(line.ends_with("\"event\":{  \"n\": 1.0,  \"big\": 12345678901234567890 }}\n") && line.lines().count() == 1, "{line}");
+    let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let keep_alive = commands[0].keep_alive.as_ref().unwrap();
+    assert_eq!((read["id"].as_str(), read["attempt"].as_u64(), read["key"].as_str()), (Some(keep_alive.id.as_str()), Some(1), Some("a.b")));
+    assert!(keep_alive.id.starts_with(read["idempotency_key"].as_str().unwrap()));
+    assert_eq!((keep_alive.processes.map(u16::from), keep_alive.idle.as_secs()), (Some(2), 5));
+    assert_eq!(keep_alive.leased.number(), commands[1].keep_alive.as_ref().unwrap().leased.number());
+    assert!(!keep_alive.leased.over().is_cancelled());
+    drop(handler);
+    assert!(keep_alive.leased.over().is_cancelled(), "its processes end with the handler");
+}
+
+#[tokio::test]
+async fn a_burst_is_one_line_for_a_command_that_stays() {
+    let test = TestContext::new();
+    let handler = built::<Exec>(&test, json!({ "command": ["p"], "keep_alive": true, "input": "burst-lines" })).await;
+    let burst = [write(), write()];
+    assert!(is_done(&test.handle(handler.as_ref(), burst.clone()).await));
+    let read: serde_json::Value = serde_json::from_slice(test.effects.commands()[0].stdin.as_ref().unwrap()).unwrap();
+    assert_eq!(read["events"], json!([burst[0].body(), burst[1].body()]));
+    assert_eq!(read.get("event"), None);
+}
+
+#[tokio::test]
+async fn a_verdict_decides_what_becomes_of_the_event() {
+    let test = TestContext::new();
+    let handler = built::<Exec>(&test, json!({ "command": ["p"], "keep_alive": true })).await;
+
+    verdict(&test, json!({ "id": "x", "outcome": "done", "note": "three files", "emit": [{ "key": "a.b", "payload": { "n": 1 } }], "own": true }));
+    let handled = test.handle(handler.as_ref(), [write()]).await;
+    assert!(is_done(&handled));
+    assert_eq!(handled.emits.iter().map(|emit| (emit.key.as_str(), emit.body["payload"].clone())).collect::<Vec<_>>(), [("a.b", json!({ "n": 1 }))]);
+
+    for (answer, reason) in
+        [(json!({ "outcome": "skipped", "reason": "not mine" }), "not mine"), (json!({ "outcome": "skipped" }), "the command had nothing to do")]
+    {
+        verdict(&test, answer);
+        assert_eq!(skipped(&test.handle(handler.as_ref(), [write()]).await), reason);
+    }
+    for (answer, expected) in [
+        (json!({ "outcome": "retry", "reason": "busy" }), "Retry: busy"),
+        (json!({ "outcome": "retry", "delay_ms": 1500 }), "RetryAfter 1.5s: the command asked to be tried again"),
+        (json!({ "outcome": "reject", "reason": "no such thing" }), "Reject: no such thing"),
+        (json!({ "outcome": "pause", "reason": "down", "delay_ms": u64::MAX }), "Pause Some(86400s): down"),
+        (json!({ "outcome": "pause" }), "Pause None: the command asked for a pause"),
+        (json!({ "outcome": "done", "emit": vec![json!({ "key": "a", "payload": 1 }); 101] }), "Reject: the verdict emits 101 events, 100 are the limit"),
+    ] {
+        verdict(&test, answer);
+        assert_eq!(told(&test.handle(handler.as_ref(), [write()]).await.result.unwrap_err()), expected);
+    }
+}
+
+fn told(error: &HandlerError) -> String {
+    match error {
+        HandlerError::Retry { .. } => format!("Retry: {error}"),
+        HandlerError::RetryAfter { delay, .. } => format!("RetryAfter {delay:?}: {error}"),
+        HandlerError::Reject { .. } => format!("Reject: {error}"),
+        HandlerError::Pause { delay, .. } => format!("Pause {delay:?}: {error}"),
+        other => format!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_verdict_is_tried_again_and_says_what_is_wrong() {
+    let test = TestContext::new();
+    let handler = built::<Exec>(&test, json!({ "command": ["p"], "keep_alive": true })).await;
+    for (answer, wrong) in [
+        (json!({ "id": "x", "outcome": "dnoe" }), "unknown variant `dnoe`"),
+        (json!({ "id": "x" }), "missing field `outcome`"),
+        (json!({ "outcome": "done", "emit": [{ "key": "a\nb", "payload": 1 }] }), "the answer is no verdict"),
+        (json!({ "outcome": "retry", "delay_ms": -1 }), "the answer is no verdict"),
+    ] {
+        verdict(&test, answer);
+        let handled = test.handle(handler.as_ref(), [write()]).await;
+        let error = handled.result.unwrap_err();
+        assert!(matches!(error, HandlerError::Retry { .. }) && error.to_string().contains(wrong), "{error}");
+        assert!(handled.emits.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_asks_no_command_that_stays() {
+    let test = TestContext::new().shadow();
+    let handler = built::<Exec>(&test, json!({ "command": ["p", "{{ session_id }}"], "keep_alive": true })).await;
+    let handled = test.handle(handler.as_ref(), [write()]).await;
+    assert_eq!((is_done(&handled), handled.would), (true, vec!["would run: p s-1".to_owned()]));
+}
+
+#[tokio::test]
+async fn options_that_do_not_go_together_with_staying_are_refused() {
+    let test = TestContext::new();
+    let staying = json!({ "command": ["p"], "keep_alive": true, "exit_codes": {}, "input": "none", "processes": 65, "idle_s": 0 });
+    assert_eq!(wrong_fields::<Exec>(&test, staying).await, ["exit_codes", "idle_s", "input", "processes"]);
+    assert_eq!(wrong_fields::<Exec>(&test, json!({ "command": ["p"], "processes": 1, "idle_s": 9 })).await, ["idle_s", "processes"]);
 }
