@@ -90,7 +90,7 @@ async fn serve(setup: Setup, handlers: Handle) -> anyhow::Result<()> {
     let key = store_key::of_store(&config.store.path, &*chance)?;
     let observer = Arc::new(LogObserver::new(Arc::clone(&clock)));
     let (transport, store): (Arc<dyn Transport>, Arc<dyn Store>) = (embedded.clone(), embedded.clone());
-    let router = Router::builder(registry, transport, store, effects, clock, chance)
+    let router = Router::builder(registry, transport, store, Arc::clone(&effects), clock, chance)
         .observer(observer.clone())
         .handlers(handlers)
         .host(host_name())
@@ -118,6 +118,8 @@ async fn serve(setup: Setup, handlers: Handle) -> anyhow::Result<()> {
         },
         Err(error) => Err(error),
     };
+    // Programs that stay read what they were given to its end.
+    effects.close().await;
     observer.finish();
     if tokio::time::timeout(CLOSE, embedded.close()).await.is_err() {
         bail!("the store did not close within {} s; nothing that was accepted is lost", CLOSE.as_secs());
