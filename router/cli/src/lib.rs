@@ -17,6 +17,7 @@ mod setup;
 mod store_file;
 mod store_key;
 mod system;
+mod telemetry;
 mod systemd;
 mod terminal;
 

@@ -22,6 +22,14 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// Bytes of one line; longer ones are cut.
 const LINE_BYTES_MAX: usize = 16 * 1024;
 
+/// Of this process, whichever pipe they were sent into.
+static LINES_DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Log lines that did not fit since the process began.
+pub(crate) fn lines_dropped() -> u64 {
+    LINES_DROPPED.load(Ordering::Relaxed)
+}
+
 enum Item {
     Line(Vec<u8>),
     Flush(SyncSender<()>),
@@ -56,6 +64,7 @@ impl LogPipe {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
+                LINES_DROPPED.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -172,5 +181,6 @@ mod tests {
         let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
         assert!(text.starts_with("first\n"));
         assert!(text.matches("line\n").count() <= LINES_MAX, "what did not fit was dropped");
+        assert!(lines_dropped() >= 100, "and counted");
     }
 }

@@ -4,7 +4,7 @@
 //! route, then at the tenth, the hundredth and so on; after ten minutes without an alert the next one is a first one again. The alert's
 //! own dead letters raise none.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use router_api::{Admin, Chance, Clock, DeadLetterReason, Publication, RouteName, RoutingKey};
@@ -64,9 +64,15 @@ pub fn dead_letter_alerts(clock: Arc<dyn Clock>, chance: Arc<dyn Chance>, host: 
 }
 
 impl DeadLetterAlerts {
-    /// Publishes alerts until the router that has the watch is gone. One that cannot be published is logged and not repeated: the next
-    /// dead letter raises another.
-    pub async fn run(mut self, admin: Arc<dyn Admin>) {
+    /// Publishes alerts until `stop`. One that cannot be published is logged and not repeated: the next dead letter raises another.
+    pub async fn run(self, admin: Arc<dyn Admin>, stop: impl Future<Output = ()> + Send) {
+        tokio::select! {
+            () = stop => {}
+            () = self.publish_all(admin) => {}
+        }
+    }
+
+    async fn publish_all(mut self, admin: Arc<dyn Admin>) {
         let mut routes: BTreeMap<RouteName, Growth> = BTreeMap::new();
         while let Some(Grown { route, events, reason }) = self.grown.recv().await {
             let now = self.clock.monotonic();
@@ -81,7 +87,7 @@ impl DeadLetterAlerts {
                 continue;
             }
             let Some(since) = growth.since else { continue };
-            let dead = kept(&*admin, &route).await.unwrap_or(growth.new).max(growth.new);
+            let dead = kept(&*admin, &route).await.unwrap_or(growth.new);
             let publication = self.alert(&route, dead, growth.new, reason, since);
             if let Err(error) = admin.publish(publication).await {
                 growth.not_told();

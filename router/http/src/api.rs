@@ -15,6 +15,7 @@ use serde::Deserialize;
 use crate::{
     connections::{self, ServeLimits},
     ingest::{Ingest, post_event},
+    metrics::{self, Telemetry},
     socket::{SocketError, SocketFile, listen_at, socket_path},
     wire::{DeadLetterAnswer, DeadLettersAnswer, ErrorAnswer, ErrorKind, EventsAnswer, StatusAnswer},
 };
@@ -29,6 +30,7 @@ pub struct AdminSocket {
     admin: Arc<dyn Admin>,
     decode: DecodeLimits,
     limits: ServeLimits,
+    telemetry: Option<Telemetry>,
 }
 
 impl AdminSocket {
@@ -41,7 +43,7 @@ impl AdminSocket {
     /// When something else lies at its path, or the system refuses.
     pub fn bind(store: &Path, admin: Arc<dyn Admin>, decode: DecodeLimits) -> Result<Self, SocketError> {
         let (listener, file) = listen_at(&socket_path(store))?;
-        Ok(Self { listener, file, admin, decode, limits: ServeLimits::default() })
+        Ok(Self { listener, file, admin, decode, limits: ServeLimits::default(), telemetry: None })
     }
 
     /// Replaces the limits.
@@ -51,12 +53,20 @@ impl AdminSocket {
         self
     }
 
+    /// Serves `/metrics` and `/readyz` too.
+    #[must_use]
+    pub fn telemetry(mut self, telemetry: Telemetry) -> Self {
+        self.telemetry = Some(telemetry);
+        self
+    }
+
     /// Answers until `shutdown`, then lets requests that run finish, within the limits.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
-        let Self { listener, file, admin, decode, limits } = self;
+        let Self { listener, file, admin, decode, limits, telemetry } = self;
         let ingest =
             Ingest { admin: Arc::clone(&admin), limits: decode, body_timeout: limits.body_timeout, publish_timeout: limits.publish_timeout, addressing: true };
-        connections::serve(listener, routes(admin, ingest), limits, shutdown).await;
+        let watched = metrics::routes(telemetry.as_ref(), &admin);
+        connections::serve(listener, routes(admin, ingest).merge(watched), limits, shutdown).await;
         drop(file);
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     connections::{self, ServeLimits},
     guard,
     ingest::{Ingest, post_event},
+    metrics::{self, Telemetry},
     wire::{ErrorAnswer, ErrorKind},
 };
 
@@ -48,6 +49,7 @@ pub struct Door {
     admin: Arc<dyn Admin>,
     decode: DecodeLimits,
     limits: ServeLimits,
+    telemetry: Option<Telemetry>,
 }
 
 impl Door {
@@ -63,13 +65,20 @@ impl Door {
         let io = |source: io::Error| if source.kind() == io::ErrorKind::AddrInUse { DoorError::Taken(address) } else { DoorError::Io { address, source } };
         let listener = TcpListener::bind(address).await.map_err(io)?;
         let address = listener.local_addr().map_err(io)?;
-        Ok(Self { listener, address, admin, decode, limits: ServeLimits::default() })
+        Ok(Self { listener, address, admin, decode, limits: ServeLimits::default(), telemetry: None })
     }
 
     /// Replaces the limits.
     #[must_use]
     pub fn limits(mut self, limits: ServeLimits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Serves `/metrics` and `/readyz` too.
+    #[must_use]
+    pub fn telemetry(mut self, telemetry: Telemetry) -> Self {
+        self.telemetry = Some(telemetry);
         self
     }
 
@@ -95,6 +104,7 @@ impl Door {
         };
         Router::new()
             .route("/healthz", get(healthz))
+            .merge(metrics::routes(self.telemetry.as_ref(), &self.admin))
             .route("/events", post(post_event))
             .fallback(|| async { ErrorAnswer::new(ErrorKind::NotFound, "no such path: there are `POST /events` and `GET /healthz`") })
             .method_not_allowed_fallback(|| async { ErrorAnswer::new(ErrorKind::MethodNotAllowed, "this path has another method") })

@@ -13,6 +13,8 @@ mod door;
 mod guard;
 mod ingest;
 mod lingering;
+mod metrics;
+mod ready;
 mod socket;
 mod wire;
 
@@ -20,5 +22,7 @@ pub use api::AdminSocket;
 pub use client::{AdminClient, ConnectError};
 pub use connections::ServeLimits;
 pub use door::{Door, DoorError};
+pub use metrics::{Scrape, Telemetry};
+pub use ready::{ConfigOutcome, Readiness, ReadyAnswer, ReadyConfig, ReadyPart, ReadyRoute};
 pub use socket::{SocketError, socket_path};
 pub use wire::{DeadLetterAnswer, DeadLettersAnswer, ErrorAnswer, ErrorKind, EventsAnswer, PublishedAnswer, StatusAnswer, key_of};

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use router_api::{Admin, Chance, Clock, Store, Transport};
 use router_core::{
     ApplyError, Router,
+    alerts::dead_letter_alerts,
     config::{Config, Severity, TransportConfig},
 };
 use router_embedded::{Embedded, OpenError};
@@ -31,6 +32,7 @@ use crate::{
     store_key,
     system::{OsChance, SystemClock, host_name},
     systemd,
+    telemetry::RouterTelemetry,
     terminal::counted,
 };
 
@@ -89,9 +91,13 @@ async fn serve(setup: Setup, handlers: Handle) -> anyhow::Result<()> {
     let embedded = open_store(&config, &clock).await?;
     let key = store_key::of_store(&config.store.path, &*chance)?;
     let observer = Arc::new(LogObserver::new(Arc::clone(&clock)));
+    let telemetry = RouterTelemetry::new(Arc::clone(&clock), &config.store.path);
+    let (watch, alerts) = dead_letter_alerts(Arc::clone(&clock), Arc::clone(&chance), host_name());
     let (transport, store): (Arc<dyn Transport>, Arc<dyn Store>) = (embedded.clone(), embedded.clone());
     let router = Router::builder(registry, transport, store, Arc::clone(&effects), clock, chance)
         .observer(observer.clone())
+        .observer(telemetry.clone())
+        .observer(Arc::new(watch))
         .handlers(handlers)
         .host(host_name())
         .fingerprint_key(key)
@@ -106,7 +112,8 @@ async fn serve(setup: Setup, handlers: Handle) -> anyhow::Result<()> {
             Ok(applied) => {
                 interrupted.iter().for_each(|line| info!("{line}"));
                 announce(&config, &applied.waiting);
-                let tasks = doors.serve(&stopping);
+                let mut tasks = doors.serve(&stopping, &telemetry);
+                tasks.push(tokio::spawn(alerts.run(router.admin(), stopping.clone().cancelled_owned())));
                 info!("ready");
                 systemd::ready(status_line(&config)).await;
                 signals.until_stop().await;
@@ -184,10 +191,10 @@ async fn doors(config: &Config, admin: Arc<dyn Admin>) -> anyhow::Result<Doors> 
 }
 
 impl Doors {
-    fn serve(self, stopping: &CancellationToken) -> Vec<JoinHandle<()>> {
-        let mut tasks = vec![tokio::spawn(self.socket.serve(stopping.clone().cancelled_owned()))];
+    fn serve(self, stopping: &CancellationToken, telemetry: &Arc<RouterTelemetry>) -> Vec<JoinHandle<()>> {
+        let mut tasks = vec![tokio::spawn(self.socket.telemetry(telemetry.of_door()).serve(stopping.clone().cancelled_owned()))];
         if let Some(door) = self.http {
-            tasks.push(tokio::spawn(door.serve(stopping.clone().cancelled_owned())));
+            tasks.push(tokio::spawn(door.telemetry(telemetry.of_door()).serve(stopping.clone().cancelled_owned())));
         }
         tasks
     }

@@ -1,0 +1,258 @@
+//! `GET /readyz`: whether the router takes events in and handles them, and what is in the way.
+//!
+//! A route that pauses because its target is down does not make the router unready: its events wait in its queue, and a restart would
+//! not help. A live route that has no queue does, and so does a store that does not answer.
+
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::StatusCode;
+use jiff::Timestamp;
+use router_api::{RouteMode, RouteName, RouteState, RouterStatus};
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::Watched;
+
+/// What the program says of itself: which configuration is in force, and that it stops. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness {
+    said: Arc<Mutex<Said>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Said {
+    draining: bool,
+    config: ReadyConfig,
+}
+
+/// The configuration, as `/readyz` shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadyConfig {
+    /// Of the one in force.
+    pub hash: Option<String>,
+    /// When it was applied.
+    pub applied_at: Option<Timestamp>,
+    /// What came of the last one that was to be applied.
+    pub last_outcome: Option<ConfigOutcome>,
+}
+
+/// What came of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+pub enum ConfigOutcome {
+    /// It is in force.
+    Applied {
+        /// Since then.
+        at: Timestamp,
+    },
+    /// The one before stayed in force.
+    Refused {
+        /// When.
+        at: Timestamp,
+        /// What is wrong with it.
+        error: String,
+    },
+}
+
+impl Readiness {
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().expect("no code panics while it holds what was said")
+    }
+
+    /// A configuration is in force. Before the first one nothing is ready.
+    pub fn applied(&self, hash: impl Into<String>, at: Timestamp) {
+        self.said().config = ReadyConfig { hash: Some(hash.into()), applied_at: Some(at), last_outcome: Some(ConfigOutcome::Applied { at }) };
+    }
+
+    /// A configuration was not taken; the one before stays in force, and the router stays as ready as it was.
+    pub fn refused(&self, error: impl Into<String>, at: Timestamp) {
+        self.said().config.last_outcome = Some(ConfigOutcome::Refused { at, error: error.into() });
+    }
+
+    /// The router stops, and is never ready again.
+    pub fn draining(&self) {
+        self.said().draining = true;
+    }
+}
+
+/// The body of `/readyz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadyAnswer {
+    /// [`ReadyAnswer::SCHEMA`].
+    pub schema: Cow<'static, str>,
+    /// True with status 200, false with 503.
+    pub ready: bool,
+    /// Why not, a sentence fragment each.
+    pub reasons: Vec<String>,
+    /// Where events come from.
+    pub transport: ReadyPart,
+    /// Where they are kept.
+    pub store: ReadyPart,
+    /// Every route of the configuration that is on.
+    pub routes: Vec<ReadyRoute>,
+    /// The configuration.
+    pub config: ReadyConfig,
+}
+
+/// One part of the router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadyPart {
+    /// `embedded` or `amqp`, where it is known.
+    pub name: Option<String>,
+    /// It works.
+    pub ready: bool,
+    /// Why not.
+    pub error: Option<String>,
+}
+
+/// One route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadyRoute {
+    /// Its name.
+    pub name: RouteName,
+    /// What it is doing.
+    pub state: RouteState,
+    /// False for a live route without a queue.
+    pub ready: bool,
+    /// What there is to say, such as the error that made it pause.
+    pub note: Option<String>,
+}
+
+impl ReadyAnswer {
+    /// Names the shape.
+    pub const SCHEMA: &'static str = "event-router.ready.v1";
+
+    fn of(said: Said, status: Result<RouterStatus, String>) -> Self {
+        let Said { draining, config } = said;
+        let mut reasons = Vec::new();
+        if config.applied_at.is_none() {
+            reasons.push("the configuration is not applied yet".to_owned());
+        }
+        if draining {
+            reasons.push("the router is stopping".to_owned());
+        }
+        let (transport, error, statuses) = match status {
+            Ok(status) => (Some(status.transport), None, status.routes),
+            Err(error) => {
+                reasons.push(format!("the store does not answer: {error}"));
+                (None, Some(error), Vec::new())
+            }
+        };
+        let routes: Vec<ReadyRoute> = statuses
+            .into_iter()
+            .filter(|route| route.state != RouteState::Disabled)
+            .map(|route| {
+                let ready = !(route.mode == RouteMode::Live && route.state == RouteState::Reconnecting);
+                ReadyRoute { name: route.name, state: route.state, ready, note: route.note }
+            })
+            .collect();
+        reasons.extend(routes.iter().filter(|route| !route.ready).map(|route| format!("route `{}` has lost its queue and takes it up again", route.name)));
+        let lost = routes.iter().find(|route| !route.ready).map(|route| route.note.clone().unwrap_or_else(|| format!("route `{}` has no queue", route.name)));
+        Self {
+            schema: Self::SCHEMA.into(),
+            ready: reasons.is_empty(),
+            reasons,
+            transport: ReadyPart { name: transport, ready: error.is_none() && lost.is_none(), error: error.clone().or(lost) },
+            store: ReadyPart { name: None, ready: error.is_none(), error },
+            routes,
+            config,
+        }
+    }
+}
+
+pub(crate) async fn readyz(State(watched): State<Watched>) -> Response {
+    let status = watched.status().await;
+    // Asked last: a drain that began while the store was asked counts.
+    let answer = ReadyAnswer::of(watched.telemetry.readiness.said().clone(), status);
+    let code = if answer.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(answer)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use router_api::RouteStatus;
+
+    use super::*;
+
+    fn route(name: &str, mode: RouteMode, state: RouteState) -> RouteStatus {
+        RouteStatus { name: name.parse().unwrap(), handler: "log".into(), mode, state, note: Some("says the target".into()), queue: None, open_bursts: 0 }
+    }
+
+    fn status(routes: Vec<RouteStatus>) -> Result<RouterStatus, String> {
+        Ok(RouterStatus { version: "1".into(), started_at: Timestamp::UNIX_EPOCH, transport: "embedded".into(), config_hash: "h".into(), routes })
+    }
+
+    fn applied() -> Readiness {
+        let readiness = Readiness::default();
+        readiness.applied("h", Timestamp::UNIX_EPOCH);
+        readiness
+    }
+
+    fn answer(readiness: &Readiness, status: Result<RouterStatus, String>) -> ReadyAnswer {
+        ReadyAnswer::of(readiness.said().clone(), status)
+    }
+
+    #[test]
+    fn nothing_is_ready_before_the_first_configuration() {
+        let readiness = Readiness::default();
+        assert_eq!(answer(&readiness, status(Vec::new())).reasons, ["the configuration is not applied yet"]);
+        readiness.refused("line 3", Timestamp::UNIX_EPOCH);
+        assert!(!answer(&readiness, status(Vec::new())).ready, "a refused one is none");
+        readiness.applied("h", Timestamp::UNIX_EPOCH);
+        assert!(answer(&readiness, status(Vec::new())).ready);
+    }
+
+    #[test]
+    fn a_refused_reload_is_shown_and_leaves_the_router_ready() {
+        let readiness = applied();
+        readiness.refused("line 3", Timestamp::from_second(9).unwrap());
+        let answer = answer(&readiness, status(Vec::new()));
+        assert!(answer.ready);
+        let json = serde_json::to_value(&answer).unwrap();
+        assert_eq!(json["schema"], "event-router.ready.v1");
+        assert_eq!(json["config"]["hash"], "h");
+        assert_eq!(json["config"]["applied_at"], "1970-01-01T00:00:00Z");
+        assert_eq!(json["config"]["last_outcome"], serde_json::json!({ "outcome": "refused", "at": "1970-01-01T00:00:09Z", "error": "line 3" }));
+    }
+
+    #[test]
+    fn a_router_that_stops_is_not_ready() {
+        let readiness = applied();
+        readiness.draining();
+        readiness.applied("other", Timestamp::UNIX_EPOCH);
+        assert_eq!(answer(&readiness, status(Vec::new())).reasons, ["the router is stopping"]);
+    }
+
+    #[test]
+    fn a_store_that_does_not_answer_is_named() {
+        let answer = answer(&applied(), Err("disk I/O error".into()));
+        assert!(!answer.ready && !answer.store.ready && !answer.transport.ready);
+        assert_eq!(answer.store.error.as_deref(), Some("disk I/O error"));
+        assert_eq!(answer.reasons, ["the store does not answer: disk I/O error"]);
+    }
+
+    #[test]
+    fn a_live_route_without_a_queue_is_not_ready_and_all_others_are() {
+        use RouteMode::{Live, Shadow};
+        let all = [
+            (Live, RouteState::Reconnecting, false),
+            (Shadow, RouteState::Reconnecting, true),
+            (Live, RouteState::Paused, true),
+            (Live, RouteState::Running, true),
+            (Live, RouteState::Draining, true),
+        ];
+        for (mode, state, expected) in all {
+            let answer = answer(&applied(), status(vec![route("r", mode, state), route("off", Live, RouteState::Disabled)]));
+            assert_eq!((answer.ready, answer.routes.len(), answer.transport.ready), (expected, 1, expected), "{mode:?} {state:?}");
+            assert_eq!(answer.routes[0].note.as_deref(), Some("says the target"));
+            assert!(answer.store.ready);
+        }
+    }
+}
