@@ -1,21 +1,31 @@
 //! Accepting connections within limits, and ending within a bound.
 //!
 //! At most [`ServeLimits::connections_max`] connections are open. When one more knocks, the one that has been idle longest
-//! makes room (idle: no request of it is being answered, so a sender that dribbles headers counts as idle); when all are busy,
-//! the newcomer waits in the kernel's queue. So two thousand silent sockets do not shut out the hook that has something to say.
+//! makes room (idle: no request of it is being answered, so a sender that dribbles headers counts as idle), else the one whose body
+//! has been coming in longest; when all requests are complete and being answered, the newcomer waits in the kernel's queue. So two
+//! thousand silent or slow sockets do not shut out the hook that has something to say.
 
 use std::{
     collections::HashMap,
     future::Future,
     io,
+    net::IpAddr,
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
-use hyper::server::conn::http1;
+use axum::response::IntoResponse as _;
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use hyper::{
+    body::{Body, Frame, Incoming, SizeHint},
+    server::conn::http1,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -25,7 +35,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
-use crate::lingering::Lingering;
+use crate::{
+    heads::WatchedHeads,
+    lingering::Lingering,
+    wire::{ErrorAnswer, ErrorKind},
+};
+
+/// Where a request comes from; among the extensions of each request over TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// What one door allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +86,11 @@ pub(crate) trait Listener: Send {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// The other side's address, where it has one.
+    fn peer(_stream: &Self::Stream) -> Option<Peer> {
+        None
+    }
 }
 
 impl Listener for tokio::net::TcpListener {
@@ -78,6 +101,10 @@ impl Listener for tokio::net::TcpListener {
         // Answers are small and are waited for.
         let _ = stream.set_nodelay(true);
         Ok(stream)
+    }
+
+    fn peer(stream: &Self::Stream) -> Option<Peer> {
+        stream.peer_addr().ok().map(|address| Peer(address.ip().to_canonical()))
     }
 }
 
@@ -120,11 +147,11 @@ pub(crate) async fn serve<L: Listener>(listener: L, router: axum::Router, limits
             () = &mut shutdown => break,
             permit = Arc::clone(&slots).acquire_owned() => permit.expect("the semaphore is never closed"),
         };
-        let connection = open.enter();
+        let (connection, peer) = (open.enter(), L::peer(&stream));
         let (router, stopping) = (router.clone(), stopping.clone());
         tasks.spawn(async move {
             let _permit = permit;
-            answer(stream, router, limits, connection, stopping).await;
+            answer(stream, peer, router, limits, connection, stopping).await;
         });
     }
     drop(listener);
@@ -136,17 +163,31 @@ pub(crate) async fn serve<L: Listener>(listener: L, router: axum::Router, limits
     }
 }
 
-async fn answer<S>(stream: S, router: axum::Router, limits: ServeLimits, connection: Arc<OpenConnection>, stopping: CancellationToken)
+async fn answer<S>(stream: S, peer: Option<Peer>, router: axum::Router, limits: ServeLimits, connection: Arc<OpenConnection>, stopping: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let entered = Arc::clone(&connection);
-    let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+    let (stream, ambiguous) = WatchedHeads::new(stream);
+    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let mut router = router.clone();
         let busy = entered.busy();
+        let refused = ambiguous.seen();
+        let body = Arc::clone(&entered);
         async move {
             let _busy = busy;
-            router.call(request.map(axum::body::Body::new)).await
+            if refused {
+                let answer = ErrorAnswer::new(ErrorKind::BadRequest, "the length of the request is stated in two ways, or is no number");
+                return Ok(closing(answer.into_response()));
+            }
+            // The parser goes by the encoding alone, so nothing more is read from such a connection.
+            let encoded = request.headers().contains_key(header::TRANSFER_ENCODING);
+            let mut request = request.map(|incoming| axum::body::Body::new(ReadBody::new(incoming, body)));
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(peer);
+            }
+            let response = router.call(request).await;
+            if encoded { response.map(closing) } else { response }
         }
     });
     let serving = http1::Builder::new()
@@ -170,6 +211,48 @@ where
     }
 }
 
+/// The same answer, and the end of the connection behind it.
+fn closing(mut response: axum::response::Response) -> axum::response::Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// A request's body that notes when all of it has come in.
+struct ReadBody {
+    incoming: Incoming,
+    connection: Arc<OpenConnection>,
+}
+
+impl ReadBody {
+    fn new(incoming: Incoming, connection: Arc<OpenConnection>) -> Self {
+        if incoming.is_end_stream() {
+            connection.complete();
+        }
+        Self { incoming, connection }
+    }
+}
+
+impl Body for ReadBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if self.incoming.is_end_stream() || matches!(polled, Poll::Ready(None)) {
+            self.connection.complete();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
 /// The open connections, to find the one that makes room.
 #[derive(Default)]
 struct OpenConnections {
@@ -185,6 +268,8 @@ struct ConnectionState {
 #[derive(Clone, Copy)]
 struct Activity {
     requests: u32,
+    /// All of the request has come in: its sender waits for the answer.
+    complete: bool,
     /// Grows with each connection and each finished request, so the smallest is idle longest.
     turn: u64,
 }
@@ -210,20 +295,22 @@ impl OpenConnections {
     fn enter(&self) -> Arc<OpenConnection> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let evicted = CancellationToken::new();
-        let state =
-            Arc::new(ConnectionState { evicted: evicted.clone(), activity: Mutex::new(Activity { requests: 0, turn: TURNS.fetch_add(1, Ordering::Relaxed) }) });
+        let state = Arc::new(ConnectionState {
+            evicted: evicted.clone(),
+            activity: Mutex::new(Activity { requests: 0, complete: false, turn: TURNS.fetch_add(1, Ordering::Relaxed) }),
+        });
         self.all.lock().expect(NO_PANIC).insert(number, Arc::clone(&state));
         Arc::new(OpenConnection { number, state, evicted, all: Arc::clone(&self.all) })
     }
 
-    /// Closes the connection that has been idle longest, if any is idle.
+    /// Closes the connection that has been idle longest, else the one that has been sending a body longest, if there is either.
     fn evict_idle(&self) {
         let all = self.all.lock().expect(NO_PANIC);
         let idle = all.values().filter_map(|state| {
             let activity = *state.activity.lock().expect(NO_PANIC);
-            (activity.requests == 0 && !state.evicted.is_cancelled()).then_some((activity.turn, state))
+            (!activity.complete && !state.evicted.is_cancelled()).then_some((activity.requests > 0, activity.turn, state))
         });
-        if let Some((_, state)) = idle.min_by_key(|(turn, _)| *turn) {
+        if let Some((.., state)) = idle.min_by_key(|(sending, turn, _)| (*sending, *turn)) {
             state.evicted.cancel();
         }
     }
@@ -233,6 +320,11 @@ impl OpenConnection {
     fn busy(self: &Arc<Self>) -> Busy {
         self.state.activity.lock().expect(NO_PANIC).requests += 1;
         Busy { connection: Arc::clone(self) }
+    }
+
+    /// All of the request is there; from now on the connection is not closed to make room.
+    fn complete(&self) {
+        self.state.activity.lock().expect(NO_PANIC).complete = true;
     }
 }
 
@@ -246,6 +338,7 @@ impl Drop for Busy {
     fn drop(&mut self) {
         let mut activity = self.connection.state.activity.lock().expect(NO_PANIC);
         activity.requests -= 1;
+        activity.complete = false;
         activity.turn = TURNS.fetch_add(1, Ordering::Relaxed);
     }
 }

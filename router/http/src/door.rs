@@ -1,8 +1,9 @@
-//! The TCP door: `POST /events` takes an event in, `GET /healthz` says that the process is alive.
+//! The TCP door: where events come in, and `GET /healthz`, which says that the process is alive.
 //!
-//! It listens on loopback addresses only, and [`crate::guard`] keeps web pages of elsewhere out.
+//! Beyond loopback it listens only if it has tokens; [`crate::guard`] says who is let in. Its paths are those of `ingest`, `bloodbank`
+//! and `claude_hooks`, and those that [`Door::with`] adds.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -11,13 +12,18 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use router_api::{Admin, DecodeLimits};
+use router_api::{Admin, Chance, Clock, DecodeLimits};
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 
 use crate::{
+    bloodbank::{self, Intake},
+    claude_hooks,
     connections::{self, ServeLimits},
-    guard,
+    guard::{self, Access},
     ingest::{Ingest, post_event},
     metrics::{self, Telemetry},
     wire::{ErrorAnswer, ErrorKind},
@@ -26,9 +32,17 @@ use crate::{
 /// Why the door cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DoorError {
-    /// The address can be reached from other machines, and the door has no lock.
-    #[error("`{0}` can be reached from other machines, and the HTTP door has no authentication: listen on `127.0.0.1` or `[::1]`")]
+    /// The address can be reached from other machines, and no client has a token.
+    #[error("`{0}` can be reached from other machines, so clients need tokens: set `[http] tokens`, or listen on `127.0.0.1` or `[::1]`")]
     NotLoopback(SocketAddr),
+    /// A program that is known listens there.
+    #[error("`{address}` is taken by {by}: stop it, or run beside it with `listen = \"off\"` or another address in `[http]`")]
+    TakenBy {
+        /// Where.
+        address: SocketAddr,
+        /// Which.
+        by: &'static str,
+    },
     /// Another program listens there.
     #[error("`{0}` is taken by another program: stop it, set another `[http] listen`, or set `listen = \"off\"`")]
     Taken(SocketAddr),
@@ -46,10 +60,26 @@ pub enum DoorError {
 pub struct Door {
     listener: TcpListener,
     address: SocketAddr,
+    access: Access,
     admin: Arc<dyn Admin>,
+    clock: Arc<dyn Clock>,
+    chance: Arc<dyn Chance>,
     decode: DecodeLimits,
     limits: ServeLimits,
     telemetry: Option<Telemetry>,
+    more: Router,
+}
+
+/// What a door works with.
+pub struct DoorParts {
+    /// The router behind it.
+    pub admin: Arc<dyn Admin>,
+    /// For the time of envelopes that are made here.
+    pub clock: Arc<dyn Clock>,
+    /// For their ids.
+    pub chance: Arc<dyn Chance>,
+    /// What an event may be at most.
+    pub decode: DecodeLimits,
 }
 
 impl Door {
@@ -57,15 +87,32 @@ impl Door {
     ///
     /// # Errors
     ///
-    /// When the address is beyond loopback, taken, or refused by the system.
-    pub async fn bind(address: SocketAddr, admin: Arc<dyn Admin>, decode: DecodeLimits) -> Result<Self, DoorError> {
-        if !guard::is_loopback(address.ip()) {
+    /// When the address is beyond loopback and `access` has no tokens, when it is taken, or refused by the system.
+    pub async fn bind(address: SocketAddr, access: Access, parts: DoorParts) -> Result<Self, DoorError> {
+        if !guard::is_loopback(address.ip()) && !access.has_tokens() {
             return Err(DoorError::NotLoopback(address));
         }
-        let io = |source: io::Error| if source.kind() == io::ErrorKind::AddrInUse { DoorError::Taken(address) } else { DoorError::Io { address, source } };
-        let listener = TcpListener::bind(address).await.map_err(io)?;
-        let address = listener.local_addr().map_err(io)?;
-        Ok(Self { listener, address, admin, decode, limits: ServeLimits::default(), telemetry: None })
+        let listener = match TcpListener::bind(address).await {
+            Ok(listener) => listener,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                return Err(who_listens(address).await.map_or(DoorError::Taken(address), |by| DoorError::TakenBy { address, by }));
+            }
+            Err(source) => return Err(DoorError::Io { address, source }),
+        };
+        let address = listener.local_addr().map_err(|source| DoorError::Io { address, source })?;
+        let DoorParts { admin, clock, chance, decode } = parts;
+        Ok(Self { listener, address, access, admin, clock, chance, decode, limits: ServeLimits::default(), telemetry: None, more: Router::new() })
+    }
+
+    /// Adds paths, behind the same guard: where there are tokens they need one.
+    ///
+    /// # Panics
+    ///
+    /// When a path is there already.
+    #[must_use]
+    pub fn with(mut self, paths: Router) -> Self {
+        self.more = self.more.merge(paths);
+        self
     }
 
     /// Replaces the limits.
@@ -102,14 +149,19 @@ impl Door {
             publish_timeout: self.limits.publish_timeout,
             addressing: false,
         };
+        let events = Router::new().route("/events", post(post_event)).with_state(ingest.clone());
+        let intake = Intake { ingest, clock: Arc::clone(&self.clock), chance: Arc::clone(&self.chance) };
+        let guard = Arc::new((self.access.clone(), self.address));
         Router::new()
             .route("/healthz", get(healthz))
+            .merge(events)
+            .merge(bloodbank::routes(intake.clone()))
+            .merge(claude_hooks::routes(intake))
             .merge(metrics::routes(self.telemetry.as_ref(), &self.admin))
-            .route("/events", post(post_event))
-            .fallback(|| async { ErrorAnswer::new(ErrorKind::NotFound, "no such path: there are `POST /events` and `GET /healthz`") })
+            .merge(self.more.clone())
+            .fallback(|| async { ErrorAnswer::new(ErrorKind::NotFound, "no such path: events come in at `POST /events`; docs/http.md lists the others") })
             .method_not_allowed_fallback(|| async { ErrorAnswer::new(ErrorKind::MethodNotAllowed, "this path has another method") })
-            .layer(middleware::from_fn_with_state(self.address.port(), admit))
-            .with_state(ingest)
+            .layer(middleware::from_fn_with_state(guard, admit))
     }
 }
 
@@ -118,9 +170,37 @@ async fn healthz() -> Json<serde_json::Value> {
     Json(json!({ "ok": true, "service": "event-router" }))
 }
 
-async fn admit(State(port): State<u16>, request: Request, next: Next) -> Response {
-    match guard::check(request.uri(), request.headers(), port) {
-        Ok(()) => next.run(request).await,
+async fn admit(State(guard): State<Arc<(Access, SocketAddr)>>, mut request: Request, next: Next) -> Response {
+    let (access, address) = &*guard;
+    match access.check(request.method(), request.uri(), request.headers(), *address) {
+        Ok(client) => {
+            if let Some(client) = client {
+                request.extensions_mut().insert(client);
+            }
+            next.run(request).await
+        }
         Err(answer) => answer.into_response(),
     }
+}
+
+/// Bytes of an answer that are looked at to recognise who gave it.
+const ANSWER_BYTES_MAX: u64 = 4_096;
+
+/// Asks whoever listens there who it is: a Bloodbank, or a router like this one. `None` if it does not say so within a second.
+async fn who_listens(address: SocketAddr) -> Option<&'static str> {
+    let asking = async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nAccept: application/json\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = Vec::new();
+        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await.ok()?;
+        let body = answer.windows(4).position(|window| window == b"\r\n\r\n").map(|at| &answer[at + 4..])?;
+        let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+        match body["service"].as_str()? {
+            "bloodbank" => Some("a running Bloodbank"),
+            "event-router" => Some("another event-router"),
+            _ => None,
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(1), asking).await.ok().flatten()
 }

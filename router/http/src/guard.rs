@@ -1,60 +1,113 @@
-//! Who may knock at the TCP door: requests for this very address, from this machine, that no web page of elsewhere sent.
+//! Who may knock at the TCP door: requests for this very address that no web page of elsewhere sent, and, where there are tokens,
+//! from clients that have one.
 //!
-//! The port has no token, so a browser is the way in for strangers: a page can send forms and plain text anywhere (answered by
-//! the rule on content types in `ingest`), and can make its own name resolve to 127.0.0.1 (answered by the rule on `Host`).
+//! A browser is the way in for strangers: a page can send forms and plain text anywhere (answered by the rule on content types in
+//! `ingest`), and can make its own name resolve to an address of this machine (answered by the rule on `Host`).
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use http::{HeaderMap, HeaderValue, Uri, header, uri::Authority};
+use http::{HeaderMap, HeaderValue, Method, Uri, header, uri::Authority};
 
-use crate::wire::{ErrorAnswer, ErrorKind};
+use crate::{
+    tokens::Tokens,
+    wire::{ErrorAnswer, ErrorKind},
+};
 
-/// Lets a request pass, or says why not. `port` is the one that the door listens on.
-pub(crate) fn check(uri: &Uri, headers: &HeaderMap, port: u16) -> Result<(), ErrorAnswer> {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let Some(host) = hosts.next() else {
-        return Err(ErrorAnswer::new(ErrorKind::BadRequest, "no `Host` header"));
-    };
-    if hosts.next().is_some() {
-        return Err(ErrorAnswer::new(ErrorKind::BadRequest, "more than one `Host` header"));
+/// Whom a door lets in.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    tokens: Tokens,
+    hosts: Vec<String>,
+}
+
+/// The client whose token came with a request; among the request's extensions where the door has tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client(pub String);
+
+impl Access {
+    /// With tokens, pairs of a client's name and its secret, every request but `GET /healthz` needs one of them. `allowed_hosts` are
+    /// names under which the door may be asked besides the names of loopback, each with a port or for every port.
+    #[must_use]
+    pub fn new(tokens: impl IntoIterator<Item = (String, String)>, allowed_hosts: impl IntoIterator<Item = String>) -> Self {
+        Self { tokens: Tokens::new(tokens), hosts: allowed_hosts.into_iter().collect() }
     }
-    let host = text(host).and_then(|text| text.parse::<Authority>().ok());
-    if !host.is_some_and(|host| is_this_door(&host, port)) || !uri.authority().is_none_or(|authority| is_this_door(authority, port)) {
-        let message = format!("the `Host` of the request is not this door: use `localhost:{port}` or `127.0.0.1:{port}`");
-        return Err(ErrorAnswer::new(ErrorKind::Forbidden, message));
+
+    /// True if clients need a token.
+    #[must_use]
+    pub fn has_tokens(&self) -> bool {
+        !self.tokens.is_empty()
     }
-    for origin in headers.get_all(header::ORIGIN) {
-        if !text(origin).is_some_and(is_loopback_origin) {
-            return Err(ErrorAnswer::new(ErrorKind::Forbidden, "the request comes from a web page of another origin"));
+
+    /// Lets a request to the door at `door` pass, with the client if there are tokens, or says why not.
+    pub(crate) fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap, door: SocketAddr) -> Result<Option<Client>, ErrorAnswer> {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let Some(host) = hosts.next() else {
+            return Err(ErrorAnswer::new(ErrorKind::BadRequest, "no `Host` header"));
+        };
+        if hosts.next().is_some() {
+            return Err(ErrorAnswer::new(ErrorKind::BadRequest, "more than one `Host` header"));
         }
+        let host = text(host).and_then(|text| text.parse::<Authority>().ok());
+        if !host.is_some_and(|host| self.is_this_door(&host, door)) || !uri.authority().is_none_or(|authority| self.is_this_door(authority, door)) {
+            let port = door.port();
+            let message =
+                format!("the `Host` of the request is not this door: use `localhost:{port}` or `127.0.0.1:{port}`, or name it in `[http] allowed_hosts`");
+            return Err(ErrorAnswer::new(ErrorKind::Forbidden, message));
+        }
+        for origin in headers.get_all(header::ORIGIN) {
+            if !text(origin).is_some_and(|origin| self.is_known_origin(origin)) {
+                return Err(ErrorAnswer::new(ErrorKind::Forbidden, "the request comes from a web page of another origin"));
+            }
+        }
+        if self.tokens.is_empty() || (method == Method::GET && uri.path() == "/healthz") {
+            return Ok(None);
+        }
+        let client = self.tokens.client(headers).map(|name| Client(name.to_owned()));
+        let refused = || ErrorAnswer::new(ErrorKind::Unauthorized, "no token that this router knows: send `Authorization: Bearer` and one of `[http] tokens`");
+        client.map(Some).ok_or_else(refused)
     }
-    Ok(())
+
+    fn is_this_door(&self, authority: &Authority, door: SocketAddr) -> bool {
+        // A user name in front of the host is nobody's honest request.
+        if authority.as_str().contains('@') {
+            return false;
+        }
+        let own = is_loopback_host(authority.host()) || address(authority.host()).is_some_and(|address| is_address_of(address, door.ip()));
+        (own && authority.port_u16().unwrap_or(80) == door.port()) || self.is_allowed(authority)
+    }
+
+    fn is_allowed(&self, authority: &Authority) -> bool {
+        self.hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(authority.host()) || allowed.eq_ignore_ascii_case(authority.as_str()))
+    }
+
+    fn is_known_origin(&self, origin: &str) -> bool {
+        let Ok(uri) = origin.parse::<Uri>() else { return false };
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.authority().is_some_and(|authority| !authority.as_str().contains('@') && (is_loopback_host(authority.host()) || self.is_allowed(authority)))
+    }
 }
 
 fn text(value: &HeaderValue) -> Option<&str> {
     value.to_str().ok()
 }
 
-fn is_this_door(authority: &Authority, port: u16) -> bool {
-    // A user name in front of the host is nobody's honest request.
-    !authority.as_str().contains('@') && is_loopback_host(authority.host()) && authority.port_u16().unwrap_or(80) == port
-}
-
-fn is_loopback_origin(origin: &str) -> bool {
-    let Ok(uri) = origin.parse::<Uri>() else { return false };
-    matches!(uri.scheme_str(), Some("http" | "https"))
-        && uri.authority().is_some_and(|authority| !authority.as_str().contains('@') && is_loopback_host(authority.host()))
-}
-
 fn is_loopback_host(host: &str) -> bool {
-    if host.eq_ignore_ascii_case("localhost") {
-        return true;
+    host.eq_ignore_ascii_case("localhost") || address(host).is_some_and(is_loopback)
+}
+
+/// A host that is an address: it cannot be made to mean another machine than it says.
+fn address(host: &str) -> Option<IpAddr> {
+    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(v6) => v6.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        None => host.parse().ok(),
     }
-    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    match bare {
-        Some(v6) => v6.parse::<Ipv6Addr>().is_ok_and(|address| is_loopback(address.into())),
-        None => host.parse::<IpAddr>().is_ok_and(is_loopback),
-    }
+}
+
+/// Asked for by an address that the door listens on. One that listens on all of them cannot know which are this machine's; an address
+/// is no name that a page could bend, and such a door has tokens.
+fn is_address_of(asked: IpAddr, door: IpAddr) -> bool {
+    let (asked, door) = (asked.to_canonical(), door.to_canonical());
+    !asked.is_unspecified() && (asked == door || door.is_unspecified())
 }
 
 /// Loopback, in IPv4, in IPv6, and as IPv4 within IPv6.
@@ -67,11 +120,16 @@ mod tests {
     use super::*;
 
     fn verdict(pairs: &[(&str, &str)]) -> Result<(), ErrorKind> {
+        asked(&Access::default(), "127.0.0.1:8682", "/events", pairs).map(|_| ())
+    }
+
+    fn asked(access: &Access, door: &str, path: &str, pairs: &[(&str, &str)]) -> Result<Option<String>, ErrorKind> {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(http::HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
         }
-        check(&"/events".parse().unwrap(), &headers, 8682).map_err(|answer| answer.kind)
+        let checked = access.check(&Method::GET, &path.parse().unwrap(), &headers, door.parse().unwrap());
+        checked.map(|client| client.map(|client| client.0)).map_err(|answer| answer.kind)
     }
 
     #[test]
@@ -118,5 +176,46 @@ mod tests {
         ] {
             assert_eq!(verdict(&[("host", "localhost:8682"), ("origin", origin)]), expected, "{origin}");
         }
+    }
+
+    #[test]
+    fn allowed_hosts_are_names_of_this_door_and_of_pages_that_may_send() {
+        let access = Access::new([], ["router.lan".to_owned(), "front:9000".to_owned()]);
+        for (host, expected) in
+            [("router.lan", true), ("ROUTER.lan:1234", true), ("front:9000", true), ("front:9001", false), ("front", false), ("a.router.lan", false)]
+        {
+            assert_eq!(asked(&access, "127.0.0.1:8682", "/events", &[("host", host)]).is_ok(), expected, "{host}");
+        }
+        for (origin, expected) in [("https://router.lan", true), ("http://front:9000", true), ("http://front", false), ("http://me@router.lan", false)] {
+            let pairs = [("host", "localhost:8682"), ("origin", origin)];
+            assert_eq!(asked(&access, "127.0.0.1:8682", "/events", &pairs).is_ok(), expected, "{origin}");
+        }
+    }
+
+    #[test]
+    fn a_door_beyond_loopback_is_asked_by_its_addresses() {
+        let access = Access::default();
+        for (door, host, expected) in [
+            ("192.0.2.7:8682", "192.0.2.7:8682", true),
+            ("192.0.2.7:8682", "192.0.2.8:8682", false),
+            ("192.0.2.7:8682", "192.0.2.7", false),
+            ("0.0.0.0:8682", "192.0.2.7:8682", true),
+            ("[::]:8682", "[2001:db8::1]:8682", true),
+            ("0.0.0.0:8682", "0.0.0.0:8682", false),
+            ("0.0.0.0:8682", "evil.example:8682", false),
+        ] {
+            assert_eq!(asked(&access, door, "/events", &[("host", host)]).is_ok(), expected, "{door} {host}");
+        }
+    }
+
+    #[test]
+    fn with_tokens_everything_but_health_needs_one() {
+        let access = Access::new([("ci".to_owned(), "sesame".to_owned())], []);
+        let host = ("host", "localhost:8682");
+        assert_eq!(asked(&access, "127.0.0.1:8682", "/events", &[host]), Err(ErrorKind::Unauthorized));
+        assert_eq!(asked(&access, "127.0.0.1:8682", "/events", &[host, ("authorization", "Bearer wrong")]), Err(ErrorKind::Unauthorized));
+        assert_eq!(asked(&access, "127.0.0.1:8682", "/events", &[host, ("authorization", "Bearer sesame")]), Ok(Some("ci".to_owned())));
+        assert_eq!(asked(&access, "127.0.0.1:8682", "/healthz", &[host]), Ok(None));
+        assert_eq!(asked(&access, "127.0.0.1:8682", "/healthz/", &[host]), Err(ErrorKind::Unauthorized));
     }
 }

@@ -1,6 +1,7 @@
-//! Taking an event in: content type, size, routing key, and the answer that means "it is safe".
+//! `POST /events`: one event or several, in whatever form, each with a routing key, and the answer that means "it is safe".
 //!
-//! Shared by the TCP door and the socket.
+//! Shared by the TCP door and the socket. Several events are looked over together before the first one is stored: they are refused
+//! together, or stored one after the other in their order. The forms are in `batch` and `cloudevents`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,12 +12,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
-use router_api::{Admin, DecodeError, DecodeLimits, Destination, Envelope, Publication};
+use router_api::{Admin, DecodeError, DecodeLimits, Destination, Envelope, Publication, Published};
 use serde::Deserialize;
 
-use crate::wire::{ErrorAnswer, ErrorKind, PublishedAnswer, key_of};
+use crate::{
+    batch, cloudevents,
+    wire::{BatchAnswer, ErrorAnswer, ErrorKind, PublishedAnswer, key_of},
+};
 
 /// What taking in needs.
 #[derive(Clone)]
@@ -45,54 +49,142 @@ pub(crate) async fn post_event(
     query: Result<Query<IngestQuery>, axum::extract::rejection::QueryRejection>,
     request: Request,
 ) -> Response {
-    // The parser goes by the encoding and drops a length that stands beside it. Both together are how requests are smuggled, so
-    // nothing more is read from such a connection.
-    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-    let mut response = match take_in(&ingest, query, request).await {
-        Ok(answer) => Json(answer).into_response(),
+    match take_in(&ingest, query, request).await {
+        Ok(response) => response,
         Err(answer) => answer.into_response(),
-    };
-    if chunked {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+}
+
+fn bad(message: impl Into<String>) -> ErrorAnswer {
+    ErrorAnswer::new(ErrorKind::BadRequest, message)
 }
 
 async fn take_in(
     ingest: &Ingest,
     query: Result<Query<IngestQuery>, axum::extract::rejection::QueryRejection>,
     request: Request,
-) -> Result<PublishedAnswer, ErrorAnswer> {
-    let bad = |message: String| ErrorAnswer::new(ErrorKind::BadRequest, message);
+) -> Result<Response, ErrorAnswer> {
     let Query(query) = query.map_err(|rejection| bad(rejection.body_text()))?;
-    check_content_type(request.headers())?;
+    let form = Form::of(request.headers())?;
     let to = destination(ingest, &query)?;
     let (parts, body) = request.into_parts();
     let body = read_body(&parts.headers, body, ingest.limits.body_bytes_max, ingest.body_timeout).await?;
-    let key = key_of(query.key.as_deref(), &body).map_err(bad)?;
-    let envelope = Envelope::decode(key.clone(), body.clone(), ingest.limits).map_err(|error| match error {
-        DecodeError::TooLarge { .. } => ErrorAnswer::new(ErrorKind::TooLarge, error.to_string()),
-        _ => bad(error.to_string()),
-    })?;
+    let first = body.trim_ascii_start().first();
+    let several = match form {
+        // The socket takes events one by one: its client has one answer for each.
+        Form::Event if first == Some(&b'[') && !ingest.addressing => Some(batch::of_array(&body).map_err(bad)?),
+        Form::CloudBatch => Some(batch::of_array(&body).map_err(bad)?),
+        Form::Lines => Some(batch::of_lines(&body).map_err(bad)?),
+        Form::Event | Form::CloudEvent | Form::Binary => None,
+    };
+    let prepared = |body: Bytes| {
+        let body = match form {
+            Form::Binary => cloudevents::from_binary(&parts.headers, &body).map_err(bad)?,
+            Form::CloudEvent | Form::CloudBatch => cloudevents::check_structured(&body).map(|()| body).map_err(bad)?,
+            Form::Event | Form::Lines => body,
+        };
+        let (mut publication, event_id) = prepare(ingest.limits, query.key.as_deref(), body)?;
+        publication.to = to.clone();
+        publication.hops = hops(&parts.headers);
+        publication.traceparent = traceparent(&parts.headers);
+        Ok((publication, event_id))
+    };
+    let Some(bodies) = several else {
+        let (publication, event_id) = prepared(body)?;
+        return Ok(Json(ingest.publish(publication, event_id).await?).into_response());
+    };
+    let count = bodies.len();
+    let placed = |at: usize, error: ErrorAnswer, rest: &str| ErrorAnswer { error: format!("event {} of {count}: {}{rest}", at + 1, error.error), ..error };
+    let mut publications = Vec::with_capacity(count);
+    for (at, body) in bodies.into_iter().enumerate() {
+        publications.push(prepared(body).map_err(|error| placed(at, error, "; none of them is stored"))?);
+    }
+    let mut events = Vec::with_capacity(count);
+    for (at, (publication, event_id)) in publications.into_iter().enumerate() {
+        let rest = if at == 0 { String::new() } else { format!("; the {at} before it are stored") };
+        events.push(ingest.publish(publication, event_id).await.map_err(|error| placed(at, error, &rest))?);
+    }
+    Ok(Json(BatchAnswer { schema: BatchAnswer::SCHEMA.into(), events }).into_response())
+}
+
+/// Finds the key and checks the body.
+fn prepare(limits: DecodeLimits, key: Option<&str>, body: Bytes) -> Result<(Publication, Option<String>), ErrorAnswer> {
+    let key = key_of(key, &body).map_err(bad)?;
+    let envelope = Envelope::decode(key.clone(), body.clone(), limits).map_err(refused)?;
     let event_id = envelope.id().map(|id| id.as_str().to_owned());
-    drop(envelope);
-    let publication = Publication { to, hops: hops(&parts.headers), traceparent: traceparent(&parts.headers), ..Publication::new(key.clone(), body) };
-    // In a task of its own: a sender that hangs up does not undo half of what was begun.
-    let admin = Arc::clone(&ingest.admin);
-    let publishing = tokio::spawn(async move { admin.publish(publication).await });
-    match tokio::time::timeout(ingest.publish_timeout, publishing).await {
-        Ok(Ok(Ok(published))) => Ok(PublishedAnswer { schema: PublishedAnswer::SCHEMA.into(), key, event_id, seq: published.seq, routed: published.routed }),
-        Ok(Ok(Err(error))) => Err(error.into()),
-        Ok(Err(_)) => Err(ErrorAnswer::new(ErrorKind::Unavailable, "taking the event in was broken off; it may or may not be stored: send it again")),
-        Err(_) => Err(ErrorAnswer::new(ErrorKind::Unavailable, "the event is not known to be stored in time: send it again")),
+    Ok((Publication::new(key, body), event_id))
+}
+
+/// The answer to a body that is no event.
+pub(crate) fn refused(error: DecodeError) -> ErrorAnswer {
+    let kind = if matches!(error, DecodeError::TooLarge { .. }) { ErrorKind::TooLarge } else { ErrorKind::BadRequest };
+    ErrorAnswer::new(kind, error.to_string())
+}
+
+impl Ingest {
+    /// Publishes, and returns once the event is safe.
+    pub(crate) async fn publish(&self, publication: Publication, event_id: Option<String>) -> Result<PublishedAnswer, ErrorAnswer> {
+        let key = publication.key.clone();
+        let Published { seq, routed } = self.store(publication).await?;
+        Ok(PublishedAnswer { schema: PublishedAnswer::SCHEMA.into(), key, event_id, seq, routed })
+    }
+
+    async fn store(&self, publication: Publication) -> Result<Published, ErrorAnswer> {
+        // In a task of its own: a sender that hangs up does not undo half of what was begun.
+        let admin = Arc::clone(&self.admin);
+        let publishing = tokio::spawn(async move { admin.publish(publication).await });
+        match tokio::time::timeout(self.publish_timeout, publishing).await {
+            Ok(Ok(Ok(published))) => Ok(published),
+            Ok(Ok(Err(error))) => Err(error.into()),
+            Ok(Err(_)) => Err(ErrorAnswer::new(ErrorKind::Unavailable, "taking the event in was broken off; it may or may not be stored: send it again")),
+            Err(_) => Err(ErrorAnswer::new(ErrorKind::Unavailable, "the event is not known to be stored in time: send it again")),
+        }
     }
 }
 
-/// Only JSON that says so. A web page can send the other types anywhere without being asked.
-fn check_content_type(headers: &HeaderMap) -> Result<(), ErrorAnswer> {
+/// How events stand in a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// JSON: an object, or an array of them.
+    Event,
+    /// JSON lines.
+    Lines,
+    /// A CloudEvent in the structured form.
+    CloudEvent,
+    /// An array of them.
+    CloudBatch,
+    /// A CloudEvent whose attributes are headers.
+    Binary,
+}
+
+impl Form {
+    /// Only what says that it is JSON. A web page can send the other types anywhere without being asked.
+    fn of(headers: &HeaderMap) -> Result<Self, ErrorAnswer> {
+        let kind = media_type(headers);
+        // The batch before the structured form, whose name it begins with.
+        match kind.as_deref() {
+            Some("application/cloudevents-batch+json") => return Ok(Self::CloudBatch),
+            Some("application/cloudevents+json") => return Ok(Self::CloudEvent),
+            // A page cannot send this header to another origin unasked.
+            None if cloudevents::is_binary(headers) => return Ok(Self::Binary),
+            Some("application/x-ndjson" | "application/jsonl" | "application/ndjson" | "application/jsonlines") => return Ok(Self::Lines),
+            _ => {}
+        }
+        check_content_type(headers)?;
+        Ok(if cloudevents::is_binary(headers) { Self::Binary } else { Self::Event })
+    }
+}
+
+/// The `Content-Type` without its parameters, in lowercase.
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?;
+    Some(value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+/// Only JSON that says so.
+pub(crate) fn check_content_type(headers: &HeaderMap) -> Result<(), ErrorAnswer> {
     let refused = |found: &str| ErrorAnswer::new(ErrorKind::UnsupportedMediaType, format!("{found}, where `Content-Type: application/json` is needed"));
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Err(refused("no `Content-Type`")) };
-    let kind = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let Some(kind) = media_type(headers) else { return Err(refused("no `Content-Type`")) };
     let json = kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
     if json { Ok(()) } else { Err(refused(&format!("`Content-Type: {}`", kind.escape_debug()))) }
 }
@@ -110,8 +202,8 @@ fn destination(ingest: &Ingest, query: &IngestQuery) -> Result<Destination, Erro
 }
 
 /// Reads the body up to `bytes_max`: what declares more is refused before a byte is read, what turns out longer is read no further.
-async fn read_body(headers: &HeaderMap, body: Body, bytes_max: usize, timeout: Duration) -> Result<Bytes, ErrorAnswer> {
-    let too_large = || ErrorAnswer::new(ErrorKind::TooLarge, format!("the event is longer than {bytes_max} bytes, the limit"));
+pub(crate) async fn read_body(headers: &HeaderMap, body: Body, bytes_max: usize, timeout: Duration) -> Result<Bytes, ErrorAnswer> {
+    let too_large = || ErrorAnswer::new(ErrorKind::TooLarge, format!("the body is longer than {bytes_max} bytes, the limit"));
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok());
     if declared.is_some_and(|bytes| bytes > bytes_max as u64) {
         return Err(too_large());
@@ -137,12 +229,12 @@ async fn read_body(headers: &HeaderMap, body: Body, bytes_max: usize, timeout: D
 }
 
 /// How many emits led to the event: believed from anywhere, since it can only shorten a chain.
-fn hops(headers: &HeaderMap) -> u8 {
+pub(crate) fn hops(headers: &HeaderMap) -> u8 {
     headers.get("x-router-hops").and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// The trace context, if it has the form of one.
-fn traceparent(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
     let text = headers.get("traceparent")?.to_str().ok()?;
     let shape = text.len() == 55 && text.bytes().enumerate().all(|(at, byte)| if matches!(at, 2 | 35 | 52) { byte == b'-' } else { byte.is_ascii_hexdigit() });
     shape.then(|| text.to_owned())

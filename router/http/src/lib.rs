@@ -3,26 +3,37 @@
 //! Read [`Door`] first (who may knock, and what is taken in), then [`AdminSocket`] and its counterpart [`AdminClient`]. What
 //! the doors do with an event is decided behind [`router_api::Admin`]; nothing here opens a store or knows a route.
 //!
-//! The TCP door is for loopback only. It has no token, so it takes in events and says that it is alive, and nothing else:
-//! whatever reads or changes the router's state goes through the socket, which only the router's own user can open.
+//! The TCP door takes in events and says that it is alive. Beyond loopback it needs tokens, and whatever reads or changes the
+//! router's state needs one in any case, or goes through the socket, which only the router's own user can open.
 
 mod api;
+mod batch;
+mod bloodbank;
+mod claude_content;
+mod claude_hooks;
+mod claude_sessions;
 mod client;
+mod cloudevents;
 mod connections;
 mod door;
 mod guard;
+mod heads;
 mod ingest;
 mod lingering;
 mod metrics;
 mod ready;
+mod request_schema;
 mod socket;
+mod tokens;
+mod v2;
 mod wire;
 
 pub use api::AdminSocket;
 pub use client::{AdminClient, ConnectError};
 pub use connections::ServeLimits;
-pub use door::{Door, DoorError};
+pub use door::{Door, DoorError, DoorParts};
+pub use guard::{Access, Client};
 pub use metrics::{Scrape, Telemetry};
 pub use ready::{ConfigOutcome, Readiness, ReadyAnswer, ReadyConfig, ReadyPart, ReadyRoute};
 pub use socket::{SocketError, socket_path};
-pub use wire::{DeadLetterAnswer, DeadLettersAnswer, ErrorAnswer, ErrorKind, EventsAnswer, PublishedAnswer, StatusAnswer, key_of};
+pub use wire::{BatchAnswer, DeadLetterAnswer, DeadLettersAnswer, ErrorAnswer, ErrorKind, EventsAnswer, PublishedAnswer, StatusAnswer, key_of};

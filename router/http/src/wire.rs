@@ -28,6 +28,15 @@ pub struct PublishedAnswer {
     pub routed: bool,
 }
 
+/// Several events were taken in, and all of them are safe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchAnswer {
+    /// [`BatchAnswer::SCHEMA`].
+    pub schema: Cow<'static, str>,
+    /// One for each event, in the order in which they came.
+    pub events: Vec<PublishedAnswer>,
+}
+
 /// The router as it stands.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StatusAnswer {
@@ -69,6 +78,11 @@ impl PublishedAnswer {
     pub const SCHEMA: &'static str = "event-router.published.v1";
 }
 
+impl BatchAnswer {
+    /// Names the shape.
+    pub const SCHEMA: &'static str = "event-router.published-batch.v1";
+}
+
 impl StatusAnswer {
     /// Names the shape.
     pub const SCHEMA: &'static str = "event-router.status.v1";
@@ -95,6 +109,8 @@ impl DeadLetterAnswer {
 pub enum ErrorKind {
     /// The request is wrong: no JSON object, no key, an unknown parameter.
     BadRequest,
+    /// No token, or none that the router knows.
+    Unauthorized,
     /// Somebody asks who may not: a foreign `Host` or `Origin`.
     Forbidden,
     /// No such thing.
@@ -143,6 +159,7 @@ impl ErrorAnswer {
     fn status(&self) -> StatusCode {
         match self.kind {
             ErrorKind::BadRequest => StatusCode::BAD_REQUEST,
+            ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
             ErrorKind::Forbidden => StatusCode::FORBIDDEN,
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -158,7 +175,7 @@ impl ErrorAnswer {
 
     /// True where the rest of the request may still lie unread on the connection.
     fn leaves_body_unread(&self) -> bool {
-        matches!(self.kind, ErrorKind::Forbidden | ErrorKind::Timeout | ErrorKind::TooLarge | ErrorKind::UnsupportedMediaType)
+        matches!(self.kind, ErrorKind::Unauthorized | ErrorKind::Forbidden | ErrorKind::Timeout | ErrorKind::TooLarge | ErrorKind::UnsupportedMediaType)
     }
 
     /// The error that the other side had.
@@ -196,11 +213,15 @@ impl IntoResponse for ErrorAnswer {
     fn into_response(self) -> Response {
         let status = self.status();
         let closes = self.leaves_body_unread();
+        let asks = self.kind == ErrorKind::Unauthorized;
         let waits = matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Full);
         let mut response = (status, Json(self)).into_response();
         if closes {
             // What follows on the connection would be the unread body, not a request.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if asks {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"event-router\""));
         }
         if waits {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -3,16 +3,19 @@
 use std::{
     net::SocketAddr,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use router_api::{
-    Admin, AdminError, ArchivedEvent, DeadLetterQuery, DecodeLimits, Destination, EventQuery, Publication, Published, RouterStatus, RoutingKey,
-    StoredDeadLetter, TransportError,
+    Admin, AdminError, ArchivedEvent, BoxFuture, Chance, Clock, DeadLetterQuery, DecodeLimits, Destination, EventQuery, Publication, Published, RouterStatus,
+    RoutingKey, StoredDeadLetter, TransportError,
 };
-use router_http::{AdminClient, AdminSocket, Door, DoorError, ServeLimits};
+use router_http::{Access, AdminClient, AdminSocket, Door, DoorError, DoorParts, ServeLimits};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -91,10 +94,41 @@ struct Running {
     serving: JoinHandle<()>,
 }
 
+/// Time stands still and every number is another.
+struct Still(AtomicU64);
+
+impl Clock for Still {
+    fn now(&self) -> jiff::Timestamp {
+        jiff::Timestamp::from_second(1_795_000_000).unwrap()
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+impl Chance for Still {
+    fn next_u64(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+fn parts(admin: Arc<FakeAdmin>, decode: DecodeLimits) -> DoorParts {
+    DoorParts { admin, clock: Arc::new(Still(AtomicU64::new(0))), chance: Arc::new(Still(AtomicU64::new(0))), decode }
+}
+
 async fn open(admin: FakeAdmin, limits: ServeLimits) -> Running {
+    open_for(admin, limits, Access::default()).await
+}
+
+async fn open_for(admin: FakeAdmin, limits: ServeLimits, access: Access) -> Running {
     let admin = Arc::new(admin);
     let decode = DecodeLimits { body_bytes_max: 1_000, depth_max: 8 };
-    let door = Door::bind("127.0.0.1:0".parse().unwrap(), admin.clone(), decode).await.unwrap().limits(limits);
+    let door = Door::bind("127.0.0.1:0".parse().unwrap(), access, parts(admin.clone(), decode)).await.unwrap().limits(limits);
     let address = door.address();
     let (stop, stopped) = oneshot::channel();
     let serving = tokio::spawn(door.serve(async {
@@ -210,7 +244,7 @@ async fn types_that_a_web_page_may_send_unasked_are_refused() {
     ] {
         assert_eq!(status(&door.send("POST /events", kind, body).await), 415, "{kind:?}");
     }
-    for kind in ["application/json", "Application/JSON; charset=utf-8", "application/cloudevents+json"] {
+    for kind in ["application/json", "Application/JSON; charset=utf-8", "application/activity+json"] {
         assert_eq!(status(&door.send("POST /events", &format!("Content-Type: {kind}\r\n"), body).await), 200, "{kind:?}");
     }
     door.end().await;
@@ -357,11 +391,11 @@ async fn unknown_paths_and_methods_are_told_apart_and_no_admin_verb_is_on_tcp() 
 async fn an_address_beyond_loopback_and_a_taken_port_are_refused_with_the_way_out() {
     let admin = Arc::new(FakeAdmin::default());
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:80"] {
-        let refused = Door::bind(address.parse().unwrap(), admin.clone(), DecodeLimits::default()).await;
+        let refused = Door::bind(address.parse().unwrap(), Access::default(), parts(admin.clone(), DecodeLimits::default())).await;
         assert!(matches!(refused, Err(DoorError::NotLoopback(_))), "{address}");
     }
-    let first = Door::bind("127.0.0.1:0".parse().unwrap(), admin.clone(), DecodeLimits::default()).await.unwrap();
-    let Err(error) = Door::bind(first.address(), admin, DecodeLimits::default()).await else { panic!("the port is taken") };
+    let first = Door::bind("127.0.0.1:0".parse().unwrap(), Access::default(), parts(admin.clone(), DecodeLimits::default())).await.unwrap();
+    let Err(error) = Door::bind(first.address(), Access::default(), parts(admin, DecodeLimits::default())).await else { panic!("the port is taken") };
     assert!(error.to_string().contains("listen = \"off\""), "{error}");
 }
 

@@ -13,7 +13,7 @@ use router_core::{
     config::{Config, Severity, TransportConfig},
 };
 use router_embedded::{Embedded, OpenError};
-use router_http::{AdminSocket, Door, socket_path};
+use router_http::{Access, AdminSocket, Door, DoorParts, socket_path};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     signal::unix::{Signal, SignalKind, signal},
@@ -177,7 +177,10 @@ struct Doors {
 async fn doors(config: &Config, admin: Arc<dyn Admin>) -> anyhow::Result<Doors> {
     let decode = config.limits.decode;
     let http = match config.http.listen {
-        Some(address) => Some(Door::bind(address, Arc::clone(&admin), decode).await.context("the HTTP door cannot be opened")?),
+        Some(address) => {
+            let parts = DoorParts { admin: Arc::clone(&admin), clock: Arc::new(SystemClock), chance: Arc::new(OsChance), decode };
+            Some(Door::bind(address, Access::default(), parts).await.context("the HTTP door cannot be opened")?)
+        }
         None => None,
     };
     let socket = AdminSocket::bind(&config.store.path, admin, decode)?;
