@@ -28,7 +28,7 @@ async fn it_skips_an_event_without_a_session() {
 #[tokio::test]
 async fn it_keeps_what_every_plugin_promises() {
     // Good options, and wrong values for some of them.
-    handler_conformance::<{{Name}}Options>(json!({ "text": "hello" }), json!({ "text": " ", "key": "two words" })).await;
+    handler_conformance::<{{Name}}Options>(json!({ "text": "hello" }), json!({ "text": " ", "key": "two\nlines" })).await;
 }
 
 #[tokio::test]

@@ -49,6 +49,9 @@ pub(super) fn run(name: &RouteName, handler: &str, on: &[RoutingPattern], append
     } else {
         "\n\n"
     };
+    if let Some(directory) = file.parent() {
+        fs::create_dir_all(directory).with_context(|| format!("`{}` cannot be made", directory.display()))?;
+    }
     let mut opened = OpenOptions::new().append(true).create(true).open(file).with_context(|| format!("`{}` cannot be written", file.display()))?;
     // In one piece: whoever reads the file meanwhile sees all of the route or nothing.
     opened.write_all(format!("{gap}{text}").as_bytes()).with_context(|| format!("`{}` cannot be written", file.display()))?;
