@@ -17,8 +17,8 @@ mod setup;
 mod store_file;
 mod store_key;
 mod system;
-mod telemetry;
 mod systemd;
+mod telemetry;
 mod terminal;
 
 use std::{

@@ -2,7 +2,8 @@
 //!
 //! An observer counts, a task publishes: see [`dead_letter_alerts`]. How often is decided in [`Growth`]: at the first dead letter of a
 //! route, then at the tenth, the hundredth and so on; after ten minutes without an alert the next one is a first one again. The alert's
-//! own dead letters raise none.
+//! own dead letters raise none, and neither does anything while no enabled route subscribes to the key: nobody would get the alert, and
+//! it would stand among the events that nobody wanted. So a route switches the alerts on.
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
@@ -48,7 +49,7 @@ impl Observer for DeadLetterWatch {
     }
 }
 
-/// What publishes the alerts: see [`DeadLetterAlerts::run`].
+/// What publishes the alerts: see [`crate::Router::raise_alerts`].
 pub struct DeadLetterAlerts {
     grown: mpsc::Receiver<Grown>,
     clock: Arc<dyn Clock>,
@@ -64,17 +65,22 @@ pub fn dead_letter_alerts(clock: Arc<dyn Clock>, chance: Arc<dyn Chance>, host: 
 }
 
 impl DeadLetterAlerts {
-    /// Publishes alerts until `stop`. One that cannot be published is logged and not repeated: the next dead letter raises another.
-    pub async fn run(self, admin: Arc<dyn Admin>, stop: impl Future<Output = ()> + Send) {
+    /// Publishes alerts until `stop`, while `wanted` says that a route subscribes to them. One that cannot be published is logged and
+    /// not repeated: the next dead letter raises another.
+    pub(crate) async fn run(self, admin: Arc<dyn Admin>, wanted: impl Fn(&RoutingKey) -> bool + Send + Sync, stop: impl Future<Output = ()> + Send) {
         tokio::select! {
             () = stop => {}
-            () = self.publish_all(admin) => {}
+            () = self.publish_all(admin, wanted) => {}
         }
     }
 
-    async fn publish_all(mut self, admin: Arc<dyn Admin>) {
+    async fn publish_all(mut self, admin: Arc<dyn Admin>, wanted: impl Fn(&RoutingKey) -> bool + Send + Sync) {
+        let key = RoutingKey::new(DEAD_LETTER_ALERT).expect("the constant is a routing key, as a test shows");
         let mut routes: BTreeMap<RouteName, Growth> = BTreeMap::new();
         while let Some(Grown { route, events, reason }) = self.grown.recv().await {
+            if !wanted(&key) {
+                continue;
+            }
             let now = self.clock.monotonic();
             if routes.len() >= ROUTES_MAX && !routes.contains_key(&route) {
                 routes.retain(|_, growth| !growth.is_quiet(now));
@@ -88,20 +94,20 @@ impl DeadLetterAlerts {
             }
             let Some(since) = growth.since else { continue };
             let dead = kept(&*admin, &route).await.unwrap_or(growth.new);
-            let publication = self.alert(&route, dead, growth.new, reason, since);
-            if let Err(error) = admin.publish(publication).await {
+            let body = self.body(&route, dead, growth.new, reason, since);
+            if let Err(error) = admin.publish(Publication::new(key.clone(), body)).await {
                 growth.not_told();
                 tracing::warn!(route = route.as_str(), %error, "`{DEAD_LETTER_ALERT}` could not be published");
             }
         }
     }
 
-    fn alert(&self, route: &RouteName, dead: u64, new: u64, reason: DeadLetterReason, since: Timestamp) -> Publication {
+    fn body(&self, route: &RouteName, dead: u64, new: u64, reason: DeadLetterReason, since: Timestamp) -> String {
         let mut random = [0; 16];
         for part in random.chunks_exact_mut(8) {
             part.copy_from_slice(&self.chance.next_u64().to_be_bytes());
         }
-        let body = json!({
+        json!({
             "event_id": uuid::Builder::from_random_bytes(random).into_uuid(),
             "event_type": DEAD_LETTER_ALERT,
             "timestamp": self.clock.now().to_string(),
@@ -110,9 +116,8 @@ impl DeadLetterAlerts {
             "correlation_ids": [],
             "agent_context": null,
             "payload": { "route": route.as_str(), "dead": dead, "new": new, "reason": reason.name(), "since": since.to_string() },
-        });
-        let key = RoutingKey::new(DEAD_LETTER_ALERT).expect("the constant is a routing key, as a test shows");
-        Publication::new(key, body.to_string())
+        })
+        .to_string()
     }
 }
 

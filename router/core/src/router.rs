@@ -2,12 +2,13 @@
 
 use std::{
     collections::BTreeMap,
+    future::Future,
     sync::{Arc, Mutex, MutexGuard, RwLock},
 };
 
 use router_api::{
-    Admin, BuildContext, BuildError, Canceller, Chance, Clock, EffectPort, Handler, Registry, RouteMode, RouteName, RouteState, Store, Subscription, Transport,
-    TransportError,
+    Admin, BuildContext, BuildError, Canceller, Chance, Clock, EffectPort, Handler, Registry, RouteMode, RouteName, RouteState, RoutingKey, Store,
+    Subscription, Transport, TransportError,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -16,6 +17,7 @@ use tokio::{
 
 use crate::{
     admin::RouterAdmin,
+    alerts::DeadLetterAlerts,
     config::{Config, RouteConfig},
     matcher,
     memory::{Memory, is_paused},
@@ -328,6 +330,14 @@ impl Router {
             drained.cancelled += self.join(&mut state, &name).await;
         }
         drained
+    }
+
+    /// Publishes alerts about dead letters until `stop`, while an enabled route subscribes to them. Give the other half of
+    /// [`crate::alerts::dead_letter_alerts`] to the builder as an observer, and spawn this.
+    pub fn raise_alerts(&self, alerts: DeadLetterAlerts, stop: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send + 'static {
+        let (admin, shown) = (self.admin(), Arc::clone(&self.shown));
+        let wanted = move |key: &RoutingKey| shown.now().routes.iter().any(|(route, _)| route.enabled && route.on.iter().any(|pattern| pattern.matches(key)));
+        alerts.run(admin, wanted, stop)
     }
 
     /// Cuts a drain short: cancels what still runs.

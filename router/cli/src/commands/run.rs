@@ -113,7 +113,7 @@ async fn serve(setup: Setup, handlers: Handle) -> anyhow::Result<()> {
                 interrupted.iter().for_each(|line| info!("{line}"));
                 announce(&config, &applied.waiting);
                 let mut tasks = doors.serve(&stopping, &telemetry);
-                tasks.push(tokio::spawn(alerts.run(router.admin(), stopping.clone().cancelled_owned())));
+                tasks.push(tokio::spawn(router.raise_alerts(alerts, stopping.clone().cancelled_owned())));
                 info!("ready");
                 systemd::ready(status_line(&config)).await;
                 signals.until_stop().await;
