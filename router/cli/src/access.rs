@@ -100,7 +100,15 @@ impl Access {
             let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
             anyhow::anyhow!("redact: {}", problems.join("; "))
         })?;
-        let admin = StoreAdmin { transport, store, redactor, clock: Arc::new(SystemClock), observers: Observers::default(), opened_at: clock.now(), config: config.clone() };
+        let admin = StoreAdmin {
+            transport,
+            store,
+            redactor,
+            clock: Arc::new(SystemClock),
+            observers: Observers::default(),
+            opened_at: clock.now(),
+            config: config.clone(),
+        };
         Ok(Self { admin: Arc::new(admin), opened: Some(embedded) })
     }
 

@@ -29,7 +29,7 @@ pub(crate) struct CommandLine {
 const GLOBAL: &str = "Options of every command";
 
 /// What every command understands.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// A configuration file, or a directory with `router.toml` and `routes.d/*.toml`; may be given more than once. Else
     /// `$EVENT_ROUTER_CONFIG`, `./config`, `/etc/event-router`, or the built-in configuration
@@ -111,6 +111,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: DeadLettersCommand,
     },
+    /// Show how the routes stand, or pause, resume, flush or remove one
+    Routes {
+        #[command(subcommand)]
+        command: RoutesCommand,
+    },
     /// Run one event through one route, writing nothing outside unless `--live`
     Try(TryArgs),
     /// Look at the configuration in force
@@ -143,6 +148,12 @@ impl Command {
             Self::Explain(args) => args.json.json,
             Self::Try(args) => args.json.json,
             Self::DeadLetters { command: DeadLettersCommand::List { json, .. } | DeadLettersCommand::Show { json, .. } } => json.json,
+            Self::DeadLetters { command: DeadLettersCommand::Redrive(args) } => args.json.json,
+            Self::DeadLetters { command: DeadLettersCommand::Discard(args) } => args.json.json,
+            Self::Routes { command: RoutesCommand::List { json } } | Self::Config { command: ConfigCommand::Reload(json) } => json.json,
+            Self::Routes { command: RoutesCommand::Pause(args) | RoutesCommand::Resume(args) | RoutesCommand::Flush(args) | RoutesCommand::Remove(args) } => {
+                args.json.json
+            }
             Self::Run | Self::Demo(_) | Self::Schema(_) | Self::Health(_) | Self::New { .. } | Self::Completions { .. } => false,
         }
     }
@@ -260,6 +271,84 @@ pub(crate) enum DeadLettersCommand {
         #[command(flatten)]
         json: Json,
     },
+    /// Put letters back into the queues of their routes, oldest first; their history stays, their attempts start anew
+    Redrive(RedriveArgs),
+    /// Delete letters for good
+    Discard(DiscardArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SelectionArgs {
+    /// Of this route
+    #[arg(long)]
+    pub(crate) route: Option<RouteName>,
+    /// Of this reason, as `list` shows it
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    /// Whose last failure is of this class: `error`, `timeout`, `panic`, `unreachable`, `busy`, `rejected`, `crash`
+    #[arg(long)]
+    pub(crate) class: Option<String>,
+    /// Whose event fits: `FIELD=VALUE` of the normalised view, such as `session_id=s-1`; all must fit
+    #[arg(long = "where", value_name = "FIELD=VALUE")]
+    pub(crate) fields: Vec<String>,
+    /// At most so many, the oldest first
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
+    /// All of them; needed where nothing else narrows the choice
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// These, as `list` shows them
+    pub(crate) ids: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RedriveArgs {
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
+    /// Only say which they are
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// At most so many a second
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
+    /// So many first, and the rest only when none of these fails again
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) canary: u32,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiscardArgs {
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RoutesCommand {
+    /// Show all routes: state, queue, oldest waiting event, open bursts
+    List {
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Finish what runs and start nothing more, over restarts too; events go on collecting
+    Pause(RouteArgs),
+    /// End a pause, an operator's or that of a target that was down
+    Resume(RouteArgs),
+    /// Close all bursts that collect, now
+    Flush(RouteArgs),
+    /// Delete the queue of a route that is off or gone, with what waits in it
+    Remove(RouteArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RouteArgs {
+    /// The route
+    pub(crate) route: RouteName,
+    #[command(flatten)]
+    pub(crate) json: Json,
 }
 
 #[derive(Debug, Args)]
@@ -279,6 +368,8 @@ pub(crate) struct TryArgs {
 pub(crate) enum ConfigCommand {
     /// Print the effective configuration with all defaults filled in; values that came from outside are not shown
     Show(Json),
+    /// Have the running router load its configuration anew, as SIGHUP does; a bad one changes nothing
+    Reload(Json),
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,7 @@ mod log;
 mod log_observer;
 mod log_pipe;
 mod memory_store;
+mod reload;
 mod session;
 mod setup;
 mod store_file;
@@ -101,9 +102,11 @@ fn dispatch(line: CommandLine, out: &mut Output) -> anyhow::Result<Ended> {
         Command::Publish(args) => commands::publish::run(&global, &args, out),
         Command::Events(args) => commands::events::run(&global, &args, out),
         Command::Explain(args) => commands::explain::run(&global, &args, out),
+        Command::Routes { command } => commands::routes::run(&global, command, out),
         Command::DeadLetters { command } => commands::dead_letters::run(&global, command, out),
         Command::Try(args) => commands::try_route::run(&global, &args, out),
         Command::Config { command: ConfigCommand::Show(json) } => commands::config::show(&global, json, out),
+        Command::Config { command: ConfigCommand::Reload(json) } => commands::config::reload(&global, json, out),
         Command::Health(args) => commands::health::run(&global, &args, out),
         Command::New { command } => commands::new::run(command, out),
         Command::Completions { shell } => commands::completions::run(shell, out),

@@ -168,6 +168,15 @@ impl Observer for LogObserver {
                     );
                 }
             }
+            RouterEvent::Redriven { route, ids } => {
+                let letters = terminal::counted(ids.len() as u64, "dead letter is", "dead letters are");
+                info!(route = route.as_str(), ids = some(ids), "an operator's wish: {letters} back in the queue of route `{route}`");
+            }
+            RouterEvent::Discarded { route, ids } => {
+                let letters = terminal::counted(ids.len() as u64, "dead letter", "dead letters");
+                warn!(route = route.as_str(), ids = some(ids), "an operator's wish: {letters} of route `{route}` deleted");
+            }
+            RouterEvent::Commanded { route, command } => info!(route = route.as_str(), ?command, "an operator's wish: {command:?} for route `{route}`"),
             RouterEvent::StoreTrouble { error } => {
                 if self.admits("store-trouble", "") {
                     error!(error = error.as_str(), "the store is in trouble, no event is lost by it");
@@ -265,6 +274,13 @@ impl Repeats {
         let windows = self.windows.drain().filter(|(_, window)| unwritten(window) > 0);
         windows.map(|((kind, route), window)| Ended { kind, route, unwritten: unwritten(&window) }).collect()
     }
+}
+
+/// The first ids of a long list.
+fn some(ids: &[String]) -> String {
+    const IDS_MAX: usize = 20;
+    let more = if ids.len() > IDS_MAX { " …" } else { "" };
+    ids.iter().take(IDS_MAX).map(String::as_str).collect::<Vec<_>>().join(" ") + more
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::{
     connections::{self, ServeLimits},
     ingest::{Ingest, post_event},
     metrics::{self, Telemetry},
+    operate,
     socket::{SocketError, SocketFile, listen_at, socket_path},
     wire::{DeadLetterAnswer, DeadLettersAnswer, ErrorAnswer, ErrorKind, EventsAnswer, StatusAnswer},
 };
@@ -78,6 +79,7 @@ fn routes(admin: Arc<dyn Admin>, ingest: Ingest) -> Router {
         .route("/api/v1/events/{reference}", get(event))
         .route("/api/v1/dead-letters", get(dead_letters))
         .route("/api/v1/dead-letters/{id}", get(dead_letter))
+        .merge(operate::routes())
         .with_state(admin);
     let writes = Router::new().route("/api/v1/events", post(post_event)).with_state(ingest);
     reads

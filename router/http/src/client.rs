@@ -17,17 +17,22 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use router_api::{
-    Admin, AdminError, ArchivedEvent, DeadLetterQuery, Destination, EventQuery, Publication, Published, RouterStatus, StoredDeadLetter, TransportError,
+    Admin, AdminError, ArchivedEvent, DeadLetterQuery, DeadLetterSelection, Destination, EventQuery, Publication, Published, RedriveRequest, Redriven,
+    Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus, StoredDeadLetter, TransportError,
 };
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
+    operate::Named,
     socket::{connect_to, socket_path},
     wire::{DeadLetterAnswer, DeadLettersAnswer, ErrorAnswer, EventsAnswer, PublishedAnswer, StatusAnswer},
 };
 
 /// For a whole call; longer than the router gives itself for making an event safe.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// For a verb, which may wait for handlings (a canary) or for routes that drain (a reload).
+const VERB_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 /// Bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
@@ -67,10 +72,26 @@ impl AdminClient {
         self.call(request.map_err(|error| self.broken(&error))?).await
     }
 
+    async fn post<B: Serialize + Sync, T: DeserializeOwned>(&self, target: String, body: &B) -> Result<T, AdminError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.broken(&error))?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(target)
+            .header(header::HOST, "localhost")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)));
+        let answer: Named<T> = self.call_within(VERB_TIMEOUT, request.map_err(|error| self.broken(&error))?).await?;
+        Ok(answer.result)
+    }
+
     async fn call<T: DeserializeOwned>(&self, request: Request<Full<Bytes>>) -> Result<T, AdminError> {
-        match tokio::time::timeout(CALL_TIMEOUT, self.exchange(request)).await {
+        self.call_within(CALL_TIMEOUT, request).await
+    }
+
+    async fn call_within<T: DeserializeOwned>(&self, limit: Duration, request: Request<Full<Bytes>>) -> Result<T, AdminError> {
+        match tokio::time::timeout(limit, self.exchange(request)).await {
             Ok(result) => result,
-            Err(_) => Err(self.broken(&format!("no answer within {} s", CALL_TIMEOUT.as_secs()))),
+            Err(_) => Err(self.broken(&format!("no answer within {} s", limit.as_secs()))),
         }
     }
 
@@ -184,5 +205,22 @@ impl Admin for AdminClient {
 
     async fn dead_letter(&self, id: &str) -> Result<StoredDeadLetter, AdminError> {
         self.get::<DeadLetterAnswer>(format!("/api/v1/dead-letters/{}", encoded(id))).await.map(|answer| answer.dead_letter)
+    }
+
+    async fn redrive(&self, request: &RedriveRequest) -> Result<Redriven, AdminError> {
+        self.post("/api/v1/dead-letters/redrive".to_owned(), request).await
+    }
+
+    async fn discard(&self, selection: &DeadLetterSelection) -> Result<u64, AdminError> {
+        self.post("/api/v1/dead-letters/discard".to_owned(), selection).await
+    }
+
+    async fn command(&self, route: &RouteName, command: RouteCommand) -> Result<RouteCommanded, AdminError> {
+        let word = serde_json::to_value(command).map_err(|error| self.broken(&error))?;
+        self.post(format!("/api/v1/routes/{route}/{}", word.as_str().unwrap_or_default()), &serde_json::Value::Null).await
+    }
+
+    async fn reload(&self) -> Result<Reloaded, AdminError> {
+        self.post("/api/v1/reload".to_owned(), &serde_json::Value::Null).await
     }
 }

@@ -13,6 +13,7 @@ mod events;
 mod explain;
 mod golden;
 mod looking;
+mod operating;
 mod plugins;
 mod publish;
 mod redaction;

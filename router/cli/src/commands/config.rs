@@ -1,12 +1,17 @@
-//! `config show`: the effective configuration.
+//! `config`: the effective configuration, and having a running router load it anew.
 
+use anyhow::bail;
+use router_api::RouteName;
+use router_http::{Named, schema};
 use serde::Serialize;
 
 use crate::{
     Ended,
+    access::{Access, Purpose},
     args::{Global, Json},
+    commands::block_on,
     setup,
-    terminal::{DIM, Output, harmless, styled},
+    terminal::{DIM, GOOD, Output, counted, harmless, styled},
 };
 
 #[derive(Serialize)]
@@ -27,7 +32,6 @@ struct RouteLine<'a> {
     enabled: bool,
     mode: router_api::RouteMode,
     place: &'a str,
-    hash: &'a str,
 }
 
 pub(crate) fn show(global: &Global, json: Json, out: &mut Output) -> anyhow::Result<Ended> {
@@ -41,7 +45,6 @@ pub(crate) fn show(global: &Global, json: Json, out: &mut Output) -> anyhow::Res
             enabled: route.enabled,
             mode: route.mode,
             place: &route.place,
-            hash: &route.hash,
         });
         out.json(&ConfigAnswer {
             schema: "event-router.config.v1",
@@ -57,6 +60,43 @@ pub(crate) fn show(global: &Global, json: Json, out: &mut Output) -> anyhow::Res
     out.line(styled(DIM, format_args!("# hash {}", config.hash)))?;
     for line in config.text.trim_end().lines() {
         out.line(harmless(line))?;
+    }
+    Ok(Ended::Well)
+}
+
+pub(crate) fn reload(global: &Global, json: Json, out: &mut Output) -> anyhow::Result<Ended> {
+    let _log = global.begin_quiet_log()?;
+    // Checked here first, where all problems can be shown as `check` shows them.
+    let config = setup::load(global)?.config;
+    let reloaded = block_on(async {
+        let access = Access::open(&config, Purpose::Read).await?;
+        if !access.is_running() {
+            access.close().await;
+            bail!("no router runs on the store `{}`, so there is nothing to reload", config.store.path.display());
+        }
+        let reloaded = access.admin().reload().await;
+        access.close().await;
+        Ok(reloaded?)
+    })?;
+    if json.json {
+        out.json(&Named::new(schema::RELOADED, reloaded))?;
+        return Ok(Ended::Well);
+    }
+    let list = |routes: &[RouteName]| routes.iter().map(RouteName::as_str).collect::<Vec<_>>().join(", ");
+    out.line(format_args!("{} configuration {} is in force", styled(GOOD, "✓"), reloaded.config_hash.get(..12).unwrap_or(&reloaded.config_hash)))?;
+    for (word, routes) in [("started", &reloaded.started), ("restarted", &reloaded.restarted), ("stopped", &reloaded.stopped)] {
+        if !routes.is_empty() {
+            out.line(format_args!("  {word}: {}", list(routes)))?;
+        }
+    }
+    for (route, events) in &reloaded.waiting {
+        out.line(format_args!("  route `{route}` is off or gone, and {} in its queue", counted(*events, "event waits", "events wait")))?;
+    }
+    for key in &reloaded.needs_restart {
+        out.line(format_args!("  `{key}` has changed, which needs a restart"))?;
+    }
+    if reloaded.started.is_empty() && reloaded.restarted.is_empty() && reloaded.stopped.is_empty() {
+        out.line("  no route has changed")?;
     }
     Ok(Ended::Well)
 }

@@ -10,7 +10,7 @@ use crate::{
     access::{Access, Purpose},
     args::{DeadLettersCommand, Global},
     body_text,
-    commands::block_on,
+    commands::{block_on, redrive},
     setup,
     system::SystemClock,
     terminal::{BAD, BOLD, DIM, NAME, Output, Table, counted, harmless, harmless_lines, shortened, styled, time},
@@ -51,11 +51,13 @@ pub(crate) fn run(global: &Global, command: DeadLettersCommand, out: &mut Output
                 show_one(out, &letter, config.limits.decode)?;
             }
         }
+        DeadLettersCommand::Redrive(args) => return redrive::redrive(&config, args, out),
+        DeadLettersCommand::Discard(args) => return redrive::discard(&config, args, out),
     }
     Ok(Ended::Well)
 }
 
-fn known_reason(text: &str) -> anyhow::Result<()> {
+pub(crate) fn known_reason(text: &str) -> anyhow::Result<()> {
     let quoted = serde_json::Value::String(text.to_owned());
     match serde_json::from_value::<DeadLetterReason>(quoted) {
         Ok(_) => Ok(()),

@@ -11,6 +11,8 @@ pub(crate) mod health;
 pub(crate) mod new;
 pub(crate) mod plugins;
 pub(crate) mod publish;
+pub(crate) mod redrive;
+pub(crate) mod routes;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod try_route;

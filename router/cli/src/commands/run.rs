@@ -28,6 +28,7 @@ use crate::{
     args::Global,
     log::{self, LogGuard},
     log_observer::LogObserver,
+    reload::{Reloader, ReloadingAdmin},
     setup::{self, InvalidConfig, Setup},
     store_key,
     system::{OsChance, SystemClock, host_name},
@@ -59,7 +60,7 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<Ended> {
     let log = log::begin(&log::level(&config.log.level, global.verbose, global.quiet), format)?;
     let io = Builder::new_multi_thread().worker_threads(IO_THREADS).thread_name("io").enable_all().build()?;
     let handlers = Builder::new_multi_thread().thread_name("handlers").enable_all().build()?;
-    let result = io.block_on(serve(setup, handlers.handle().clone()));
+    let result = io.block_on(serve(setup, global.clone(), handlers.handle().clone()));
     end(handlers, io, log);
     result.map(|()| Ended::Well)
 }
@@ -70,7 +71,7 @@ fn end(handlers: Runtime, io: Runtime, log: LogGuard) {
     drop(log);
 }
 
-async fn serve(setup: Setup, handlers: Handle) -> anyhow::Result<()> {
+async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result<()> {
     // First of all: a signal that comes while the program starts must not be lost.
     let mut signals = Signals::listen()?;
     systemd::keep_watchdog();
@@ -102,12 +103,15 @@ async fn serve(setup: Setup, handlers: Handle) -> anyhow::Result<()> {
         .host(host_name())
         .fingerprint_key(key)
         .build();
+    let router = Arc::new(router);
+    let reloader = Arc::new(Reloader::new(Arc::clone(&router), global, config.clone()));
+    let admin: Arc<dyn Admin> = Arc::new(ReloadingAdmin { admin: router.admin(), reloader: Arc::clone(&reloader) });
 
     // Asked before the routes take them up.
     let interrupted = interrupted(&config, &*embedded).await;
     // The doors are bound before a route starts, so that a taken port costs nothing; they answer when the routes are there.
     let stopping = CancellationToken::new();
-    let served = match doors(&config, router.admin()).await {
+    let served = match doors(&config, admin).await {
         Ok(doors) => match router.apply(config.clone()).await {
             Ok(applied) => {
                 interrupted.iter().for_each(|line| info!("{line}"));
@@ -116,7 +120,7 @@ async fn serve(setup: Setup, handlers: Handle) -> anyhow::Result<()> {
                 tasks.push(tokio::spawn(router.raise_alerts(alerts, stopping.clone().cancelled_owned())));
                 info!("ready");
                 systemd::ready(status_line(&config)).await;
-                signals.until_stop().await;
+                signals.until_stop(Some(&reloader)).await;
                 stop(&router, &mut signals, stopping, tasks).await;
                 Ok(())
             }
@@ -179,7 +183,9 @@ async fn doors(config: &Config, admin: Arc<dyn Admin>) -> anyhow::Result<Doors> 
     let http = match config.http.listen {
         Some(address) => {
             let parts = DoorParts { admin: Arc::clone(&admin), clock: Arc::new(SystemClock), chance: Arc::new(OsChance), decode };
-            Some(Door::bind(address, Access::default(), parts).await.context("the HTTP door cannot be opened")?)
+            let tokens = config.http.tokens.iter().map(|(name, token)| (name.clone(), token.reveal().to_owned()));
+            let access = Access::new(tokens, config.http.allowed_hosts.iter().cloned());
+            Some(Door::bind(address, access, parts).await.context("the HTTP door cannot be opened")?)
         }
         None => None,
     };
@@ -246,7 +252,7 @@ async fn stop(router: &Router, signals: &mut Signals, stopping: CancellationToke
                     listens = true;
                     info!("what runs is still waited for; a signal from now on cuts this short");
                 }
-                () = signals.until_stop() => {
+                () = signals.until_stop(None) => {
                     if !listens {
                         continue;
                     }
@@ -281,13 +287,17 @@ impl Signals {
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())?, hangup: listen(SignalKind::hangup())? })
     }
 
-    /// Resolves at SIGTERM or SIGINT. SIGHUP must not end the service, whose configuration is read at its start only.
-    async fn until_stop(&mut self) {
+    /// Resolves at SIGTERM or SIGINT. SIGHUP loads the configuration anew, beside everything else; without a reloader it changes
+    /// nothing.
+    async fn until_stop(&mut self, reloader: Option<&Arc<Reloader>>) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => warn!("SIGHUP changes nothing: restart the router to load its configuration anew"),
+                _ = self.hangup.recv() => match reloader.cloned() {
+                    Some(reloader) => drop(tokio::spawn(async move { reloader.reload().await })),
+                    None => warn!("SIGHUP changes nothing any more: the router is stopping"),
+                },
             }
         }
     }

@@ -1,0 +1,83 @@
+//! `dead-letters redrive` and `discard`: letters back into their queues, or away for good.
+
+use anyhow::bail;
+use router_api::{DeadLetterSelection, FailureClass, RedriveRequest};
+use router_core::config::Config;
+use router_http::{Named, schema};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    Ended,
+    access::{Access, Purpose},
+    args::{DiscardArgs, RedriveArgs, SelectionArgs},
+    commands::{block_on, dead_letters::known_reason},
+    terminal::{BAD, GOOD, Output, counted, harmless, styled},
+};
+
+pub(crate) fn redrive(config: &Config, args: RedriveArgs, out: &mut Output) -> anyhow::Result<Ended> {
+    let request = RedriveRequest { selection: selection(args.selection)?, dry_run: args.dry_run, rate: args.rate, canary: args.canary };
+    let (redriven, running) = block_on(async {
+        let access = Access::open(config, Purpose::Read).await?;
+        let redriven = access.admin().redrive(&request).await;
+        let running = access.is_running();
+        access.close().await;
+        Ok((redriven?, running))
+    })?;
+    let stopped = redriven.stopped.is_some();
+    if args.json.json {
+        out.json(&Named::new(schema::REDRIVEN, redriven))?;
+    } else if redriven.selected == 0 {
+        out.line("no dead letter fits")?;
+    } else if request.dry_run {
+        out.line(format_args!("{} would go back: {}", counted(redriven.selected, "letter", "letters"), redriven.ids.join(" ")))?;
+    } else {
+        let rest = if running { "" } else { "; no router is running, they wait for one" };
+        let back = counted(redriven.redriven, "letter is back in its queue", "letters are back in their queues");
+        out.line(format_args!("{} {back}, of {}{rest}", styled(if stopped { BAD } else { GOOD }, if stopped { "✗" } else { "✓" }), redriven.selected))?;
+        if let Some(why) = &redriven.stopped {
+            out.line(format_args!("  stopped: {}", harmless(why)))?;
+        }
+    }
+    Ok(if stopped { Ended::Badly } else { Ended::Well })
+}
+
+pub(crate) fn discard(config: &Config, args: DiscardArgs, out: &mut Output) -> anyhow::Result<Ended> {
+    let selection = selection(args.selection)?;
+    let discarded = block_on(async {
+        let access = Access::open(config, Purpose::Read).await?;
+        let discarded = access.admin().discard(&selection).await;
+        access.close().await;
+        Ok(discarded?)
+    })?;
+    if args.json.json {
+        out.json(&Named::new(schema::DISCARDED, discarded))?;
+    } else {
+        out.line(format_args!("{} {}", styled(GOOD, "✓"), counted(discarded, "letter is deleted", "letters are deleted")))?;
+    }
+    Ok(Ended::Well)
+}
+
+fn selection(args: SelectionArgs) -> anyhow::Result<DeadLetterSelection> {
+    let SelectionArgs { route, reason, class, fields, limit, all, ids } = args;
+    if let Some(reason) = &reason {
+        known_reason(reason)?;
+    }
+    if let Some(class) = &class
+        && serde_json::from_value::<FailureClass>(json!(class)).is_err()
+    {
+        bail!("`{class}` is no class of failures: there are error, timeout, panic, unreachable, busy, rejected, crash");
+    }
+    let narrowed = route.is_some() || reason.is_some() || class.is_some() || !fields.is_empty() || limit.is_some() || !ids.is_empty();
+    if !narrowed && !all {
+        bail!("which letters? Name some, narrow the choice with --route, --reason, --class, --where or --limit, or say --all");
+    }
+    let mut when = Map::new();
+    for field in fields {
+        let Some((name, value)) = field.split_once('=') else { bail!("`{field}` is not of the form FIELD=VALUE") };
+        // A number or a truth value fits both itself and its text, so that nobody has to know how the producer wrote it.
+        let mut values = vec![json!(value)];
+        values.extend(serde_json::from_str::<Value>(value).ok().filter(|value| value.is_number() || value.is_boolean()));
+        when.insert(name.to_owned(), Value::Array(values));
+    }
+    Ok(DeadLetterSelection { ids, route, reason, class, when: (!when.is_empty()).then_some(Value::Object(when)), limit })
+}

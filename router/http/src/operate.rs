@@ -1,0 +1,86 @@
+//! The verbs of the admin API: what operators do to a running router.
+
+use std::{borrow::Cow, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::{Path, State, rejection::JsonRejection},
+    routing::post,
+};
+use router_api::{Admin, DeadLetterSelection, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName};
+use serde::{Deserialize, Serialize};
+
+use crate::wire::{ErrorAnswer, ErrorKind};
+
+/// An answer with the name of its shape.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Named<T> {
+    /// `event-router.<name>.v1`.
+    pub schema: Cow<'static, str>,
+    /// The answer.
+    pub result: T,
+}
+
+/// The names of the shapes.
+pub mod schema {
+    /// Of [`router_api::Redriven`].
+    pub const REDRIVEN: &str = "event-router.redriven.v1";
+    /// Of the number of discarded letters.
+    pub const DISCARDED: &str = "event-router.discarded.v1";
+    /// Of [`router_api::RouteCommanded`].
+    pub const COMMANDED: &str = "event-router.route-command.v1";
+    /// Of [`router_api::Reloaded`].
+    pub const RELOADED: &str = "event-router.reloaded.v1";
+}
+
+impl<T> Named<T> {
+    /// An answer of this shape.
+    #[must_use]
+    pub fn new(schema: &'static str, result: T) -> Self {
+        Self { schema: schema.into(), result }
+    }
+}
+
+type Answer<T> = Result<Json<Named<T>>, ErrorAnswer>;
+type Asked = State<Arc<dyn Admin>>;
+
+pub(crate) fn routes() -> Router<Arc<dyn Admin>> {
+    Router::new()
+        .route("/api/v1/dead-letters/redrive", post(redrive))
+        .route("/api/v1/dead-letters/discard", post(discard))
+        .route("/api/v1/routes/{route}/{command}", post(command))
+        .route("/api/v1/reload", post(reload))
+}
+
+fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, ErrorAnswer> {
+    body.map(|Json(body)| body).map_err(|rejection| ErrorAnswer::new(ErrorKind::BadRequest, rejection.body_text()))
+}
+
+async fn redrive(State(admin): Asked, request: Result<Json<RedriveRequest>, JsonRejection>) -> Answer<Redriven> {
+    let request = body(request)?;
+    finished(async move { admin.redrive(&request).await }).await.map(|done| Json(Named::new(schema::REDRIVEN, done)))
+}
+
+async fn discard(State(admin): Asked, selection: Result<Json<DeadLetterSelection>, JsonRejection>) -> Answer<u64> {
+    let selection = body(selection)?;
+    finished(async move { admin.discard(&selection).await }).await.map(|done| Json(Named::new(schema::DISCARDED, done)))
+}
+
+async fn command(State(admin): Asked, Path((route, command)): Path<(String, String)>) -> Answer<RouteCommanded> {
+    let route: RouteName = route.parse().map_err(|error: router_api::RouteNameError| ErrorAnswer::new(ErrorKind::BadRequest, error.to_string()))?;
+    let command: RouteCommand = serde_json::from_value(serde_json::Value::String(command.clone()))
+        .map_err(|_| ErrorAnswer::new(ErrorKind::NotFound, format!("a route knows no command `{command}`; there are pause, resume, flush, remove")))?;
+    finished(async move { admin.command(&route, command).await }).await.map(|done| Json(Named::new(schema::COMMANDED, done)))
+}
+
+async fn reload(State(admin): Asked) -> Answer<Reloaded> {
+    finished(async move { admin.reload().await }).await.map(|done| Json(Named::new(schema::RELOADED, done)))
+}
+
+/// Does the work in a task of its own: a client that hangs up must not leave a redrive or a reload half done.
+async fn finished<T: Send + 'static>(work: impl Future<Output = Result<T, router_api::AdminError>> + Send + 'static) -> Result<T, ErrorAnswer> {
+    match tokio::spawn(work).await {
+        Ok(result) => Ok(result?),
+        Err(error) => Err(ErrorAnswer::new(ErrorKind::Unavailable, format!("the router failed: {error}"))),
+    }
+}
