@@ -21,7 +21,8 @@ async fn seven_writes_are_one_run_that_sees_all_seven() {
     bench.pass(3 * SECOND).await;
     assert_eq!(bench.called(), ids(&[&SEVEN]));
     assert_eq!(bench.settled(), [["handled"; 7].join("+")], "settled as one");
-    let note = |event: &RouterEvent| matches!(event, RouterEvent::Finished { fate: Fate::Handled { burst: Some(note), .. }, events: 7, .. } if note.events == 7);
+    let note =
+        |event: &RouterEvent| matches!(event, RouterEvent::Finished { fate: Fate::Handled { burst: Some(note), .. }, events: 7, .. } if note.events == 7);
     assert_eq!(bench.observer.count(note), 1);
 }
 

@@ -277,8 +277,6 @@ async fn what_a_handler_notes_is_kept_with_the_fate() {
     bench.apply(&[route("all")]).await;
     bench.send("a.b", "e1").await;
     bench.pass(5 * SECOND).await;
-    let noted = |event: &RouterEvent| {
-        matches!(event, RouterEvent::Finished { fate: Fate::Handled { note: Some(note), .. }, .. } if note == "failed: exit code 1, 7 files")
-    };
+    let noted = |event: &RouterEvent| matches!(event, RouterEvent::Finished { fate: Fate::Handled { note: Some(note), .. }, .. } if note == "failed: exit code 1, 7 files");
     assert_eq!(bench.observer.count(noted), 1);
 }

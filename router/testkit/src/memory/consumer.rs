@@ -92,7 +92,14 @@ impl MemoryConsumer {
                     let id = format!("dead-{}", data.last_letter);
                     data.note(item.seq, &self.route, DeliveryState::Dead { id: id.clone(), reason: letter.reason }, letter.attempts, now);
                     data.dead_origins.insert(id.clone(), Origin { seq: item.seq, hops: item.hops });
-                    data.dead.push(StoredDeadLetter { id, key: item.key, body: item.body, stored_at: item.stored_at, seq: item.seq, letter: (*letter).clone() });
+                    data.dead.push(StoredDeadLetter {
+                        id,
+                        key: item.key,
+                        body: item.body,
+                        stored_at: item.stored_at,
+                        seq: item.seq,
+                        letter: (*letter).clone(),
+                    });
                 }
                 SettledHow::Buried(letter)
             }
