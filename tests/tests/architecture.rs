@@ -98,7 +98,17 @@ const BOUNDED: &str = "every queue has a stated limit";
 
 const RULES: &[Rule] = &[
     Rule { text: "SystemTime::now", files: &[], why: CLOCK },
-    Rule { text: "Instant::now", files: &["router/cli/src/system.rs", "router/effects/src/command.rs", "router/effects/src/http.rs"], why: CLOCK },
+    Rule {
+        text: "Instant::now",
+        files: &[
+            "router/cli/src/system.rs",
+            "router/effects/src/command.rs",
+            "router/effects/src/http.rs",
+            "router/effects/src/worker.rs",
+            "router/effects/src/worker_pool.rs",
+        ],
+        why: CLOCK,
+    },
     Rule { text: "Timestamp::now", files: &["router/cli/src/system.rs"], why: CLOCK },
     Rule { text: "Zoned::now", files: &[], why: CLOCK },
     // Killed processes need real time to go.
