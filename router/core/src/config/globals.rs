@@ -1,6 +1,6 @@
 //! The tables beside the routes, from what was written to the model.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
 use router_api::DecodeLimits;
 
@@ -9,7 +9,7 @@ use super::{
     diagnostic::Draft,
     environment::Environment,
     locate::clean,
-    model::{Config, HttpConfig, Limits, LogConfig, RedactConfig, Retention, StoreConfig, TransportConfig},
+    model::{Config, HttpConfig, Limits, LogConfig, RedactConfig, Retention, Secret, StoreConfig, TransportConfig},
     raw::{RawConfig, RawSynchronous},
     schema_walk::ticked,
     scrub::Scrubber,
@@ -47,7 +47,9 @@ pub(super) fn config(
             said.map_or_else(|| state.to_owned(), |said| state.parent().unwrap_or(state).join(said)).join("router.db")
         }
     };
-    let listen = listen(http.listen.as_deref(), globals, drafts);
+    let tokens = tokens(http.tokens.as_ref(), globals, drafts);
+    let listen = listen(http.listen.as_deref(), !tokens.is_empty(), globals, drafts);
+    check_hosts(http.allowed_hosts.as_deref().unwrap_or_default(), globals, drafts);
     let redact =
         RedactConfig { paths: redact.paths.unwrap_or_default(), patterns: redact.patterns.unwrap_or_default(), builtin: redact.builtin.unwrap_or(true) };
     // Any key will do to find out whether the rules are right.
@@ -82,7 +84,7 @@ pub(super) fn config(
             sync: store.synchronous != Some(RawSynchronous::Normal),
             retention: Retention { age: DAY * store.retention_days.unwrap_or(30), bytes_max: store.retention_bytes_max.unwrap_or(1 << 30) },
         },
-        http: HttpConfig { listen: listen? },
+        http: HttpConfig { listen: listen?, tokens, allowed_hosts: http.allowed_hosts.unwrap_or_default() },
         limits: Limits { decode },
         redact,
         log: LogConfig { level, format: log.format.unwrap_or_default() },
@@ -101,7 +103,7 @@ pub(super) fn config(
 
 /// `None` when the address is wrong, which was reported.
 #[allow(clippy::option_option, reason = "off is an answer too")]
-fn listen(text: Option<&str>, globals: &Node, drafts: &mut Vec<Draft>) -> Option<Option<SocketAddr>> {
+fn listen(text: Option<&str>, has_tokens: bool, globals: &Node, drafts: &mut Vec<Draft>) -> Option<Option<SocketAddr>> {
     let Some(text) = text else { return Some(Some(SocketAddr::from(([127, 0, 0, 1], 8_682)))) };
     if text == "off" {
         return Some(None);
@@ -113,10 +115,13 @@ fn listen(text: Option<&str>, globals: &Node, drafts: &mut Vec<Draft>) -> Option
     }
     let shown = text_node.shown();
     match text.parse::<SocketAddr>() {
-        Ok(address) if address.ip().is_loopback() => Some(Some(address)),
+        Ok(address) if address.ip().is_loopback() || has_tokens => Some(Some(address)),
         Ok(address) => {
-            let message = format!("{} is open to other machines, and this version has no tokens to tell friend from foe", ticked(shown));
-            let help = format!("listen on this machine only, `127.0.0.1:{}`, and put a proxy that authenticates before it", address.port());
+            let message = format!("{} is open to other machines, and there are no tokens to tell friend from foe", ticked(shown));
+            let help = format!(
+                "give each client one, `[http] tokens = {{ laptop = \"${{file:…}}\" }}`, or listen on this machine only, `127.0.0.1:{}`",
+                address.port()
+            );
             drafts.push(Draft::error("not-loopback", message).at(node.span).help(help));
             None
         }
@@ -125,6 +130,48 @@ fn listen(text: Option<&str>, globals: &Node, drafts: &mut Vec<Draft>) -> Option
             let help = format!("write it as `127.0.0.1:{}`, or `off`", port.unwrap_or(8_682));
             drafts.push(Draft::error("bad-address", format!("{} is no address with a port", ticked(shown))).at(node.span).help(help));
             None
+        }
+    }
+}
+
+/// A token that can be guessed is none.
+const TOKEN_BYTES_MIN: usize = 16;
+
+/// The tokens that can be used; those that cannot are reported.
+fn tokens(tokens: Option<&BTreeMap<String, String>>, globals: &Node, drafts: &mut Vec<Draft>) -> Vec<(String, Secret)> {
+    let nodes = globals.at(&globals.steps("http.tokens")).and_then(Node::as_table);
+    let mut all: Vec<(String, Secret)> = Vec::new();
+    for (name, token) in tokens.into_iter().flatten() {
+        let node = nodes.and_then(|nodes| nodes.get(name));
+        if node.and_then(Node::as_text).is_some_and(|text| text.filled == Filled::Missing) {
+            continue;
+        }
+        let problem = if token.trim().len() < TOKEN_BYTES_MIN {
+            format!("has fewer than {TOKEN_BYTES_MIN} bytes, so it can be guessed")
+        } else if !token.trim().bytes().all(|byte| byte.is_ascii_graphic()) {
+            "has characters that a header cannot carry".to_owned()
+        } else if let Some((other, _)) = all.iter().find(|(_, known)| known.reveal() == token.trim()) {
+            format!("is that of {} too, so nobody could tell the two apart", ticked(other))
+        } else {
+            all.push((name.clone(), Secret::new(token.trim())));
+            continue;
+        };
+        let place = node.map_or_else(|| globals.span_at(&globals.steps("http.tokens")), |node| node.span);
+        drafts
+            .push(Draft::error("bad-token", format!("the token of {} {problem}", ticked(name))).at(place).help("a good one comes from `openssl rand -hex 32`"));
+    }
+    all
+}
+
+fn check_hosts(hosts: &[String], globals: &Node, drafts: &mut Vec<Draft>) {
+    let scrubber = Scrubber::below(globals);
+    for (at, host) in hosts.iter().enumerate() {
+        let (name, port) = host.rsplit_once(':').map_or((host.as_str(), None), |(name, port)| (name, Some(port)));
+        let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+        if !is_name || port.is_some_and(|port| port.parse::<u16>().is_err()) {
+            let message = scrubber.scrub(&format!("{} is no host", ticked(host)));
+            let place = globals.span_at(&globals.steps(&format!("http.allowed_hosts.{at}")));
+            drafts.push(Draft::error("bad-host", message).at(place).help("write a name, with a port or without: `router.lan`, `router.lan:9000`"));
         }
     }
 }

@@ -32,7 +32,7 @@ pub use load::{Loaded, load};
 pub use locate::{Located, Origin, locate};
 pub use model::{
     Breaker, Coalesce, Config, Dedup, HttpConfig, Limits, LogConfig, LogFormat, OnExhausted, Rate, RedactConfig, Retention, RetryAction, RetryPolicy,
-    RouteConfig, StoreConfig, TransportConfig,
+    RouteConfig, Secret, StoreConfig, TransportConfig,
 };
 pub use reference::{config_reference, generated_files, plugin_reference};
 pub use schema::config_schema;

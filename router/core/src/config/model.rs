@@ -1,6 +1,6 @@
 //! The configuration as the router uses it: checked, interpolated, with all defaults filled in.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use router_api::{DecodeLimits, FailureClass, FieldPath, RouteMode, RouteName, RoutingPattern};
 use schemars::JsonSchema;
@@ -65,6 +65,34 @@ pub struct Retention {
 pub struct HttpConfig {
     /// `None` for `listen = "off"`.
     pub listen: Option<SocketAddr>,
+    /// A client's name and its token, each. With any, every client needs one; beyond loopback there is one at least.
+    pub tokens: Vec<(String, Secret)>,
+    /// Names under which the door may be asked besides those of loopback, each with a port or for every port.
+    pub allowed_hosts: Vec<String>,
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides a text.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for whoever uses it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
 }
 
 /// What an event may be at most.

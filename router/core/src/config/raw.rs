@@ -92,9 +92,13 @@ pub(super) enum RawSynchronous {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawHttp {
-    /// Address and port, or `off`. Only addresses of this machine (`127.0.0.1:…`, `[::1]:…`) are allowed. Default
-    /// `127.0.0.1:8682`.
+    /// Address and port, or `off`. Addresses beyond this machine need `tokens`. Default `127.0.0.1:8682`.
     pub listen: Option<String>,
+    /// A token for each client by its name, best as `${file:…}` or `${VAR}`; at least 16 bytes. With any, every client needs one, sent
+    /// as `Authorization: Bearer …`.
+    pub tokens: Option<BTreeMap<String, String>>,
+    /// Names under which clients may ask besides `localhost` and addresses, such as `router.lan` or `router.lan:9000`.
+    pub allowed_hosts: Option<Vec<String>>,
 }
 
 /// What an event may be at most.

@@ -52,6 +52,12 @@ pub(super) fn globals(config: &Config, globals: &Table) -> String {
     out.line("retention_bytes_max", config.store.retention.bytes_max);
     out.header("[http]");
     out.line("listen", text("http", "listen", &config.http.listen.map_or_else(|| "off".to_owned(), |address| address.to_string())));
+    let http = |key: &str| globals.get("http").and_then(Node::as_table).and_then(|table| table.get(key));
+    for key in ["tokens", "allowed_hosts"] {
+        if let Some(node) = http(key) {
+            out.line(key, literal(node, Form::Shown));
+        }
+    }
     out.header("[limits]");
     out.line("body_bytes_max", config.limits.decode.body_bytes_max);
     out.line("depth_max", config.limits.decode.depth_max);

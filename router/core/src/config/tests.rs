@@ -262,6 +262,21 @@ target = { kind = "file", path = "out" }
 }
 
 #[tokio::test]
+async fn a_door_beyond_loopback_needs_tokens_and_they_are_shown_nowhere() {
+    let text = "[http]\nlisten = '0.0.0.0:80'\nallowed_hosts = ['router.lan', 'front:9000']\ntokens = { ci = 'a-literal-of-some-length', b = '${TOKEN}' }\n";
+    let environment = FixedEnvironment::default().with("TOKEN", " kept-out-of-the-file ");
+    let loaded = load_files(&[("a.toml", text)], &environment).await.expect("it is valid");
+    let http = &loaded.config.http;
+    assert_eq!(http.listen.map(|listen| listen.to_string()).as_deref(), Some("0.0.0.0:80"));
+    let tokens: Vec<_> = http.tokens.iter().map(|(name, token)| (name.as_str(), token.reveal())).collect();
+    assert_eq!(tokens, [("b", "kept-out-of-the-file"), ("ci", "a-literal-of-some-length")]);
+    for shown in [&loaded.config.text, &format!("{:?}", loaded.config)] {
+        assert!(!shown.contains("some-length") && !shown.contains("kept-out"), "{shown}");
+    }
+    assert!(loaded.config.text.contains("b = \"${TOKEN}\""), "{}", loaded.config.text);
+}
+
+#[tokio::test]
 async fn each_mistake_is_one_sentence_at_its_place_with_a_way_out() {
     for (text, expected) in [
         ("[https]\n", "1:2 unknown-key: unknown key `https` | did you mean `http`?"),
@@ -273,7 +288,15 @@ async fn each_mistake_is_one_sentence_at_its_place_with_a_way_out() {
         ("[log]\nformat = 'jsno'\n", "2:10 unknown-value: `format` is `jsno`, but must be one of `text`, `json` | did you mean `json`?"),
         (
             "[http]\nlisten = '0.0.0.0:80'\n",
-            "2:10 not-loopback: `0.0.0.0:80` is open to other machines, and this version has no tokens to tell friend from foe | listen on this machine only, `127.0.0.1:80`, and put a proxy that authenticates before it",
+            "2:10 not-loopback: `0.0.0.0:80` is open to other machines, and there are no tokens to tell friend from foe | give each client one, `[http] tokens = { laptop = \"${file:…}\" }`, or listen on this machine only, `127.0.0.1:80`",
+        ),
+        (
+            "[http]\ntokens = { ci = '${SPACED}' }\n",
+            "2:17 bad-token: the token of `ci` has characters that a header cannot carry | a good one comes from `openssl rand -hex 32`",
+        ),
+        (
+            "[http]\nallowed_hosts = ['https://x']\n",
+            "2:18 bad-host: `https://x` is no host | write a name, with a port or without: `router.lan`, `router.lan:9000`",
         ),
         ("[http]\nlisten = 'localhost:80'\n", "2:10 bad-address: `localhost:80` is no address with a port | write it as `127.0.0.1:80`, or `off`"),
         ("[transport]\nkind = 'amqp'\n", "2:8 unknown-value: `kind` is `amqp`, but must be `embedded`"),
