@@ -143,7 +143,7 @@ fn other_paths_and_methods_are_refused_and_the_admin_api_is_not_on_the_network()
     let home = Home::new(ROUTES);
     let service = home.serve();
     let address = service.address();
-    for path in ["/", "/api/v1/events", "/api/v1/dead-letters", "/api/v1/status", "/metrics", "/events/1"] {
+    for path in ["/", "/api/v1/events", "/api/v1/dead-letters", "/api/v1/status", "/metrics/", "/events/1"] {
         error(&raw(address, &format!("GET {path} HTTP/1.1\nhost: HOST"), ""), 404, "not-found");
     }
     error(&raw(address, "GET /events HTTP/1.1\nhost: HOST", ""), 405, "method-not-allowed");
