@@ -59,11 +59,10 @@ impl Session {
     /// Notes a prompt: a new one begins a turn. `begins` is true for the hook of a prompt itself, which may lack its id.
     pub(crate) fn prompt(&mut self, id: Option<&str>, begins: bool) {
         match id {
+            Some(id) if self.prompt.as_deref() == Some(id) => {}
             Some(id) if id.len() <= NAME_BYTES_MAX => {
-                if self.prompt.as_deref() != Some(id) {
-                    self.prompt = Some(id.to_owned());
-                    self.turns += 1;
-                }
+                self.prompt = Some(id.to_owned());
+                self.turns += 1;
             }
             _ if begins => self.turns += 1,
             _ => {}
