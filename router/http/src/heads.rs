@@ -163,7 +163,8 @@ mod tests {
     fn ambiguous(text: &str) -> bool {
         let whole = Watch::default().follow(text.as_bytes());
         let mut watch = Watch::default();
-        let split = text.as_bytes().iter().fold(false, |seen, byte| watch.follow(&[*byte]) || seen);
+        let verdicts: Vec<bool> = text.bytes().map(|byte| watch.follow(&[byte])).collect();
+        let split = verdicts.contains(&true);
         assert_eq!(whole, split, "{text:?}");
         whole
     }
