@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 /// Longer than anything should take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+#[expect(clippy::print_stderr, reason = "a test that is left out is said aloud")]
 fn has_python() -> bool {
     let there = Command::new("python3").args(["-c", "import sqlite3"]).output().is_ok_and(|ran| ran.status.success());
     if !there {
