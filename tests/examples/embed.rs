@@ -8,7 +8,7 @@ use std::{error::Error, path::Path, sync::Arc, time::Duration};
 use plugins as _;
 
 use event_router::{OsChance, SystemClock};
-use router_api::{Admin as _, Clock, Publication, Registry, Transport as _};
+use router_api::{Clock, Publication, Registry, Transport as _};
 use router_core::{
     Router,
     config::{self, ProcessEnvironment},

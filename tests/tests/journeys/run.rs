@@ -182,7 +182,7 @@ fn sighup_is_answered_with_a_line_and_does_not_end_the_service() {
     let home = Home::new(ROUTES);
     let mut service = home.serve();
     service.signal(Signal::HUP);
-    service.wait_for("SIGHUP changes nothing").expect("it says so");
+    service.wait_for("loaded anew").expect("it says so");
     service.send("session.thread.agent.action", &write(1, "/home/ada/shop/cart.py"));
     service.stop();
 }
