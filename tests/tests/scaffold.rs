@@ -1,6 +1,8 @@
-//! What `new route` makes passes `check`, and `new plugin` overwrites nothing.
+//! What `new route` makes passes `check`; what `new plugin` makes compiles, passes its own tests, and overwrites nothing.
 
-use router_tests::Home;
+use std::{fs, process::Command};
+
+use router_tests::{Home, target_dir, workspace};
 
 #[test]
 fn nothing_is_overwritten_and_names_that_cannot_work_are_refused() {
@@ -58,4 +60,25 @@ fn a_route_is_appended_once_and_leaves_the_file_as_it_was() {
     assert_eq!(home.read("config/router.toml"), after);
     let _ = home.run(&["new", "route", "other", "--append", "config/routes.d/new.toml"]).code(0);
     assert!(home.run(&["check"]).code(0).stdout.contains("2 routes on"));
+}
+
+#[test]
+fn a_new_plugin_compiles_and_passes_its_own_tests() {
+    let home = Home::new("");
+    let router = workspace().to_str().expect("the path is text");
+    let _ = home.run(&["new", "plugin", "say-hello", "--path", "say-hello", "--router-path", router]).code(0);
+    // The workspace's profile, which saves compiling every dependency again; nothing else of the crate is touched.
+    let manifest = home.read("say-hello/Cargo.toml");
+    let root = fs::read_to_string(workspace().join("Cargo.toml")).expect("the workspace has a manifest");
+    let profile = root.split("[profile.dev]").nth(1).and_then(|rest| rest.split("[profile.release]").next()).expect("the workspace has a profile");
+    let path = home.write("say-hello/Cargo.toml", &format!("{manifest}\n[profile.dev]{profile}"));
+    let tested = Command::new(env!("CARGO"))
+        .args(["test", "--offline"])
+        .current_dir(path.parent().expect("a file lies in a directory"))
+        .env("CARGO_TARGET_DIR", target_dir().parent().expect("target/<profile>"))
+        .output()
+        .expect("cargo runs");
+    let printed = String::from_utf8_lossy(&tested.stdout).into_owned() + &String::from_utf8_lossy(&tested.stderr);
+    assert!(tested.status.success(), "{printed}");
+    assert!(printed.contains("test it_works_on_a_route ... ok"), "{printed}");
 }
