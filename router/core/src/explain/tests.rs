@@ -64,6 +64,16 @@ fn python() -> Value {
 }
 
 #[test]
+fn a_shadow_route_that_is_missed_says_so_too() {
+    let ci = || route("ci", &["session.#"], python());
+    let mut shadow = ci();
+    shadow.mode = RouteMode::Shadow;
+    let text = asked(&[shadow], &write_of("a.rs")).to_string();
+    assert!(text.contains("rejects the event") && text.contains("- shadow: even when it fires it only records"), "{text}");
+    assert!(!asked(&[ci()], &write_of("a.rs")).to_string().contains("- shadow"));
+}
+
+#[test]
 fn a_filter_that_leaves_the_event_is_named_with_the_field_and_both_values() {
     let text = asked(&[route("ci", &[KEY], python())], &write_of("/home/ada/README.md")).to_string();
     assert!(text.contains("the only route does not take this event"), "{text}");

@@ -114,6 +114,10 @@ impl RouteVerdict {
     pub fn lines(&self) -> Vec<String> {
         let mut lines = self.verdict.lines();
         lines.extend(self.notes.iter().map(|note| format!("- {note}")));
+        // Whoever mends the filter would wonder next.
+        if self.mode == RouteMode::Shadow && matches!(self.verdict, Verdict::FilterMismatch { .. }) {
+            lines.push("- shadow: even when it fires it only records what it would do; `mode = \"live\"` does it".to_owned());
+        }
         lines
     }
 }
@@ -138,7 +142,7 @@ impl Verdict {
             }
             Self::FilterMismatch { pattern, failure, also } => {
                 let mut lines = vec![
-                    format!("`{pattern}` fits the key, but the filter (`when`) leaves the event: {} of {} conditions fit", failure.passed, failure.clauses),
+                    format!("`{pattern}` fits the key, but the filter (`when`) rejects the event: {} of {} conditions fit", failure.passed, failure.clauses),
                     failure.to_string(),
                 ];
                 lines.extend(beside(failure));
