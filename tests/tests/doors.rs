@@ -1,5 +1,5 @@
-//! The HTTP door of the built binary: the examples of its page, who holds a taken port, its tokens, and two thousand connections
-//! that say nothing.
+//! The HTTP door of the built binary: the examples of its page, who holds a taken port, its tokens, hostile requests, and two thousand
+//! connections that say nothing.
 
 use std::{
     fs,
@@ -153,4 +153,126 @@ fn two_thousand_silent_and_slow_connections_do_not_hold_up_the_others() {
     assert!(crowded < alone * 5 + Duration::from_secs(5), "{crowded:?} with the crowd, {alone:?} without");
     drop(crowd);
     service.stop();
+}
+
+/// What is sent after the request line and the right `Host`, and the status that answers it; 0 for a connection that is closed without
+/// a word.
+fn hostile() -> Vec<(&'static str, String, &'static [u16])> {
+    let json = "Content-Type: application/json\r\n";
+    let with = |line: &str, headers: &str, body: &str| format!("{line} HTTP/1.1\r\nHost: HOST\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len());
+    let event = |body: &str| with("POST /events?key=hostile", json, body);
+    let raw = |rest: &str| format!("POST /events?key=hostile HTTP/1.1\r\n{rest}");
+    let bad = &[400][..];
+    let mut all = vec![
+        ("nothing", event(""), bad),
+        ("a word", event("hello"), bad),
+        ("half an object", event("{\"a\":"), bad),
+        ("two objects", event("{}{}"), bad),
+        ("an object and a word", event("{} x"), bad),
+        ("a number", event("1"), bad),
+        ("null", event("null"), bad),
+        ("a text", event("\"x\""), bad),
+        ("an array of numbers", event("[1,2]"), bad),
+        ("half an array", event("[{}"), bad),
+        ("an array in an array", event("[[{}]]"), bad),
+        ("a single quote", event("{'a':1}"), bad),
+        ("a comment", event("{/*x*/\"a\":1}"), bad),
+        ("a trailing comma", event("{\"a\":1,}"), bad),
+        ("NaN", event("{\"a\":NaN}"), bad),
+        ("a lone surrogate", event("{\"a\":\"\\ud800\"}"), bad),
+        ("a control character", event("{\"a\":\"\u{1}\"}"), bad),
+        ("a byte order mark", event("\u{feff}{}"), bad),
+        ("a zero byte", event("{\"a\":1}\u{0}"), bad),
+        ("deep objects", event(&format!("{}1{}", "{\"a\":".repeat(5_000), "}".repeat(5_000))), bad),
+        ("deep arrays", event(&format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000))), bad),
+        ("open arrays", event(&"[".repeat(100_000)), bad),
+        ("too many events", event(&format!("[{}]", vec!["{}"; 1_001].join(","))), bad),
+        ("too many lines", with("POST /events?key=hostile", "Content-Type: application/x-ndjson\r\n", &"{}\n".repeat(1_001)), bad),
+        ("a line that is none", with("POST /events?key=hostile", "Content-Type: application/x-ndjson\r\n", "{}\nx"), bad),
+        ("an empty key", with("POST /events?key=", json, "{}"), bad),
+        ("a key with a line break", with("POST /events?key=a%0Ab", json, "{}"), bad),
+        ("a long key", with(&format!("POST /events?key={}", "k".repeat(300)), json, "{}"), bad),
+        ("an unknown parameter", with("POST /events?kye=a", json, "{}"), bad),
+        ("an address that is not theirs", with("POST /events?key=a&route=ci", json, "{}"), bad),
+        ("no key", with("POST /events", json, "{}"), bad),
+        ("a key that is a number", with("POST /events", json, "{\"event_type\":1}"), bad),
+        ("no type", with("POST /events?key=hostile", "", "{}"), &[415]),
+        ("text", with("POST /events?key=hostile", "Content-Type: text/plain\r\n", "{}"), &[415]),
+        ("a form", with("POST /events?key=hostile", "Content-Type: application/x-www-form-urlencoded\r\n", "a=1"), &[415]),
+        ("a compressed body", with("POST /events?key=hostile", &format!("{json}Content-Encoding: gzip\r\n"), "\u{1f}\u{8b}\u{8}"), bad),
+        ("half a CloudEvent", with("POST /events", "Content-Type: application/cloudevents+json\r\n", "{\"type\":\"a\"}"), bad),
+        ("a batch that is none", with("POST /events", "Content-Type: application/cloudevents-batch+json\r\n", "{}"), bad),
+        ("headers of half a CloudEvent", with("POST /events", &format!("{json}ce-specversion: 1.0\r\n"), "{}"), bad),
+        (
+            "an attribute twice",
+            with("POST /events", &format!("{json}ce-specversion: 1.0\r\nce-id: 1\r\nce-id: 2\r\nce-source: s\r\nce-type: t\r\n"), "{}"),
+            bad,
+        ),
+        ("a foreign host", raw("Host: evil.example\r\nContent-Length: 0\r\n\r\n"), &[403]),
+        ("two hosts", raw("Host: HOST\r\nHost: HOST\r\nContent-Length: 0\r\n\r\n"), bad),
+        ("no host", raw("Content-Length: 0\r\n\r\n"), bad),
+        ("a foreign page", with("POST /events?key=hostile", &format!("{json}Origin: https://evil.example\r\n"), "{}"), &[403]),
+        ("a page of nowhere", with("POST /events?key=hostile", &format!("{json}Origin: null\r\n"), "{}"), &[403]),
+        ("a foreign address", with("POST http://evil.example/events?key=hostile", json, "{}"), &[403]),
+        ("both lengths", raw(&format!("Host: HOST\r\n{json}Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n")), bad),
+        ("two lengths", raw(&format!("Host: HOST\r\n{json}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}")), bad),
+        ("a length below zero", raw(&format!("Host: HOST\r\n{json}Content-Length: -2\r\n\r\n{{}}")), bad),
+        ("a length that is a word", raw(&format!("Host: HOST\r\n{json}Content-Length: two\r\n\r\n{{}}")), bad),
+        ("a length beyond counting", raw(&format!("Host: HOST\r\n{json}Content-Length: 99999999999999999999999\r\n\r\n{{}}")), bad),
+        ("a giant length", raw(&format!("Host: HOST\r\n{json}Content-Length: 999999999999\r\n\r\n")), &[413]),
+        ("a chunk of no size", raw(&format!("Host: HOST\r\n{json}Transfer-Encoding: chunked\r\n\r\nzz\r\n")), &[400, 0]),
+        ("an encoding that nobody knows", raw(&format!("Host: HOST\r\n{json}Transfer-Encoding: gzip\r\n\r\n")), &[400, 411, 501]),
+        ("a header without end", raw(&format!("Host: HOST\r\nx: {}\r\n\r\n", "y".repeat(200_000))), &[431]),
+        ("a thousand headers", raw(&format!("Host: HOST\r\n{}\r\n", "x: y\r\n".repeat(1_000))), &[431]),
+        ("a header that is none", raw("Host: HOST\r\nno colon\r\n\r\n"), bad),
+        ("a folded header", raw("Host: HOST\r\nx: a\r\n b\r\n\r\n"), bad),
+        ("no HTTP", "hello\r\n\r\n".to_owned(), bad),
+        ("another protocol", "\u{16}\u{3}\u{1}\u{2}\u{0}\r\n\r\n".to_owned(), &[400, 0]),
+        ("another version", "POST /events HTTP/9.9\r\n\r\n".to_owned(), &[400, 505, 0]),
+        ("another method", with("DELETE /events", json, ""), &[405]),
+        ("a preflight", with("OPTIONS /events", "Origin: http://localhost\r\n", ""), &[405]),
+        ("another path", with("POST /../../etc/passwd", json, "{}"), &[404]),
+        ("an admin's path", with("GET /api/v1/status", "", ""), &[401, 403, 404]),
+        ("an odd path of an agent", with("POST /events/agent/%ff/heartbeat", json, "{\"agent_name\":\"x\",\"status\":\"ok\"}"), bad),
+        ("a line break in an agent", with("POST /events/agent/a%0Ab/heartbeat", json, "{\"agent_name\":\"x\",\"status\":\"ok\"}"), bad),
+        ("wrong fields", with("POST /events/claude-code/message", json, "{\"session_id\":[]}"), &[422]),
+        ("half a hook", with("POST /hooks/claude-code", json, "{"), bad),
+    ];
+    let chunks = format!("10000\r\n{}\r\n", "x".repeat(0x10000)).repeat(80);
+    all.push(("chunks without end", raw(&format!("Host: HOST\r\n{json}Transfer-Encoding: chunked\r\n\r\n{chunks}")), &[413]));
+    all
+}
+
+#[test]
+fn hostile_requests_are_refused_and_leave_nothing_behind() {
+    let home = Home::new("");
+    let service = home.serve();
+    let address = service.address();
+    let all = hostile();
+    assert!(all.len() >= 60);
+    let answered = |(what, text, expected): (&'static str, String, &'static [u16])| {
+        let status = hostile_status(address, text.replace("HOST", &address.to_string()).as_bytes());
+        (!expected.contains(&status)).then(|| format!("{what}: {status}, not {expected:?}"))
+    };
+    let wrong: Vec<String> = all.into_iter().filter_map(answered).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let answer = post(address, "/events?key=honest", "{}").expect("an answer");
+    assert_eq!((answer.status, &answer.json()["seq"]), (200, &Value::from(1)), "nothing hostile was stored: {answer:?}");
+    service.stop();
+}
+
+fn hostile_status(address: SocketAddr, bytes: &[u8]) -> u16 {
+    let mut stream = TcpStream::connect(address).expect("the door is open");
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time can be set");
+    let _ = stream.write_all(bytes);
+    // The status is enough: who waits for the end of a connection that is kept open waits for its time-out.
+    let mut answer = vec![0; 16];
+    let mut read = 0;
+    while read < answer.len() {
+        match stream.read(&mut answer[read..]) {
+            Ok(0) | Err(_) => break,
+            Ok(bytes) => read += bytes,
+        }
+    }
+    String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
 }
