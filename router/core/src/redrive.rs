@@ -47,6 +47,10 @@ impl Redrive<'_> {
         };
         let query = DeadLetterQuery { route: selection.route.clone(), reason: selection.reason.clone(), limit: Some(LETTERS_MAX) };
         let mut letters = self.transport.admin().dead_letters(&query).await?;
+        if letters.len() >= LETTERS_MAX as usize {
+            // The list begins with the newest: what it leaves out is older, and would be overtaken in its lane.
+            return Err(AdminError::Invalid(format!("{LETTERS_MAX} dead letters or more: narrow the choice by route or reason")));
+        }
         let wanted: BTreeSet<&str> = selection.ids.iter().map(String::as_str).collect();
         if let Some(missing) = wanted.iter().find(|id| !letters.iter().any(|letter| letter.id == **id)) {
             return Err(AdminError::NotFound(format!("there is no dead letter `{missing}`")));
@@ -162,6 +166,10 @@ impl Redrive<'_> {
         }
         let query = DeadLetterQuery { route: Some(route.clone()), reason: None, limit: Some(LETTERS_MAX) };
         let letters = self.transport.admin().dead_letters(&query).await?;
+        if letters.len() >= LETTERS_MAX as usize {
+            // Not all of them are known, so no lane can be said to have none left.
+            return Ok(());
+        }
         let held: BTreeSet<String> = letters.iter().filter_map(|letter| matcher.lane(&self.decoded(letter)?)).collect();
         memory.unpark_all_but(self.store, route, &held).await?;
         Ok(())
