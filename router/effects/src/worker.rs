@@ -86,15 +86,17 @@ enum End {
 }
 
 impl Worker {
-    /// Supervises a program that was just started, until its end; then `ended` is called.
+    /// Supervises a program that was just started, until its end; then `ended` is called. It is given its first line before anybody
+    /// looks at it: one that ends at once must fail this line and not be started again for it.
     pub(crate) fn supervise(
         started: Started,
         route: String,
+        (id, line): (&str, Bytes),
         stderr_bytes_max: usize,
         idle: Duration,
         grace: Duration,
         ended: impl FnOnce(&Self) + Send + 'static,
-    ) -> Arc<Self> {
+    ) -> (Arc<Self>, Asked) {
         let (lines, receiver) = mpsc::channel(IN_FLIGHT_MAX);
         let worker = Arc::new(Self {
             state: Mutex::new(State { lines: Some(lines), waiting: HashMap::new(), quiet_since: Instant::now() }),
@@ -104,6 +106,7 @@ impl Worker {
             wanted: AtomicBool::new(false),
             over: watch::Sender::new(false),
         });
+        let asked = worker.submit(id, line).expect("a worker that has no line yet takes one");
         let supervised = Arc::clone(&worker);
         tokio::spawn(async move {
             // Also when the runtime drops this task: nobody may wait for ever.
@@ -111,7 +114,7 @@ impl Worker {
             supervised.run(started, &route, receiver, idle, grace).await;
             drop(on_end);
         });
-        worker
+        (worker, asked)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {

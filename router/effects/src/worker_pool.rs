@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use router_api::{CommandReply, CommandRequest, EffectClass, EffectContext, EffectError, KeepAlive, Leased};
 use tokio::{
     sync::Notify,
@@ -204,14 +205,10 @@ impl Workers {
             if let Some(instant) = slot.not_before.filter(|instant| *instant > Instant::now()) {
                 return wait(Some(instant), "failed, and was not started again");
             }
-            let worker = self.start(key, request, keep_alive)?;
-            let asked = worker.submit(&keep_alive.id, line);
+            let (worker, asked) = self.start(key, request, keep_alive, line)?;
             slot.workers.push(worker);
             Self::watch(&mut slots, &self.pool, &keep_alive.leased);
-            return match asked {
-                Some(asked) => Ok(Choice::Asked(asked)),
-                None => wait(None, "was not free"),
-            };
+            return Ok(Choice::Asked(asked));
         }
         let shared = by_load.into_iter().filter(|(load, _)| *load < IN_FLIGHT_MAX).find_map(|(_, worker)| worker.submit(&keep_alive.id, line.clone()));
         if let Some(asked) = shared {
@@ -227,11 +224,12 @@ impl Workers {
         wait(None, "was not free")
     }
 
-    fn start(&self, key: &Key, request: &CommandRequest, keep_alive: &KeepAlive) -> Result<Arc<Worker>, EffectError> {
+    fn start(&self, key: &Key, request: &CommandRequest, keep_alive: &KeepAlive, line: Bytes) -> Result<(Arc<Worker>, Asked), EffectError> {
         let started = self.commands.start(request, &format!("kept alive for {}", key.route))?;
         let (pool, ended_key) = (Arc::clone(&self.pool), key.clone());
         let ended = move |worker: &Worker| pool.ended(&ended_key, worker);
-        Ok(Worker::supervise(started, key.route.clone(), self.commands.output_bytes_max(), keep_alive.idle, self.commands.grace(), ended))
+        let first = (keep_alive.id.as_str(), line);
+        Ok(Worker::supervise(started, key.route.clone(), first, self.commands.output_bytes_max(), keep_alive.idle, self.commands.grace(), ended))
     }
 
     /// Closes the processes of a lease once it is over.
