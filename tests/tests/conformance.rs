@@ -15,8 +15,15 @@ use router_testkit::{
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-const MEMORY: Features =
-    Features { persistent: true, filters_at_intake: true, inbox_in_settlement: true, holds_lanes: true, archives: true, competing_consumers: true };
+const MEMORY: Features = Features {
+    persistent: true,
+    filters_at_intake: true,
+    inbox_in_settlement: true,
+    holds_lanes: true,
+    archives: true,
+    competing_consumers: true,
+    exact_times: true,
+};
 
 #[tokio::test]
 async fn the_memory_transport_conforms() {
@@ -28,8 +35,15 @@ async fn the_memory_transport_conforms_on_several_threads() {
     conformance::run("memory, several threads", &MemoryFactory, MEMORY).await.expect(&[]);
 }
 
-const EMBEDDED: Features =
-    Features { persistent: true, filters_at_intake: true, inbox_in_settlement: true, holds_lanes: true, archives: true, competing_consumers: false };
+const EMBEDDED: Features = Features {
+    persistent: true,
+    filters_at_intake: true,
+    inbox_in_settlement: true,
+    holds_lanes: true,
+    archives: true,
+    competing_consumers: false,
+    exact_times: true,
+};
 
 /// Single active consumer; and nothing but the end of the process can break a session within it.
 const EMBEDDED_SKIPS: &[&str] = &["competing_consumers_share_a_queue", "a_broken_session_gives_back_what_was_in_hand"];

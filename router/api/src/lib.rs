@@ -43,12 +43,15 @@ pub use key::{KeyError, RoutingKey, RoutingPattern};
 pub use names::{EventId, RouteName, RouteNameError, bytes_as_text};
 pub use plugin::{BuildContext, BuildError, BuildProblem, Plugin, Registration, Registry, RegistryError, RouteMode};
 pub use program::{Endpoint, Program, TargetUrl, display_argv};
-pub use store::{ArchivedEvent, DeliveryRecord, DeliveryState, EventQuery, FrozenBurst, NotedAttempts, RunningSlot, Store, StoreError, Suspect};
+pub use store::{
+    ArchivedEvent, Archivist, DeliveryRecord, DeliveryState, EventQuery, FateRecord, FrozenBurst, NotedAttempts, RunningSlot, SeenEvent, Store, StoreError,
+    Suspect,
+};
 pub use suggest::suggest;
 pub use template::{ArgvTemplate, JsonTemplate, Scope, Template, UrlTemplate};
 pub use transport::{
-    BurstNote, Consumer, DeadLetterQuery, Delivery, Destination, Fate, Features, InboxKey, Matcher, Publication, Published, QueueStats, SettleError,
-    Settlement, StoredDeadLetter, Subscription, Transport, TransportAdmin, TransportError,
+    BurstNote, Condition, Consumer, DeadLetterQuery, Delivery, Destination, Fate, Features, InboxKey, Matcher, PlanChange, PlanLine, Publication, Published,
+    QueueKind, QueueStats, QueueWish, SettleError, Settlement, StoredDeadLetter, Subscription, Transport, TransportAdmin, TransportError,
 };
 pub use trie::PatternTrie;
 pub use variable::check_variable_name;

@@ -135,6 +135,44 @@ pub enum DeliveryState {
     },
 }
 
+/// An event that was seen passing on a bus, for the archive of a store that does not own the queues.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenEvent {
+    /// Its place in what is followed; grows.
+    pub offset: u64,
+    /// As [`crate::Delivery::identity`] of the same event.
+    pub identity: String,
+    /// Its routing key.
+    pub key: RoutingKey,
+    /// The exact bytes.
+    pub body: Bytes,
+    /// When the bus took it.
+    pub stored_at: Timestamp,
+    /// How many emits led to it.
+    pub hops: u8,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+}
+
+/// Where a transport that follows a bus hands the events that it sees, so that they are redacted and kept.
+#[async_trait]
+pub trait Archivist: Send + Sync + 'static {
+    /// The offset of the last event that was kept; `None` when none was.
+    async fn position(&self) -> Result<Option<u64>, StoreError>;
+
+    /// Keeps events, oldest first, and the position of the last one, in one commit.
+    async fn keep(&self, events: Vec<SeenEvent>) -> Result<(), StoreError>;
+}
+
+/// What became of an event on one route, for the archive of a store that does not own the queues.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FateRecord {
+    /// As [`crate::Delivery::identity`].
+    pub identity: String,
+    /// What became of it.
+    pub record: DeliveryRecord,
+}
+
 /// What the router remembers.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -189,4 +227,23 @@ pub trait Store: Send + Sync + 'static {
 
     /// Events by number (`17`) or by their own id, newest first; a prefix of at least 4 characters of an id will do.
     async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, StoreError>;
+
+    /// The offset of the last event that [`Store::archive`] kept.
+    async fn archive_position(&self) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
+
+    /// Keeps events that a transport saw passing, `(event, redactions)`, with the position of the last one, in one commit. One with an
+    /// offset that is not above the position is there already.
+    async fn archive(&self, events: Vec<(SeenEvent, u32)>) -> Result<(), StoreError> {
+        let _ = events;
+        Ok(())
+    }
+
+    /// Notes what became of events, for [`Store::events`] to tell. Replaces an earlier record of the same event and route. Written
+    /// behind: nothing waits for it and nothing depends on it.
+    async fn record_fates(&self, fates: Vec<FateRecord>) -> Result<(), StoreError> {
+        let _ = fates;
+        Ok(())
+    }
 }

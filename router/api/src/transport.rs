@@ -32,6 +32,30 @@ pub struct Subscription {
     pub patterns: Vec<RoutingPattern>,
     /// The content filter and the lane key.
     pub matcher: Arc<dyn Matcher>,
+    /// What the route asks of its queue on a broker; a transport without queues of several kinds ignores it.
+    pub queue: QueueWish,
+}
+
+/// What a route asks of its queue on a broker.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QueueWish {
+    /// Adopt this queue, whatever its arguments, instead of the route's own.
+    pub name: Option<String>,
+    /// Several routers share the queue's events, so nothing keeps them in order; else one has them all and another stands by.
+    pub parallel: bool,
+    /// The queue's type; the transport's own default if absent.
+    pub kind: Option<QueueKind>,
+}
+
+/// A type of queue on a broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum QueueKind {
+    /// Replicated, and safe to lose a machine.
+    #[default]
+    Quorum,
+    /// On one machine of the broker.
+    Classic,
 }
 
 /// One event in hand. Settled exactly once, by value: see [`Consumer::settle`].
@@ -226,6 +250,9 @@ pub struct Features {
     pub archives: bool,
     /// Several consumers may share one route's queue.
     pub competing_consumers: bool,
+    /// Knows when it stored an event. Without, [`Delivery::stored_at`] may be as late as the delivery, and the age of an event is
+    /// reckoned from the event's own time where that is earlier and plausible.
+    pub exact_times: bool,
 }
 
 /// Where events come from and go to.
@@ -286,6 +313,12 @@ pub trait Consumer: Send + Sync {
         let _ = lane;
     }
 
+    /// Resolves when something has been in hand for so long that the transport will soon take it back by force. The router then
+    /// starts nothing more, settles what runs, closes the consumer and takes the queue up again at once.
+    async fn renewal_due(&self) {
+        std::future::pending().await
+    }
+
     /// Leaves: what is unfinished goes back in order, and no attempt is counted.
     async fn close(&self);
 }
@@ -337,6 +370,54 @@ pub struct StoredDeadLetter {
     pub letter: DeadLetter,
 }
 
+/// How a transport is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// Events can be taken from it now.
+    pub reachable: bool,
+    /// It accepts events now.
+    pub accepts: bool,
+    /// What is wrong, one sentence each; may be more than what makes it unreachable.
+    pub troubles: Vec<String>,
+    /// How often it has been reached again after it was lost.
+    pub reconnects: u64,
+}
+
+impl Condition {
+    /// Of a transport that is in the same process.
+    #[must_use]
+    pub fn well() -> Self {
+        Self { reachable: true, accepts: true, troubles: Vec::new(), reconnects: 0 }
+    }
+}
+
+/// What would happen to one thing on the broker, or why nobody can tell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanLine {
+    /// The thing: "queue `services.router.ci`", "binding `session.#` of queue `…`".
+    pub object: String,
+    /// What would happen.
+    pub change: PlanChange,
+    /// Arguments that it would get, why it is refused and what to do, why nothing is known.
+    pub detail: Option<String>,
+}
+
+/// What would happen to a thing on the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlanChange {
+    /// It is as it should be.
+    Keep,
+    /// It would be made.
+    Create,
+    /// It would be removed.
+    Remove,
+    /// The broker would refuse it, or `run` would.
+    Refused,
+    /// AMQP cannot tell.
+    Unknown,
+}
+
 /// What operators need from a transport. A feature that one does not have answers [`TransportError::Unsupported`] with a
 /// sentence.
 #[async_trait]
@@ -359,4 +440,15 @@ pub trait TransportAdmin: Send + Sync {
 
     /// Deletes the queue of a route that is not bound, with what waits in it; returns how many events that were.
     async fn remove_queue(&self, route: &RouteName) -> Result<u64, TransportError>;
+
+    /// How the transport is, from what is known without asking it.
+    fn condition(&self) -> Condition {
+        Condition::well()
+    }
+
+    /// What [`Transport::bind`] would change, without changing it.
+    async fn plan(&self, subscriptions: &[Subscription]) -> Result<Vec<PlanLine>, TransportError> {
+        let _ = subscriptions;
+        Err(TransportError::Unsupported("this transport keeps its queues in its own file, so there is nothing to plan"))
+    }
 }

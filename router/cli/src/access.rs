@@ -61,7 +61,7 @@ pub(crate) fn refuse_stray_store(located: &Located, config: &Config) -> anyhow::
 impl Access {
     /// Reaches the store of `config`.
     pub(crate) async fn open(config: &Config, purpose: Purpose) -> anyhow::Result<Self> {
-        let TransportConfig::Embedded = config.transport;
+        let TransportConfig::Embedded = config.transport else { bail!("`amqp` is not in this build yet") };
         let path = &config.store.path;
         if !store_file::is_there(path)? && purpose == Purpose::Read {
             bail!("there is no store `{}` yet: nothing was taken in with this configuration (`event-router run`, `event-router publish`)", path.display());
@@ -144,5 +144,12 @@ pub(crate) fn store_options(config: &Config) -> EmbeddedOptions {
 /// What the enabled routes of a configuration want to receive.
 pub(crate) fn subscriptions(config: &Config) -> Vec<Subscription> {
     let enabled = config.routes.iter().filter(|route| route.enabled);
-    enabled.map(|route| Subscription { route: route.name.clone(), patterns: route.on.clone(), matcher: Arc::new(RouteMatcher::of(route)) }).collect()
+    enabled
+        .map(|route| Subscription {
+            route: route.name.clone(),
+            patterns: route.on.clone(),
+            matcher: Arc::new(RouteMatcher::of(route)),
+            queue: route.queue.clone(),
+        })
+        .collect()
 }

@@ -130,8 +130,15 @@ struct Ended {
 /// Why a session ended.
 enum SessionEnd {
     Stopped,
-    Paused { delay: Option<Duration>, error: String },
-    Lost { error: String },
+    Paused {
+        delay: Option<Duration>,
+        error: String,
+    },
+    Lost {
+        error: String,
+    },
+    /// Something was in hand for so long that the transport would have taken it back by force.
+    Renewed,
 }
 
 impl SessionEnd {
@@ -158,7 +165,7 @@ impl RouteLoop<'_> {
             };
             self.lanes.forget_pending();
             match end {
-                SessionEnd::Stopped => {}
+                SessionEnd::Stopped | SessionEnd::Renewed => {}
                 SessionEnd::Paused { delay, error } => {
                     // A target that asks for no pause at all gets a short one: it is down, and must not be probed in a hot loop.
                     let delay = self.breaker.open(delay).max(PAUSE_MIN.min(self.route.config.breaker.first_delay));
@@ -229,6 +236,7 @@ impl RouteLoop<'_> {
         let (mut orders, mut drains) = (self.orders.clone(), self.orders.clone());
         // Kept over the turns of the loop: a look at the queue under way is not begun anew whenever a handling ends.
         let mut look: Option<BoxFuture<'_, _>> = None;
+        let mut renewal = consumer.renewal_due();
         loop {
             // Also out of a pause: what still runs then has no more time than in any other drain.
             if self.must_leave() && session.leaving.is_none() {
@@ -280,6 +288,7 @@ impl RouteLoop<'_> {
                         None => session.leave(SessionEnd::Lost { error: TransportError::Unavailable("the consumer ended".to_owned()).to_string() }),
                     }
                 }
+                () = &mut renewal, if session.leaving.is_none() => session.leave(SessionEnd::Renewed),
                 () = wake => {
                     let now = clock.monotonic();
                     if session.drain_by.is_some_and(|by| by <= now) {
@@ -297,6 +306,7 @@ impl RouteLoop<'_> {
             }
         }
         drop(look);
+        drop(renewal);
         consumer.close().await;
         session.leaving.unwrap_or(SessionEnd::Stopped)
     }

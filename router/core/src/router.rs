@@ -205,7 +205,7 @@ impl Router {
             .routes
             .iter()
             .filter(|route| route.enabled)
-            .map(|route| Subscription { route: route.name.clone(), patterns: route.on.clone(), matcher: matcher::shared(route) })
+            .map(|route| Subscription { route: route.name.clone(), patterns: route.on.clone(), matcher: matcher::shared(route), queue: route.queue.clone() })
             .collect();
         match self.parts.transport.bind(&subscriptions).await {
             // A transport that is away binds when it comes back.

@@ -89,6 +89,9 @@ const RECORD_AGAIN_FIRST: Duration = Duration::from_millis(100);
 /// … up to this.
 const RECORD_AGAIN_MAX: Duration = Duration::from_secs(5);
 
+/// An event that says it is older than this is taken to have a wrong clock.
+const PLAUSIBLE_AGE_HOURS: i64 = 366 * 24;
+
 impl Worker {
     /// Nothing that has not begun begins any more.
     pub(crate) fn leave(&self) {
@@ -240,9 +243,21 @@ impl Worker {
 
     fn too_old(&self, batch: &Batch<Item>) -> Option<String> {
         let limit = self.route.config.max_age?;
-        let youngest = batch.items.iter().map(|item| item.delivery.stored_at).max()?;
+        let youngest = batch.items.iter().map(|item| self.stored_at(item)).max()?;
         let age = self.route.parts.clock.now().duration_since(youngest).unsigned_abs();
         (age > limit && self.route.parts.clock.now() > youngest).then(|| format!("stored {} s ago, `max_age_s` is {}", age.as_secs(), limit.as_secs()))
+    }
+
+    /// When the event was stored, as far as that can be known. A transport that cannot tell says when it first handed the event out;
+    /// the event's own time is believed where that makes it older, and only so far as an event may lie in a queue: a producer whose
+    /// clock stands at the epoch must not have all its events thrown away.
+    fn stored_at(&self, item: &Item) -> jiff::Timestamp {
+        let told = item.delivery.stored_at;
+        if self.route.parts.transport.features().exact_times {
+            return told;
+        }
+        let plausible = |time: &jiff::Timestamp| told.duration_since(*time).as_hours() < PLAUSIBLE_AGE_HOURS;
+        item.event.time().filter(plausible).map_or(told, |time| time.min(told))
     }
 
     /// Takes out of the batch what the route has already done. `Ok(false)` when the session is over.

@@ -22,7 +22,15 @@ impl Transport for Embedded {
     }
 
     fn features(&self) -> Features {
-        Features { persistent: true, filters_at_intake: true, inbox_in_settlement: true, holds_lanes: true, archives: true, competing_consumers: false }
+        Features {
+            persistent: true,
+            filters_at_intake: true,
+            inbox_in_settlement: true,
+            holds_lanes: true,
+            archives: true,
+            competing_consumers: false,
+            exact_times: true,
+        }
     }
 
     async fn bind(&self, subscriptions: &[Subscription]) -> Result<(), TransportError> {
@@ -110,7 +118,7 @@ impl Embedded {
         // In force once it is stored, even if the caller has gone by then.
         let enforce = move |ids: &Vec<i64>| {
             let bound = bound.into_iter().zip(ids).map(|(subscription, id)| {
-                let Subscription { route, patterns, matcher } = subscription;
+                let Subscription { route, patterns, matcher, queue: _ } = subscription;
                 BoundRoute { name: route, id: *id, patterns, matcher: Some(matcher) }
             });
             shared.set_bindings(Bindings::new(kept.into_iter().chain(bound).collect()));

@@ -326,6 +326,7 @@ pub fn route(name: &str) -> RouteConfig {
         coalesce: None,
         concurrency: 8,
         prefetch: 500,
+        queue: router_api::QueueWish::default(),
         timeout: Duration::from_secs(60),
         retry: RetryPolicy { attempts_max: 8, first_delay: Duration::from_secs(1), max_delay: Duration::from_secs(600), on: BTreeMap::new() },
         on_exhausted: OnExhausted::DeadLetter,

@@ -142,7 +142,7 @@ async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result
 }
 
 async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<Embedded>> {
-    let TransportConfig::Embedded = config.transport;
+    let TransportConfig::Embedded = config.transport else { bail!("`amqp` is not in this build yet") };
     let path = config.store.path.display();
     let embedded = match Embedded::open_waiting(store_options(config), Arc::clone(clock), STORE_PATIENCE).await {
         Ok(embedded) => embedded,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use router_api::{BuildContext, EffectPort, FieldPath, KeyError, Registration, Registry, RouteMode, RouteName, RoutingKey, RoutingPattern, suggest};
+use router_api::{BuildContext, EffectPort, FieldPath, KeyError, QueueWish, Registration, Registry, RouteMode, RouteName, RoutingKey, RoutingPattern, suggest};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -229,6 +229,7 @@ impl<'a> Checker<'a> {
             coalesce,
             concurrency: policies.concurrency.unwrap_or(8),
             prefetch,
+            queue: QueueWish::default(),
             timeout: ms(policies.timeout_ms, 60_000),
             retry: RetryPolicy {
                 attempts_max: retry.attempts_max.unwrap_or(8),

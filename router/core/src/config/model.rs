@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-use router_api::{DecodeLimits, FailureClass, FieldPath, RouteMode, RouteName, RoutingPattern};
+use router_api::{DecodeLimits, FailureClass, FieldPath, QueueKind, QueueWish, RouteMode, RouteName, RoutingPattern};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -38,6 +38,55 @@ pub struct Config {
 pub enum TransportConfig {
     /// The durable queue in the store's own file.
     Embedded,
+    /// RabbitMQ.
+    Amqp(Box<AmqpConfig>),
+}
+
+/// How RabbitMQ is reached and used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AmqpConfig {
+    /// `amqp://` or `amqps://`, with user, password and virtual host.
+    pub url: Secret,
+    /// The topic exchange that events come from and go to.
+    pub exchange: String,
+    /// Who makes exchanges, queues and bindings.
+    pub topology: Topology,
+    /// The type of route queues that do not say their own.
+    pub queue_kind: QueueKind,
+    /// Between two signs of life; a silent broker is given up after two.
+    pub heartbeat: Duration,
+    /// The broker's acknowledgement time-out (`consumer_timeout`): what is in hand longer is taken back by force.
+    pub ack_timeout: Duration,
+    /// The broker's management API, to read bindings that AMQP cannot list.
+    pub management_url: Option<Secret>,
+    /// The stream that keeps all events; `None` when it is off.
+    pub archive: Option<Retention>,
+    /// For `amqps`.
+    pub tls: TlsFiles,
+}
+
+/// Files for a connection with TLS. Absolute.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificates, as PEM, of those who may vouch for the broker, beside those that the machine trusts.
+    pub ca: Option<PathBuf>,
+    /// The client's certificate chain, as PEM.
+    pub certificate: Option<PathBuf>,
+    /// Its private key, as PEM.
+    pub key: Option<PathBuf>,
+}
+
+/// Who makes exchanges, queues and bindings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Topology {
+    /// The router makes what is missing.
+    #[default]
+    Declare,
+    /// The router checks that everything is there, and makes nothing.
+    Verify,
+    /// The router takes it for granted.
+    Off,
 }
 
 /// The store's file and its limits.
@@ -161,6 +210,8 @@ pub struct RouteConfig {
     pub concurrency: u32,
     /// Deliveries in hand.
     pub prefetch: u32,
+    /// What it asks of its queue on a broker.
+    pub queue: QueueWish,
     /// For one handling.
     pub timeout: Duration,
     /// Retries.

@@ -41,8 +41,9 @@ pub(super) fn globals(config: &Config, globals: &Table) -> String {
     out.header("[transport]");
     out.line(
         "kind",
-        match config.transport {
+        match &config.transport {
             TransportConfig::Embedded => quote("embedded"),
+            TransportConfig::Amqp(_) => quote("amqp"),
         },
     );
     out.header("[store]");

@@ -26,6 +26,7 @@ fn route(name: &str, on: &[&str], when: Value) -> RouteConfig {
         coalesce: None,
         concurrency: 8,
         prefetch: 64,
+        queue: router_api::QueueWish::default(),
         timeout: 60 * second,
         retry: RetryPolicy { attempts_max: 8, first_delay: second, max_delay: 600 * second, on: BTreeMap::new() },
         on_exhausted: OnExhausted::DeadLetter,

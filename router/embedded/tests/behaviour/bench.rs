@@ -43,7 +43,12 @@ pub fn key(text: &str) -> RoutingKey {
 }
 
 pub fn subscription(name: &str, patterns: &[&str]) -> Subscription {
-    Subscription { route: route(name), patterns: patterns.iter().map(|pattern| pattern.parse().unwrap()).collect(), matcher: Arc::new(ByFields) }
+    Subscription {
+        route: route(name),
+        patterns: patterns.iter().map(|pattern| pattern.parse().unwrap()).collect(),
+        matcher: Arc::new(ByFields),
+        queue: router_api::QueueWish::default(),
+    }
 }
 
 pub fn options(directory: &Path) -> EmbeddedOptions {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Barrier};
 
 use futures_util::future::join_all;
-use router_api::{Destination, Envelope, EventQuery, Matcher, Publication, Store, Subscription, Transport, TransportAdmin, TransportError};
+use router_api::{Destination, Envelope, EventQuery, Matcher, Publication, QueueWish, Store, Subscription, Transport, TransportAdmin, TransportError};
 use router_embedded::EmbeddedOptions;
 use serde_json::json;
 
@@ -47,7 +47,7 @@ async fn a_body_that_is_no_event_goes_to_every_route_whose_patterns_fit() {
 #[tokio::test]
 async fn a_matcher_that_panics_counts_as_wanting_and_takes_nothing_down() {
     let bench = Bench::new();
-    let panicking = Subscription { route: route("p"), patterns: vec!["k".parse().unwrap()], matcher: Arc::new(Panicking) };
+    let panicking = Subscription { route: route("p"), patterns: vec!["k".parse().unwrap()], matcher: Arc::new(Panicking), queue: QueueWish::default() };
     bench.store.bind(&[panicking, subscription("a", &["k"])]).await.unwrap();
     for n in 0..2 {
         assert!(bench.publish("k", json!({ "n": n })).await.routed);

@@ -129,7 +129,7 @@ pub(super) fn key(text: &str) -> RoutingKey {
 /// A subscription of `name` to `patterns`.
 pub(super) fn subscription(name: &str, patterns: &[&str], wants: Wants) -> Subscription {
     let patterns = patterns.iter().map(|text| text.parse().unwrap_or_else(|error| panic!("`{text}`: {error}"))).collect();
-    Subscription { route: route(name), patterns, matcher: Arc::new(wants) }
+    Subscription { route: route(name), patterns, matcher: Arc::new(wants), queue: router_api::QueueWish::default() }
 }
 
 /// The body of the `n`th event of a case.

@@ -189,7 +189,15 @@ impl Transport for MemoryTransport {
     }
 
     fn features(&self) -> Features {
-        Features { persistent: true, filters_at_intake: true, inbox_in_settlement: true, holds_lanes: true, archives: true, competing_consumers: true }
+        Features {
+            persistent: true,
+            filters_at_intake: true,
+            inbox_in_settlement: true,
+            holds_lanes: true,
+            archives: true,
+            competing_consumers: true,
+            exact_times: true,
+        }
     }
 
     async fn bind(&self, subscriptions: &[Subscription]) -> Result<(), TransportError> {
