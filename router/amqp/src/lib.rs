@@ -1,0 +1,26 @@
+//! The transport over RabbitMQ. `lapin` lives here and nowhere else.
+//!
+//! Read `transport.rs` first, then the way of one event: `topology.rs` (where it waits), `consumer.rs` (how it comes into hand),
+//! `window.rs` (how it is acknowledged), `waits.rs` and `dead_letters.rs` (where it goes when it failed), `publisher.rs` (how
+//! anything gets there safely). `connection.rs` keeps sessions with the broker: lapin's own recovery stays off, no await on lapin is
+//! without a limit, and what belongs to an earlier session is dropped, since the broker hands it out again.
+
+mod admin;
+mod archive;
+mod bindings;
+mod connection;
+mod consumer;
+mod dead_letters;
+mod failure;
+mod names;
+mod options;
+mod plan;
+mod publisher;
+mod topology;
+mod transport;
+mod waits;
+mod window;
+mod wire;
+
+pub use options::{AmqpOptions, ArchiveOptions, ClientTls, Management, Topology};
+pub use transport::AmqpTransport;
