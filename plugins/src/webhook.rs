@@ -1,6 +1,6 @@
 //! `webhook`: the event, or a body made of it, to a URL of the operator's, signed if wanted. The signatures are in `webhook/signature.rs`.
 
-mod signature;
+pub mod signature;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -165,7 +165,7 @@ impl Hook {
             request = request.secret_header(name.clone(), value.clone());
         }
         if let Some(signer) = &self.signer {
-            for (name, value) in signer.headers(cx, &request.body) {
+            for (name, value) in signer.headers(cx.idempotency_key(), cx.now(), cx.key().as_str(), &request.body) {
                 request = request.header(name, value);
             }
         }

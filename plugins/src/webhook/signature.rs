@@ -1,8 +1,11 @@
 //! How a body is signed, so that its receiver can tell where it comes from: two styles that receivers know.
+//!
+//! Public for handlers in other crates, which sign what they send as `webhook` does.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
-use router_api::{BuildError, Context};
+use jiff::Timestamp;
+use router_api::BuildError;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::Sha256;
@@ -10,34 +13,42 @@ use sha2::Sha256;
 /// A signature with a shared secret.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Signing {
+pub struct Signing {
     /// `standard-webhooks` (headers `webhook-id`, `webhook-timestamp`, `webhook-signature`; the id stays the same at a repeat, the
     /// timestamp does not) or `github` (`x-hub-signature-256` over the body alone, `x-github-event` with the routing key,
     /// `x-github-delivery` with the id).
-    style: Style,
+    pub style: Style,
     /// The shared secret; write `${VAR}`. For `standard-webhooks` it is `whsec_` and the base64 of 24 to 64 random bytes, for `github`
     /// any text.
-    secret: String,
+    pub secret: String,
 }
 
 #[derive(Deserialize, JsonSchema, Clone, Copy, PartialEq, Debug)]
 #[serde(rename_all = "kebab-case")]
-enum Style {
+#[schemars(inline)]
+#[expect(missing_docs, reason = "the variants are described where the style is chosen")]
+pub enum Style {
     StandardWebhooks,
     Github,
 }
 
 /// Ready to sign; the key never leaves it.
-pub(super) struct Signer {
+pub struct Signer {
     style: Style,
     mac: Hmac<Sha256>,
 }
 
 impl Signer {
+    /// From the style and the secret.
+    ///
     /// # Errors
     ///
     /// When the secret does not fit the style.
-    pub(super) fn new(signing: Signing) -> Result<Self, BuildError> {
+    ///
+    /// # Panics
+    ///
+    /// Never: a key may have any length.
+    pub fn new(signing: Signing) -> Result<Self, BuildError> {
         let key = match signing.style {
             Style::Github if signing.secret.is_empty() => return Err(BuildError::at("secret", "is empty")),
             Style::Github => signing.secret.into_bytes(),
@@ -55,25 +66,26 @@ impl Signer {
     }
 
     /// What [`Signer::headers`] makes, in lower case.
-    pub(super) fn header_names(&self) -> &'static [&'static str] {
+    #[must_use]
+    pub fn header_names(&self) -> &'static [&'static str] {
         match self.style {
             Style::StandardWebhooks => &["webhook-id", "webhook-timestamp", "webhook-signature"],
             Style::Github => &["x-hub-signature-256", "x-github-event", "x-github-delivery"],
         }
     }
 
-    /// The headers for `body`.
-    pub(super) fn headers(&self, cx: &Context, body: &[u8]) -> Vec<(&'static str, String)> {
-        let id = cx.idempotency_key();
+    /// The headers for `body`, sent at this time under an id that is the same at every repeat. `key` is the routing key.
+    #[must_use]
+    pub fn headers(&self, id: String, at: Timestamp, key: &str, body: &[u8]) -> Vec<(&'static str, String)> {
         let values = match self.style {
             Style::StandardWebhooks => {
-                let timestamp = cx.now().as_second().to_string();
+                let timestamp = at.as_second().to_string();
                 let signature = format!("v1,{}", STANDARD.encode(self.sign(&[id.as_bytes(), b".", timestamp.as_bytes(), b".", body])));
                 [id, timestamp, signature]
             }
             Style::Github => {
                 let signature: String = self.sign(&[body]).iter().map(|byte| format!("{byte:02x}")).collect();
-                [format!("sha256={signature}"), cx.key().to_string(), id]
+                [format!("sha256={signature}"), key.to_owned(), id]
             }
         };
         self.header_names().iter().copied().zip(values).collect()

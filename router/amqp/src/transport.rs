@@ -1,1 +1,4 @@
 //! (being written)
+
+/// The transport over RabbitMQ.
+pub struct AmqpTransport;

@@ -1,11 +1,12 @@
 //! The port to a running router, for the command line, the socket and the HTTP API. Implemented by the core.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ArchivedEvent, DeadLetterQuery, EventQuery, Publication, Published, QueueStats, RouteMode, RouteName, StoreError, StoredDeadLetter, TransportError,
+    ArchivedEvent, DeadLetterQuery, DeadLetterReason, EventQuery, FailureClass, Publication, Published, QueueStats, RouteMode, RouteName, StoreError, StoredDeadLetter, TransportError,
 };
 
 /// Why the router could not do what it was asked for.
@@ -60,6 +61,45 @@ pub struct RouteStatus {
     pub queue: Option<QueueStats>,
     /// Bursts that are collecting.
     pub open_bursts: u32,
+    /// Bursts that have failed and wait for their next attempt: what [`RouteCommand::DropBurst`] gives up on.
+    #[serde(default)]
+    pub failing_bursts: u32,
+    /// What it did lately; `None` where no router runs.
+    #[serde(default)]
+    pub rates: Option<RouteRates>,
+    /// Whether its target answers; `None` where no router runs, and for a route that is off.
+    #[serde(default)]
+    pub breaker: Option<BreakerState>,
+}
+
+/// What a route did lately.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RouteRates {
+    /// The window that was counted over, in seconds; shorter while the router is younger than its usual window.
+    pub window_s: u32,
+    /// Events that need nothing more: handled, skipped, or recorded by a shadow route.
+    pub handled: u64,
+    /// Events whose attempt failed, each time that it did, and events given up on.
+    pub failed: u64,
+    /// `handled` for one minute.
+    pub handled_per_minute: f64,
+    /// `failed` for one minute.
+    pub failed_per_minute: f64,
+}
+
+/// Whether a route's target answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum BreakerState {
+    /// It does, as far as is known.
+    Closed,
+    /// It does not: nothing is handled.
+    Open {
+        /// Then one handling is tried.
+        until: Timestamp,
+    },
+    /// One handling at a time is tried, until one gets an answer.
+    Probing,
 }
 
 /// The router as it stands.
@@ -122,6 +162,43 @@ pub struct Redriven {
     pub stopped: Option<String>,
 }
 
+/// Dead letters of one route that failed in the same way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetterGroup {
+    /// The route.
+    pub route: RouteName,
+    /// Why they were given up on.
+    pub reason: DeadLetterReason,
+    /// The class of the last failure; `None` where nothing was tried.
+    pub class: Option<FailureClass>,
+    /// What their errors have in common: numbers, ids and paths, which differ from letter to letter, are `…` here.
+    pub pattern: String,
+    /// How many.
+    pub count: u64,
+    /// When the first of them was given up on.
+    pub oldest: Timestamp,
+    /// … and the last.
+    pub newest: Timestamp,
+    /// The id of the newest one.
+    pub sample: String,
+    /// The error of the newest one.
+    pub error: String,
+}
+
+/// Dead letters by route and failure.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetterGroups {
+    /// How many letters there are in all groups.
+    pub letters: u64,
+    /// The group with the newest letter first; at most [`DeadLetterGroups::GROUPS_MAX`].
+    pub groups: Vec<DeadLetterGroup>,
+}
+
+impl DeadLetterGroups {
+    /// Groups in one answer; those with the oldest letters are left out.
+    pub const GROUPS_MAX: usize = 1_000;
+}
+
 /// What an operator wants of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -132,6 +209,8 @@ pub enum RouteCommand {
     Resume,
     /// Close all bursts that collect, now.
     Flush,
+    /// Give up on the bursts that have failed, or that a route which handles nothing now has begun: their events become dead letters.
+    DropBurst,
     /// Delete the queue of a route that is off or gone, with what waits in it.
     Remove,
 }
@@ -143,8 +222,53 @@ pub struct RouteCommanded {
     pub route: RouteName,
     /// The command.
     pub command: RouteCommand,
-    /// Events that it concerned: deleted ones for `Remove`, waiting ones for the others.
+    /// Events that it concerned: deleted ones for `Remove`, those of the bursts for `DropBurst`, waiting ones for the others.
     pub events: u64,
+}
+
+/// Where a route begins that is switched on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EnableFrom {
+    /// With what waits in its queue.
+    #[default]
+    Beginning,
+    /// With what comes from now on; what waits becomes dead letters.
+    Now,
+}
+
+/// Switches a route on that the configuration file says is on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EnableRequest {
+    /// Where it begins.
+    pub from: EnableFrom,
+}
+
+/// What came of an [`EnableRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enabled {
+    /// The route.
+    pub route: RouteName,
+    /// Where it begins.
+    pub from: EnableFrom,
+    /// Events that waited in its queue: it handles them first, or they become dead letters.
+    pub waiting: u64,
+    /// When the oldest of them was stored.
+    pub since: Option<Timestamp>,
+    /// What loading the configuration did; `None` where no router runs.
+    pub reloaded: Option<Reloaded>,
+}
+
+/// Events that waited in the queue of a route when it was switched on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenUp {
+    /// The route.
+    pub route: RouteName,
+    /// How many.
+    pub events: u64,
+    /// When the oldest of them was stored.
+    pub since: Option<Timestamp>,
 }
 
 /// What a reload did.
@@ -162,8 +286,22 @@ pub struct Reloaded {
     pub stopped: Vec<RouteName>,
     /// Events that wait in the queues of routes that are off or gone.
     pub waiting: Vec<(RouteName, u64)>,
+    /// Events that waited for the routes in `started`: these are handled first.
+    #[serde(default)]
+    pub taken_up: Vec<TakenUp>,
     /// What a reload cannot change: it needs a restart.
     pub needs_restart: Vec<String>,
+}
+
+/// An event that was taken in, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// What became of it.
+    pub published: Published,
+    /// Its own id, where its dialect has one. Redaction may have changed it.
+    pub event_id: Option<String>,
+    /// Its bytes after redaction, where the router is in this process.
+    pub body: Option<Bytes>,
 }
 
 fn not_running<T>(what: &str) -> Result<T, AdminError> {
@@ -179,6 +317,15 @@ pub trait Admin: Send + Sync + 'static {
     /// Takes an event in from outside: redacts it, stores it, and returns once it is safe.
     async fn publish(&self, publication: Publication) -> Result<Published, AdminError>;
 
+    /// Like [`Admin::publish`], and says how the event is stored. Whoever redacts has to say it himself; this reads the id of what is given.
+    async fn accept(&self, publication: Publication) -> Result<Accepted, AdminError> {
+        let (key, body) = (publication.key.clone(), publication.body.clone());
+        let published = self.publish(publication).await?;
+        let limits = DecodeLimits { body_bytes_max: body.len(), ..DecodeLimits::default() };
+        let event_id = Envelope::decode(key, body.clone(), limits).ok().and_then(|envelope| envelope.id().map(|id| id.as_str().to_owned()));
+        Ok(Accepted { published, event_id, body: Some(body) })
+    }
+
     /// Events of the archive.
     async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, AdminError>;
 
@@ -190,6 +337,12 @@ pub trait Admin: Send + Sync + 'static {
 
     /// One dead letter.
     async fn dead_letter(&self, id: &str) -> Result<StoredDeadLetter, AdminError>;
+
+    /// Dead letters by route and failure.
+    async fn dead_letter_groups(&self, selection: &DeadLetterSelection) -> Result<DeadLetterGroups, AdminError> {
+        let _ = selection;
+        not_running("grouping dead letters")
+    }
 
     /// Puts dead letters back, each lane in order, with an audit line.
     async fn redrive(&self, request: &RedriveRequest) -> Result<Redriven, AdminError> {
@@ -207,6 +360,12 @@ pub trait Admin: Send + Sync + 'static {
     async fn command(&self, route: &RouteName, command: RouteCommand) -> Result<RouteCommanded, AdminError> {
         let _ = (route, command);
         not_running("a command to a route")
+    }
+
+    /// Loads the configuration anew and switches on a route that is off, with what waits in its queue or without.
+    async fn enable(&self, route: &RouteName, request: EnableRequest) -> Result<Enabled, AdminError> {
+        let _ = (route, request);
+        not_running("switching a route on")
     }
 
     /// Loads the configuration anew and applies it; a bad one changes nothing.

@@ -96,6 +96,8 @@ pub enum DeadLetterReason {
     Loop,
     /// It stood in a lane whose head was given up on, on a route with `on_exhausted = "park"`.
     Parked,
+    /// An operator gave up on it: `routes drop-burst`, `routes enable --from now`.
+    Dropped,
 }
 
 impl DeadLetterReason {
@@ -110,6 +112,7 @@ impl DeadLetterReason {
             Self::Crashed => "crashed",
             Self::Loop => "loop",
             Self::Parked => "parked",
+            Self::Dropped => "dropped",
         }
     }
 }
@@ -145,4 +148,12 @@ pub struct DeadLetter {
     pub burst: Option<String>,
     /// W3C trace context.
     pub traceparent: Option<String>,
+}
+
+impl DeadLetter {
+    /// The class of the last failed attempt; `None` where nothing was tried.
+    #[must_use]
+    pub fn last_class(&self) -> Option<FailureClass> {
+        self.history.last().map(|record| record.class)
+    }
 }

@@ -25,7 +25,8 @@ mod variable;
 mod view;
 
 pub use admin::{
-    Admin, AdminError, DeadLetterSelection, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteState, RouteStatus, RouterStatus,
+    Admin, AdminError, BreakerState, DeadLetterGroup, DeadLetterGroups, DeadLetterSelection, EnableFrom, EnableRequest, Enabled, RedriveRequest, Redriven,
+    Reloaded, RouteCommand, RouteCommanded, RouteRates, RouteState, RouteStatus, RouterStatus, TakenUp,
 };
 pub use clock::{BoxFuture, Cancellation, Canceller, Chance, Clock};
 pub use context::{Attempt, CommandCall, Context, ContextParts, Emit, HttpCall, ID_NAMESPACE};

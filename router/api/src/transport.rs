@@ -347,6 +347,9 @@ pub struct DeadLetterQuery {
     pub route: Option<RouteName>,
     /// Of this reason only, as [`crate::DeadLetterReason::name`] prints it.
     pub reason: Option<String>,
+    /// Whose last failed attempt is of this class only, as [`crate::FailureClass::name`] prints it.
+    #[serde(default)]
+    pub class: Option<String>,
     /// At most so many, newest first; 100 if absent.
     pub limit: Option<u32>,
 }

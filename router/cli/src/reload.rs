@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use router_api::{
-    Admin, AdminError, ArchivedEvent, Clock as _, DeadLetterQuery, DeadLetterSelection, EventQuery, Publication, Published, RedriveRequest, Redriven, Reloaded,
+    Accepted, Admin, AdminError, ArchivedEvent, Clock as _, DeadLetterQuery, DeadLetterSelection, EventQuery, Publication, Published, RedriveRequest, Redriven, Reloaded,
     RouteCommand, RouteCommanded, RouteName, RouterStatus, StoredDeadLetter,
 };
 use router_core::{Router, config::Config};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use router_api::{
-    Admin, AdminError, ArchivedEvent, Clock, DeadLetterQuery, DeadLetterSelection, DecodeLimits, Envelope, EventQuery, Publication, Published, QueueStats,
+    Accepted, Admin, AdminError, ArchivedEvent, Clock, DeadLetterQuery, DeadLetterSelection, DecodeLimits, Envelope, EventQuery, Publication, Published, QueueStats,
     RedriveRequest, Redriven, RouteCommand, RouteCommanded, RouteName, RouteStatus, RouterStatus, Store, StoredDeadLetter, Transport,
 };
 
@@ -29,7 +29,7 @@ pub async fn take_in(
     redactor: Option<&Redactor>,
     limits: DecodeLimits,
     mut publication: Publication,
-) -> Result<(Published, u32), AdminError> {
+) -> Result<(Accepted, u32), AdminError> {
     // Checked before redaction, which reads the whole body.
     if publication.body.len() > limits.body_bytes_max {
         let (bytes, max) = (publication.body.len(), limits.body_bytes_max);
@@ -40,9 +40,12 @@ pub async fn take_in(
         publication.body = redacted.body;
         publication.redactions += redacted.count;
     }
-    Envelope::decode(publication.key.clone(), publication.body.clone(), limits).map_err(|error| AdminError::Invalid(format!("no event: {error}")))?;
-    let redactions = publication.redactions;
-    Ok((transport.publish(publication).await?, redactions))
+    let envelope =
+        Envelope::decode(publication.key.clone(), publication.body.clone(), limits).map_err(|error| AdminError::Invalid(format!("no event: {error}")))?;
+    let event_id = envelope.id().map(|id| id.as_str().to_owned());
+    let (body, redactions) = (publication.body.clone(), publication.redactions);
+    let published = transport.publish(publication).await?;
+    Ok((Accepted { published, event_id, body: Some(body) }, redactions))
 }
 
 /// A router that runs.
@@ -103,11 +106,16 @@ impl Admin for RouterAdmin {
     }
 
     async fn publish(&self, publication: Publication) -> Result<Published, AdminError> {
+        Ok(self.accept(publication).await?.published)
+    }
+
+    async fn accept(&self, publication: Publication) -> Result<Accepted, AdminError> {
         let (redactor, limits) = (self.parts.redactor(), self.shown.now().decode);
         let key = publication.key.clone();
-        let (published, redactions) = take_in(&*self.parts.transport, redactor.as_deref(), limits, publication).await?;
-        self.parts.observers.tell(RouterEvent::Accepted { key, seq: published.seq, routed: published.routed, redactions });
-        Ok(published)
+        let (accepted, redactions) = take_in(&*self.parts.transport, redactor.as_deref(), limits, publication).await?;
+        let Published { seq, routed } = accepted.published;
+        self.parts.observers.tell(RouterEvent::Accepted { key, seq, routed, redactions });
+        Ok(accepted)
     }
 
     async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, AdminError> {
@@ -203,6 +211,10 @@ impl Admin for StoreAdmin {
     }
 
     async fn publish(&self, publication: Publication) -> Result<Published, AdminError> {
+        Ok(self.accept(publication).await?.published)
+    }
+
+    async fn accept(&self, publication: Publication) -> Result<Accepted, AdminError> {
         Ok(take_in(&*self.transport, Some(&self.redactor), self.config.limits.decode, publication).await?.0)
     }
 

@@ -33,12 +33,13 @@ impl TransportAdmin for Embedded {
     }
 
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, TransportError> {
-        let DeadLetterQuery { route, reason, limit } = query.clone();
+        let DeadLetterQuery { route, reason, class, limit } = query.clone();
         let read = move |conn: &Connection| {
             let mut statement = conn.prepare_cached(&letters(
-                "(?1 IS NULL OR l.route = (SELECT id FROM routes WHERE name = ?1)) AND (?2 IS NULL OR l.reason = ?2) ORDER BY l.id DESC LIMIT ?3",
+                "(?1 IS NULL OR l.route = (SELECT id FROM routes WHERE name = ?1)) AND (?2 IS NULL OR l.reason = ?2)
+                    AND (?4 IS NULL OR (json_valid(l.letter) AND json_extract(l.letter, '$.history[#-1].class') = ?4)) ORDER BY l.id DESC LIMIT ?3",
             ))?;
-            let rows = statement.query_map(params![route.as_ref().map(RouteName::as_str), reason, limit.unwrap_or(LISTED)], stored_letter)?;
+            let rows = statement.query_map(params![route.as_ref().map(RouteName::as_str), reason, limit.unwrap_or(LISTED), class], stored_letter)?;
             rows.filter_map(Result::transpose).collect()
         };
         self.shared.far.read(read).await.map_err(|error| unreadable(&error))

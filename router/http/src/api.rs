@@ -1,22 +1,27 @@
-//! The admin API `/api/v1` on the Unix socket: what the command line asks a running router.
+//! The admin API `/api/v1`: what the command line asks a running router on its Unix socket, and what clients with a token ask it over
+//! TCP. The same paths, the same answers.
 //!
-//! The socket's mode is its authentication. Paths and parameters are read here, everything else is [`Admin`]'s business.
+//! The socket's mode is its authentication; [`crate::door`] says who may ask over TCP. Paths and parameters are read here and in
+//! `operate`, everything else is [`Admin`]'s business.
 
 use std::{future::Future, path::Path, sync::Arc};
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{Path as UrlPath, Query, State, rejection::QueryRejection},
-    routing::{get, post},
+    middleware,
 };
 use router_api::{Admin, DeadLetterQuery, DecodeLimits, EventQuery, RouteName, RoutingPattern};
 use serde::Deserialize;
 
 use crate::{
+    audit,
     connections::{self, ServeLimits},
+    guard,
     ingest::{Ingest, post_event},
     metrics::{self, Telemetry},
     operate,
+    paths::{Paths, get, post},
     socket::{SocketError, SocketFile, listen_at, socket_path},
     wire::{DeadLetterAnswer, DeadLettersAnswer, ErrorAnswer, ErrorKind, EventsAnswer, StatusAnswer},
 };
@@ -64,28 +69,29 @@ impl AdminSocket {
     /// Answers until `shutdown`, then lets requests that run finish, within the limits.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
         let Self { listener, file, admin, decode, limits, telemetry } = self;
-        let ingest =
-            Ingest { admin: Arc::clone(&admin), limits: decode, body_timeout: limits.body_timeout, publish_timeout: limits.publish_timeout, addressing: true };
-        let watched = metrics::routes(telemetry.as_ref(), &admin);
-        connections::serve(listener, routes(admin, ingest).merge(watched), limits, shutdown).await;
+        let router = paths(&admin, decode, limits).merge(metrics::routes(telemetry.as_ref(), &admin)).into_router();
+        let router = router
+            .fallback(|| async { ErrorAnswer::new(ErrorKind::NotFound, "no such path: this router's program may be older than the one that asks") })
+            .method_not_allowed_fallback(|| async { ErrorAnswer::new(ErrorKind::MethodNotAllowed, "this path has another method") })
+            .layer(middleware::from_fn(guard::only_text));
+        connections::serve(listener, router, limits, shutdown).await;
         drop(file);
     }
 }
 
-fn routes(admin: Arc<dyn Admin>, ingest: Ingest) -> Router {
-    let reads = Router::new()
+/// Every path of the admin API.
+pub(crate) fn paths(admin: &Arc<dyn Admin>, decode: DecodeLimits, limits: ServeLimits) -> Paths {
+    let ServeLimits { body_timeout, publish_timeout, .. } = limits;
+    let ingest = Ingest { admin: Arc::clone(admin), limits: decode, body_timeout, publish_timeout, addressing: true };
+    let reads = Paths::new()
         .route("/api/v1/status", get(status))
         .route("/api/v1/events", get(events))
         .route("/api/v1/events/{reference}", get(event))
         .route("/api/v1/dead-letters", get(dead_letters))
-        .route("/api/v1/dead-letters/{id}", get(dead_letter))
-        .merge(operate::routes())
-        .with_state(admin);
-    let writes = Router::new().route("/api/v1/events", post(post_event)).with_state(ingest);
-    reads
-        .merge(writes)
-        .fallback(|| async { ErrorAnswer::new(ErrorKind::NotFound, "no such path: this router's program may be older than the one that asks") })
-        .method_not_allowed_fallback(|| async { ErrorAnswer::new(ErrorKind::MethodNotAllowed, "this path has another method") })
+        .route("/api/v1/dead-letters/{id}", get(dead_letter));
+    let verbs = operate::routes().behind(|router| router.layer(middleware::from_fn_with_state(body_timeout, audit::carry_out)));
+    let writes = Paths::new().route("/api/v1/events", post(post_event)).with_state(ingest);
+    reads.merge(verbs).with_state(Arc::clone(admin)).merge(writes)
 }
 
 type Answer<T> = Result<Json<T>, ErrorAnswer>;
@@ -120,12 +126,13 @@ async fn event(State(admin): Asked, UrlPath(reference): UrlPath<String>) -> Answ
 struct LettersQuery {
     route: Option<RouteName>,
     reason: Option<String>,
+    class: Option<String>,
     limit: Option<u32>,
 }
 
 async fn dead_letters(State(admin): Asked, query: Result<Query<LettersQuery>, QueryRejection>) -> Answer<DeadLettersAnswer> {
-    let LettersQuery { route, reason, limit } = parameters(query)?;
-    let query = DeadLetterQuery { route, reason, limit: within_limit(limit)? };
+    let LettersQuery { route, reason, class, limit } = parameters(query)?;
+    let query = DeadLetterQuery { route, reason, class, limit: within_limit(limit)? };
     Ok(Json(DeadLettersAnswer { schema: DeadLettersAnswer::SCHEMA.into(), dead_letters: admin.dead_letters(&query).await? }))
 }
 

@@ -6,10 +6,9 @@
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{Path, Request, State, rejection::PathRejection},
     response::{IntoResponse, Response},
-    routing::post,
 };
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
@@ -20,6 +19,7 @@ use uuid::Uuid;
 use crate::{
     connections::Peer,
     ingest::{Ingest, check_content_type, hops, read_body, refused, traceparent},
+    paths::{Paths, post},
     request_schema::{self as schema, Absent, Kind, Rule, default, optional, required},
     v2::{self, Field, Source},
     wire::{ErrorAnswer, ErrorKind},
@@ -34,8 +34,8 @@ pub(crate) struct Intake {
 }
 
 /// The paths, each below `/`.
-pub(crate) fn routes(intake: Intake) -> Router {
-    let mut router = Router::new();
+pub(crate) fn routes(intake: Intake) -> Paths {
+    let mut router = Paths::new();
     for (path, key, rules) in CLAUDE_CODE {
         let take = move |State(intake): State<Intake>, request: Request| async move {
             answered(schema_event(&intake, request, key, rules, Origin { kind: "agent", app: "claude-code" }).await)

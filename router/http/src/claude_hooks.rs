@@ -8,10 +8,8 @@
 use std::sync::Arc;
 
 use axum::{
-    Router,
     extract::{Query, Request, State, rejection::QueryRejection},
     response::{IntoResponse, Response},
-    routing::post,
 };
 use http::StatusCode;
 use jiff::Timestamp;
@@ -26,6 +24,7 @@ use crate::{
     claude_sessions::{SESSIONS_MAX, Session, Sessions},
     connections::Peer,
     ingest::{check_content_type, read_body, refused, traceparent},
+    paths::{Paths, post},
     v2::{self, Field, Members, Source},
     wire::{ErrorAnswer, ErrorKind},
 };
@@ -46,8 +45,8 @@ struct Hooks {
 }
 
 /// The path.
-pub(crate) fn routes(intake: Intake) -> Router {
-    Router::new().route("/hooks/claude-code", post(hook)).with_state(Hooks { intake, sessions: Arc::new(Sessions::new(SESSIONS_MAX)) })
+pub(crate) fn routes(intake: Intake) -> Paths {
+    Paths::new().route("/hooks/claude-code", post(hook)).with_state(Hooks { intake, sessions: Arc::new(Sessions::new(SESSIONS_MAX)) })
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,7 +1,7 @@
 //! The TCP door: where events come in, and `GET /healthz`, which says that the process is alive.
 //!
 //! Beyond loopback it listens only if it has tokens; [`crate::guard`] says who is let in. Its paths are those of `ingest`, `bloodbank`
-//! and `claude_hooks`, and those that [`Door::with`] adds.
+//! and `claude_hooks`, those of the admin API for clients with a token, and those that [`Door::with`] adds.
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,7 +10,6 @@ use axum::{
     extract::{Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use router_api::{Admin, Chance, Clock, DecodeLimits};
 use serde_json::json;
@@ -20,12 +19,14 @@ use tokio::{
 };
 
 use crate::{
+    api,
     bloodbank::{self, Intake},
     claude_hooks,
     connections::{self, ServeLimits},
     guard::{self, Access},
     ingest::{Ingest, post_event},
     metrics::{self, Telemetry},
+    paths::{Paths, get, post},
     wire::{ErrorAnswer, ErrorKind},
 };
 
@@ -141,7 +142,7 @@ impl Door {
         connections::serve(self.listener, router, self.limits, shutdown).await;
     }
 
-    fn router(&self) -> Router {
+    fn paths(&self) -> Paths {
         let ingest = Ingest {
             admin: Arc::clone(&self.admin),
             limits: self.decode,
@@ -149,20 +150,27 @@ impl Door {
             publish_timeout: self.limits.publish_timeout,
             addressing: false,
         };
-        let events = Router::new().route("/events", post(post_event)).with_state(ingest.clone());
         let intake = Intake { ingest, clock: Arc::clone(&self.clock), chance: Arc::clone(&self.chance) };
+        let admin = api::paths(&self.admin, self.decode, self.limits).behind(|router| router.layer(middleware::from_fn(guard::only_clients)));
+        paths(intake).merge(metrics::routes(self.telemetry.as_ref(), &self.admin)).merge(admin)
+    }
+
+    fn router(&self) -> Router {
         let guard = Arc::new((self.access.clone(), self.address));
-        Router::new()
-            .route("/healthz", get(healthz))
-            .merge(events)
-            .merge(bloodbank::routes(intake.clone()))
-            .merge(claude_hooks::routes(intake))
-            .merge(metrics::routes(self.telemetry.as_ref(), &self.admin))
+        self.paths()
+            .into_router()
             .merge(self.more.clone())
             .fallback(|| async { ErrorAnswer::new(ErrorKind::NotFound, "no such path: events come in at `POST /events`; docs/http.md lists the others") })
             .method_not_allowed_fallback(|| async { ErrorAnswer::new(ErrorKind::MethodNotAllowed, "this path has another method") })
+            .layer(middleware::from_fn(guard::only_text))
             .layer(middleware::from_fn_with_state(guard, admit))
     }
+}
+
+/// The paths that events come in by, and `/healthz`.
+fn paths(intake: Intake) -> Paths {
+    let events = Paths::new().route("/events", post(post_event)).with_state(intake.ingest.clone());
+    Paths::new().route("/healthz", get(healthz)).merge(events).merge(bloodbank::routes(intake.clone())).merge(claude_hooks::routes(intake))
 }
 
 /// Alive, whatever the store or the routes do: nothing but this process is asked.

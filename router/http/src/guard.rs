@@ -6,7 +6,13 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use axum::{
+    extract::Request,
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
 use http::{HeaderMap, HeaderValue, Method, Uri, header, uri::Authority};
+use percent_encoding::percent_decode_str;
 
 use crate::{
     tokens::Tokens,
@@ -87,6 +93,36 @@ impl Access {
     }
 }
 
+/// Refuses a path or a query whose bytes are no text: read with gaps, it would name another key or route than the sender meant.
+pub(crate) async fn only_text(request: Request, next: Next) -> Response {
+    match check_text(request.uri()) {
+        Ok(()) => next.run(request).await,
+        Err(answer) => answer.into_response(),
+    }
+}
+
+fn check_text(uri: &Uri) -> Result<(), ErrorAnswer> {
+    let is_text = |part: &str| percent_decode_str(part).decode_utf8().is_ok();
+    let wrong = |what: &str| Err(ErrorAnswer::new(ErrorKind::BadRequest, format!("the {what} is no UTF-8 after percent-decoding; `ä` is written `%C3%A4`")));
+    if !is_text(uri.path()) {
+        return wrong("path");
+    }
+    if !uri.query().is_none_or(is_text) {
+        return wrong("query");
+    }
+    Ok(())
+}
+
+/// Lets only clients with a name pass. Where the door has no tokens, that is nobody.
+pub(crate) async fn only_clients(request: Request, next: Next) -> Response {
+    if request.extensions().get::<Client>().is_some() {
+        return next.run(request).await;
+    }
+    let message = "over TCP the admin API needs a token, on this machine too: give each client one, `[http] tokens = { laptop = \"${file:…}\" }`, and send \
+                   it as `Authorization: Bearer …`; the commands of `event-router` need none, they go through the socket beside the store";
+    ErrorAnswer::new(ErrorKind::Forbidden, message).into_response()
+}
+
 fn text(value: &HeaderValue) -> Option<&str> {
     value.to_str().ok()
 }
@@ -130,6 +166,19 @@ mod tests {
         }
         let checked = access.check(&Method::GET, &path.parse().unwrap(), &headers, door.parse().unwrap());
         checked.map(|client| client.map(|client| client.0)).map_err(|answer| answer.kind)
+    }
+
+    #[test]
+    fn paths_and_queries_are_text() {
+        for (uri, expected) in
+            [("/a?key=%C3%A4+b", Ok(())), ("/%C3%A4", Ok(())), ("/?key=100%", Ok(())), ("/?key=%ff", Err("query")), ("/?a=1&key=x%C3", Err("query")), ("/%ff", Err("path"))]
+        {
+            match (check_text(&uri.parse().unwrap()), expected) {
+                (Ok(()), Ok(())) => {}
+                (Err(answer), Err(word)) => assert!(answer.error.contains(word), "{}", answer.error),
+                (found, _) => panic!("{uri}: {found:?}"),
+            }
+        }
     }
 
     #[test]

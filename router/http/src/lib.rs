@@ -3,10 +3,11 @@
 //! Read [`Door`] first (who may knock, and what is taken in), then [`AdminSocket`] and its counterpart [`AdminClient`]. What
 //! the doors do with an event is decided behind [`router_api::Admin`]; nothing here opens a store or knows a route.
 //!
-//! The TCP door takes in events and says that it is alive. Beyond loopback it needs tokens, and whatever reads or changes the
-//! router's state needs one in any case, or goes through the socket, which only the router's own user can open.
+//! The TCP door takes in events, says that it is alive, and serves the admin API. Beyond loopback it needs tokens, and whatever reads
+//! or changes the router's state needs one in any case, or goes through the socket, which only the router's own user can open.
 
 mod api;
+mod audit;
 mod batch;
 mod bloodbank;
 mod claude_content;
@@ -22,6 +23,7 @@ mod ingest;
 mod lingering;
 mod metrics;
 mod operate;
+mod paths;
 mod ready;
 mod request_schema;
 mod socket;

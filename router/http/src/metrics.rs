@@ -5,15 +5,16 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
     extract::State,
     response::{IntoResponse, Response},
-    routing::get,
 };
 use http::{HeaderValue, header};
 use router_api::{Admin, RouterStatus};
 
-use crate::ready::{self, Readiness};
+use crate::{
+    paths::{Paths, get},
+    ready::{self, Readiness},
+};
 
 /// Prometheus's text format.
 const TEXT_FORMAT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -54,10 +55,10 @@ impl Watched {
 }
 
 /// `/metrics` and `/readyz`; nothing where there is no telemetry.
-pub(crate) fn routes<S: Clone + Send + Sync + 'static>(telemetry: Option<&Telemetry>, admin: &Arc<dyn Admin>) -> Router<S> {
-    let Some(telemetry) = telemetry else { return Router::new() };
+pub(crate) fn routes(telemetry: Option<&Telemetry>, admin: &Arc<dyn Admin>) -> Paths {
+    let Some(telemetry) = telemetry else { return Paths::new() };
     let watched = Watched { telemetry: telemetry.clone(), admin: Arc::clone(admin) };
-    Router::new().route("/metrics", get(metrics)).route("/readyz", get(ready::readyz)).with_state(watched)
+    Paths::new().route("/metrics", get(metrics)).route("/readyz", get(ready::readyz)).with_state(watched)
 }
 
 async fn metrics(State(watched): State<Watched>) -> Response {

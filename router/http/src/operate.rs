@@ -3,14 +3,16 @@
 use std::{borrow::Cow, sync::Arc};
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{Path, State, rejection::JsonRejection},
-    routing::post,
 };
 use router_api::{Admin, DeadLetterSelection, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName};
 use serde::{Deserialize, Serialize};
 
-use crate::wire::{ErrorAnswer, ErrorKind};
+use crate::{
+    paths::{Paths, post},
+    wire::{ErrorAnswer, ErrorKind},
+};
 
 /// An answer with the name of its shape.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,8 +46,9 @@ impl<T> Named<T> {
 type Answer<T> = Result<Json<Named<T>>, ErrorAnswer>;
 type Asked = State<Arc<dyn Admin>>;
 
-pub(crate) fn routes() -> Router<Arc<dyn Admin>> {
-    Router::new()
+/// Each is described in `openapi`, or a test says which is not.
+pub(crate) fn routes() -> Paths<Arc<dyn Admin>> {
+    Paths::new()
         .route("/api/v1/dead-letters/redrive", post(redrive))
         .route("/api/v1/dead-letters/discard", post(discard))
         .route("/api/v1/routes/{route}/{command}", post(command))
@@ -53,7 +56,12 @@ pub(crate) fn routes() -> Router<Arc<dyn Admin>> {
 }
 
 fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, ErrorAnswer> {
-    body.map(|Json(body)| body).map_err(|rejection| ErrorAnswer::new(ErrorKind::BadRequest, rejection.body_text()))
+    body.map(|Json(body)| body).map_err(|rejection| match rejection {
+        JsonRejection::MissingJsonContentType(_) => {
+            ErrorAnswer::new(ErrorKind::UnsupportedMediaType, "the body needs `Content-Type: application/json`")
+        }
+        other => ErrorAnswer::new(ErrorKind::BadRequest, other.body_text()),
+    })
 }
 
 async fn redrive(State(admin): Asked, request: Result<Json<RedriveRequest>, JsonRejection>) -> Answer<Redriven> {

@@ -209,13 +209,19 @@ impl From<AdminError> for ErrorAnswer {
     }
 }
 
+/// Among the extensions of an answer that is an error: which one, for whoever looks on.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused(pub(crate) ErrorAnswer);
+
 impl IntoResponse for ErrorAnswer {
     fn into_response(self) -> Response {
         let status = self.status();
+        let refused = Refused(self.clone());
         let closes = self.leaves_body_unread();
         let asks = self.kind == ErrorKind::Unauthorized;
         let waits = matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Full);
         let mut response = (status, Json(self)).into_response();
+        response.extensions_mut().insert(refused);
         if closes {
             // What follows on the connection would be the unread body, not a request.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -429,7 +429,7 @@ async fn the_client_gives_the_answers_and_errors_of_the_router_itself() {
     let events = client.events(&query).await.unwrap();
     assert_eq!((events[0].seq, &events[0].body[..]), (7, &b"\xff not text"[..]), "bytes that are no text come through");
     assert_eq!(admin.asked.lock().unwrap().pop().unwrap(), serde_json::to_string(&query).unwrap());
-    let letters = DeadLetterQuery { route: Some("ci".parse().unwrap()), reason: Some("exhausted".into()), limit: Some(9) };
+    let letters = DeadLetterQuery { route: Some("ci".parse().unwrap()), reason: Some("exhausted".into()), class: None, limit: Some(9) };
     assert!(client.dead_letters(&letters).await.unwrap().is_empty());
     assert_eq!(admin.asked.lock().unwrap().pop().unwrap(), serde_json::to_string(&letters).unwrap());
 

@@ -122,7 +122,7 @@ async fn dead_letters_are_listed_newest_first_by_route_and_reason() {
         }
     }
     let list = async |route_name: Option<&str>, reason: Option<&str>, limit: Option<u32>| -> Vec<String> {
-        let query = DeadLetterQuery { route: route_name.map(route), reason: reason.map(str::to_owned), limit };
+        let query = DeadLetterQuery { route: route_name.map(route), reason: reason.map(str::to_owned), class: None, limit };
         bench.store.dead_letters(&query).await.unwrap().into_iter().map(|letter| letter.id).collect()
     };
     assert_eq!(list(None, None, None).await, ["4", "3", "2", "1"]);

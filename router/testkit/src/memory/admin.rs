@@ -22,6 +22,7 @@ impl TransportAdmin for MemoryTransport {
         let wanted = |stored: &&StoredDeadLetter| {
             query.route.as_ref().is_none_or(|route| *route == stored.letter.route)
                 && query.reason.as_deref().is_none_or(|reason| reason == stored.letter.reason.name())
+                && query.class.as_deref().is_none_or(|class| stored.letter.last_class().is_some_and(|last| last.name() == class))
         };
         let limit = usize::try_from(query.limit.unwrap_or(LIMIT)).unwrap_or(usize::MAX);
         Ok(data.dead.iter().rev().filter(wanted).take(limit).cloned().collect())

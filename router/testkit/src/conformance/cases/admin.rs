@@ -43,7 +43,7 @@ pub(super) async fn dead_letters_are_listed_newest_first_and_by_route_and_reason
     same!(events(&listed(bench, DeadLetterQuery { route: Some(route("one")), ..query() }).await?), [4, 2, 0], "of a route");
     same!(events(&listed(bench, DeadLetterQuery { reason: Some("exhausted".to_owned()), ..query() }).await?), [5, 3, 1], "of a reason");
     same!(events(&listed(bench, DeadLetterQuery { limit: Some(2), ..query() }).await?), [5, 4], "the newest two");
-    let both = DeadLetterQuery { route: Some(route("one")), reason: Some("exhausted".to_owned()), limit: None };
+    let both = DeadLetterQuery { route: Some(route("one")), reason: Some("exhausted".to_owned()), ..query() };
     same!(events(&listed(bench, both).await?), [0_u64; 0], "of a route and a reason that do not go together");
     Ok(())
 }
