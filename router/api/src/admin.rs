@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ArchivedEvent, DeadLetterQuery, DeadLetterReason, EventQuery, FailureClass, Publication, Published, QueueStats, RouteMode, RouteName, StoreError, StoredDeadLetter, TransportError,
+    ArchivedEvent, DecodeLimits, Envelope, DeadLetterQuery, DeadLetterReason, EventQuery, FailureClass, Publication, Published, QueueStats, RouteMode, RouteName, StoreError, StoredDeadLetter, TransportError,
 };
 
 /// Why the router could not do what it was asked for.

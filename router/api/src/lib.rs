@@ -25,7 +25,7 @@ mod variable;
 mod view;
 
 pub use admin::{
-    Admin, AdminError, BreakerState, DeadLetterGroup, DeadLetterGroups, DeadLetterSelection, EnableFrom, EnableRequest, Enabled, RedriveRequest, Redriven,
+    Accepted, Admin, AdminError, BreakerState, DeadLetterGroup, DeadLetterGroups, DeadLetterSelection, EnableFrom, EnableRequest, Enabled, RedriveRequest, Redriven,
     Reloaded, RouteCommand, RouteCommanded, RouteRates, RouteState, RouteStatus, RouterStatus, TakenUp,
 };
 pub use clock::{BoxFuture, Cancellation, Canceller, Chance, Clock};

@@ -111,6 +111,10 @@ impl Admin for ReloadingAdmin {
         self.admin.publish(publication).await
     }
 
+    async fn accept(&self, publication: Publication) -> Result<Accepted, AdminError> {
+        self.admin.accept(publication).await
+    }
+
     async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, AdminError> {
         self.admin.events(query).await
     }

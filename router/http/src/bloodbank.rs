@@ -12,7 +12,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
-use router_api::{Chance, Clock, DecodeError, Envelope, Publication, RoutingKey};
+use router_api::{Accepted, Chance, Clock, DecodeError, Envelope, Publication, RoutingKey};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -345,11 +345,10 @@ fn not_json(body: &[u8], error: &DecodeError) -> Value {
     json!({ "type": "json_invalid", "loc": ["body", at], "msg": "JSON decode error", "input": {}, "ctx": { "error": reason } })
 }
 
-/// Stores an event that is made here.
-async fn store(intake: &Intake, came: &Came, key: RoutingKey, event_id: Uuid, body: Bytes) -> Result<(), Refusal> {
+/// Stores an event, and returns it as it is stored.
+async fn store(intake: &Intake, came: &Came, key: RoutingKey, body: Bytes) -> Result<Accepted, Refusal> {
     let publication = Publication { hops: hops(&came.headers), traceparent: traceparent(&came.headers), ..Publication::new(key, body) };
-    intake.ingest.publish(publication, Some(event_id.to_string())).await?;
-    Ok(())
+    Ok(intake.ingest.store(publication).await?)
 }
 
 fn key(text: &str, name: &str) -> Result<RoutingKey, Refusal> {
@@ -369,8 +368,8 @@ async fn schema_event(intake: &Intake, request: Request, event_type: &str, rules
     let event_id = v2::fresh_id(&*intake.chance);
     let source = Source { host: came.host.clone(), kind: origin.kind, app: origin.app, meta: None };
     let envelope = v2::envelope(event_id, &key, now, &source, &payload);
-    store(intake, &came, key, event_id, envelope.clone()).await?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], envelope).into_response())
+    let stored = store(intake, &came, key, envelope.clone()).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], stored.body.unwrap_or(envelope)).into_response())
 }
 
 /// `POST /events/custom`: any envelope, published as it came.
@@ -393,8 +392,9 @@ async fn take_custom(intake: &Intake, request: Request) -> Result<Response, Refu
         Value::String(text) if text.is_empty() || Uuid::parse_str(text).is_ok() => {}
         _ => return Err(wrong("badly formed hexadecimal UUID string")),
     }
-    let publication = Publication { hops: hops(&came.headers), traceparent: traceparent(&came.headers), ..Publication::new(event_type, body) };
-    intake.ingest.publish(publication, None).await?;
+    let stored = store(intake, &came, event_type, body).await?;
+    // What was sent stands in the answer, null and the empty text too, unless redaction changed it.
+    let event_id = if event_id.as_str().is_some_and(|sent| !sent.is_empty()) { stored.event_id.map_or(event_id, Value::from) } else { event_id };
     Ok(Json(json!({ "status": "published", "event_id": event_id })).into_response())
 }
 
@@ -412,7 +412,7 @@ async fn take_publish(intake: &Intake, request: Request) -> Result<Response, Ref
     let event_id = v2::fresh_id(&*intake.chance);
     let source = Source { host: came.host.clone(), kind: "manual", app: "http-client", meta: None };
     let envelope = v2::envelope(event_id, &event_type, now, &source, &Field::Plain(body["payload"].clone()));
-    store(intake, &came, event_type.clone(), event_id, envelope).await?;
+    let event_id = store(intake, &came, event_type.clone(), envelope).await?.event_id.unwrap_or_else(|| event_id.to_string());
     Ok(Json(json!({ "status": "published", "event_id": event_id, "event_type": event_type })).into_response())
 }
 
@@ -444,7 +444,7 @@ async fn take_agent(intake: &Intake, path: Result<Path<(String, String)>, PathRe
     let event_id = v2::fresh_id(&*intake.chance);
     let source = Source { host: came.host.clone(), kind: "agent", app: "openclaw", meta: None };
     let envelope = v2::envelope(event_id, &routing_key, now, &source, &Field::Nested(payload));
-    store(intake, &came, routing_key.clone(), event_id, envelope).await?;
+    let event_id = store(intake, &came, routing_key.clone(), envelope).await?.event_id.unwrap_or_else(|| event_id.to_string());
     Ok(Json(json!({ "ok": true, "routing_key": routing_key, "event_id": event_id })).into_response())
 }
 

@@ -146,7 +146,7 @@ impl Teller<'_> {
         let payload = Field::Nested(payload);
         let envelope = v2::envelope(event_id, &key, self.now, &source, &payload);
         let publication = Publication { traceparent: self.traceparent.clone(), ..Publication::new(key, envelope) };
-        self.intake.ingest.publish(publication, Some(event_id.to_string())).await.map(|_| ())
+        self.intake.ingest.store(publication).await.map(|_| ())
     }
 }
 

@@ -17,7 +17,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use router_api::{
-    Admin, AdminError, ArchivedEvent, DeadLetterQuery, DeadLetterSelection, Destination, EventQuery, Publication, Published, RedriveRequest, Redriven,
+    Accepted, Admin, AdminError, ArchivedEvent, DeadLetterQuery, DeadLetterSelection, Destination, EventQuery, Publication, Published, RedriveRequest, Redriven,
     Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus, StoredDeadLetter, TransportError,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -149,6 +149,10 @@ impl Admin for AdminClient {
     }
 
     async fn publish(&self, publication: Publication) -> Result<Published, AdminError> {
+        Ok(self.accept(publication).await?.published)
+    }
+
+    async fn accept(&self, publication: Publication) -> Result<Accepted, AdminError> {
         let mut target = "/api/v1/events".to_owned();
         parameter(&mut target, "key", &publication.key);
         if let Destination::Route { route, delay } = &publication.to {
@@ -165,7 +169,8 @@ impl Admin for AdminClient {
             request = request.header("traceparent", trace);
         }
         let request = request.body(Full::new(publication.body)).map_err(|error| self.broken(&error))?;
-        self.call::<PublishedAnswer>(request).await.map(|answer| Published { routed: answer.routed, seq: answer.seq })
+        let PublishedAnswer { event_id, seq, routed, .. } = self.call(request).await?;
+        Ok(Accepted { published: Published { routed, seq }, event_id, body: None })
     }
 
     async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, AdminError> {

@@ -14,7 +14,7 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
-use router_api::{Admin, DecodeError, DecodeLimits, Destination, Envelope, Publication, Published};
+use router_api::{Accepted, Admin, DecodeError, DecodeLimits, Destination, Envelope, Publication, Published};
 use serde::Deserialize;
 
 use crate::{
@@ -83,15 +83,14 @@ async fn take_in(
             Form::CloudEvent | Form::CloudBatch => cloudevents::check_structured(&body).map(|()| body).map_err(bad)?,
             Form::Event | Form::Lines => body,
         };
-        let (mut publication, event_id) = prepare(ingest.limits, query.key.as_deref(), body)?;
+        let mut publication = prepare(ingest.limits, query.key.as_deref(), body)?;
         publication.to = to.clone();
         publication.hops = hops(&parts.headers);
         publication.traceparent = traceparent(&parts.headers);
-        Ok((publication, event_id))
+        Ok(publication)
     };
     let Some(bodies) = several else {
-        let (publication, event_id) = prepared(body)?;
-        return Ok(Json(ingest.publish(publication, event_id).await?).into_response());
+        return Ok(Json(ingest.publish(prepared(body)?).await?).into_response());
     };
     let count = bodies.len();
     let placed = |at: usize, error: ErrorAnswer, rest: &str| ErrorAnswer { error: format!("event {} of {count}: {}{rest}", at + 1, error.error), ..error };
@@ -100,19 +99,18 @@ async fn take_in(
         publications.push(prepared(body).map_err(|error| placed(at, error, "; none of them is stored"))?);
     }
     let mut events = Vec::with_capacity(count);
-    for (at, (publication, event_id)) in publications.into_iter().enumerate() {
+    for (at, publication) in publications.into_iter().enumerate() {
         let rest = if at == 0 { String::new() } else { format!("; the {at} before it are stored") };
-        events.push(ingest.publish(publication, event_id).await.map_err(|error| placed(at, error, &rest))?);
+        events.push(ingest.publish(publication).await.map_err(|error| placed(at, error, &rest))?);
     }
     Ok(Json(BatchAnswer { schema: BatchAnswer::SCHEMA.into(), events }).into_response())
 }
 
 /// Finds the key and checks the body.
-fn prepare(limits: DecodeLimits, key: Option<&str>, body: Bytes) -> Result<(Publication, Option<String>), ErrorAnswer> {
+fn prepare(limits: DecodeLimits, key: Option<&str>, body: Bytes) -> Result<Publication, ErrorAnswer> {
     let key = key_of(key, &body).map_err(bad)?;
-    let envelope = Envelope::decode(key.clone(), body.clone(), limits).map_err(refused)?;
-    let event_id = envelope.id().map(|id| id.as_str().to_owned());
-    Ok((Publication::new(key, body), event_id))
+    Envelope::decode(key.clone(), body.clone(), limits).map_err(refused)?;
+    Ok(Publication::new(key, body))
 }
 
 /// The answer to a body that is no event.
@@ -123,18 +121,19 @@ pub(crate) fn refused(error: DecodeError) -> ErrorAnswer {
 
 impl Ingest {
     /// Publishes, and returns once the event is safe.
-    pub(crate) async fn publish(&self, publication: Publication, event_id: Option<String>) -> Result<PublishedAnswer, ErrorAnswer> {
+    async fn publish(&self, publication: Publication) -> Result<PublishedAnswer, ErrorAnswer> {
         let key = publication.key.clone();
-        let Published { seq, routed } = self.store(publication).await?;
+        let Accepted { published: Published { seq, routed }, event_id, .. } = self.store(publication).await?;
         Ok(PublishedAnswer { schema: PublishedAnswer::SCHEMA.into(), key, event_id, seq, routed })
     }
 
-    async fn store(&self, publication: Publication) -> Result<Published, ErrorAnswer> {
+    /// Stores an event, and returns how it is stored once it is safe.
+    pub(crate) async fn store(&self, publication: Publication) -> Result<Accepted, ErrorAnswer> {
         // In a task of its own: a sender that hangs up does not undo half of what was begun.
         let admin = Arc::clone(&self.admin);
-        let publishing = tokio::spawn(async move { admin.publish(publication).await });
+        let publishing = tokio::spawn(async move { admin.accept(publication).await });
         match tokio::time::timeout(self.publish_timeout, publishing).await {
-            Ok(Ok(Ok(published))) => Ok(published),
+            Ok(Ok(Ok(accepted))) => Ok(accepted),
             Ok(Ok(Err(error))) => Err(error.into()),
             Ok(Err(_)) => Err(ErrorAnswer::new(ErrorKind::Unavailable, "taking the event in was broken off; it may or may not be stored: send it again")),
             Err(_) => Err(ErrorAnswer::new(ErrorKind::Unavailable, "the event is not known to be stored in time: send it again")),

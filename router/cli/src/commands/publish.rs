@@ -1,7 +1,7 @@
 //! `publish`: takes an event in, through the running router or straight into its store.
 
 use anyhow::bail;
-use router_api::{Clock as _, DecodeError, Envelope, Publication};
+use router_api::{Accepted, Clock as _, DecodeError, Envelope, Publication};
 use router_http::PublishedAnswer;
 use uuid::Uuid;
 
@@ -32,18 +32,18 @@ pub(crate) fn run(global: &Global, args: &PublishArgs, out: &mut Output) -> anyh
         (None, None) => bail!("an event is needed: a file, `-` or `--sample NAME`"),
     };
     // Before the store is touched: a wrong event makes none.
-    let envelope = Envelope::decode(key.clone(), body.clone(), limits).map_err(|error: DecodeError| anyhow::anyhow!("no event: {error}"))?;
-    let event_id = envelope.id().map(|id| id.as_str().to_owned());
+    Envelope::decode(key.clone(), body.clone(), limits).map_err(|error: DecodeError| anyhow::anyhow!("no event: {error}"))?;
     if !args.new_store {
         refuse_stray_store(&located, &config)?;
     }
-    let (published, running) = block_on(async {
+    let (accepted, running) = block_on(async {
         let access = Access::open(&config, Purpose::Publish).await?;
-        let published = access.admin().publish(Publication::new(key.clone(), body)).await;
+        let accepted = access.admin().accept(Publication::new(key.clone(), body)).await;
         let running = access.is_running();
         access.close().await;
-        Ok((published?, running))
+        Ok((accepted?, running))
     })?;
+    let Accepted { published, event_id, .. } = accepted;
     if args.json.json {
         out.json(&PublishedAnswer { schema: PublishedAnswer::SCHEMA.into(), key, event_id, seq: published.seq, routed: published.routed })?;
         return Ok(Ended::Well);
