@@ -1,1 +1,129 @@
-//! (being written)
+//! What an error of lapin means for us: will waiting heal it, or must a person act?
+//!
+//! Every await on lapin goes through [`within`]: even with its recovery off, some of them were seen never to resolve.
+
+use std::{fmt, future::Future, time::Duration};
+
+use lapin::{
+    ErrorKind,
+    protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError},
+};
+use router_api::TransportError;
+use url::Url;
+
+/// For one answer of the broker.
+pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+
+/// Why the broker did not do what we asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    refused: bool,
+    code: Option<u16>,
+    sentence: String,
+}
+
+impl Failure {
+    /// A person must act.
+    pub(crate) fn refused(sentence: impl Into<String>) -> Self {
+        Self { refused: true, code: None, sentence: sentence.into() }
+    }
+
+    /// May heal by itself.
+    pub(crate) fn lost(sentence: impl Into<String>) -> Self {
+        Self { refused: false, code: None, sentence: sentence.into() }
+    }
+
+    /// What `error` means, which `what` ran into.
+    pub(crate) fn of(what: &str, error: &lapin::Error) -> Self {
+        let code = match error.kind() {
+            ErrorKind::ProtocolError(said) => Some(said.get_id()),
+            _ => None,
+        };
+        Self { refused: is_for_a_person(error), code, sentence: format!("{what}: {}", sentence_of(error)) }
+    }
+
+    /// Will waiting not heal it?
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// Did the broker say that the thing does not exist (404)?
+    pub(crate) fn is_missing(&self) -> bool {
+        self.code == Some(AMQPSoftError::NOTFOUND.get_id())
+    }
+
+    /// Did the broker say that the thing is not what we declared (406)?
+    pub(crate) fn is_inequivalent(&self) -> bool {
+        self.code == Some(AMQPSoftError::PRECONDITIONFAILED.get_id())
+    }
+
+    /// The broker's reply code, if it was the broker who said no.
+    pub(crate) fn code(&self) -> Option<u16> {
+        self.code
+    }
+
+    /// What went wrong, with the broker's own words, without secrets.
+    pub(crate) fn sentence(&self) -> &str {
+        &self.sentence
+    }
+
+    /// The same failure, explained in other words.
+    pub(crate) fn explained(self, sentence: impl Into<String>) -> Self {
+        Self { sentence: sentence.into(), ..self }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+impl From<Failure> for TransportError {
+    fn from(failure: Failure) -> Self {
+        if failure.refused { Self::Refused(failure.sentence) } else { Self::Unavailable(failure.sentence) }
+    }
+}
+
+/// Waits for `call`, which does `what`, for no longer than `limit`.
+pub(crate) async fn within<T>(what: &str, limit: Duration, call: impl Future<Output = lapin::Result<T>>) -> Result<T, Failure> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Failure::of(what, &error)),
+        Err(_) => Err(Failure::lost(format!("{what}: no answer within {} s", limit.as_secs_f64()))),
+    }
+}
+
+/// `url` as it may be shown: without its password, its query and its fragment.
+pub(crate) fn shown_url(url: &str) -> String {
+    let Ok(mut url) = Url::parse(url) else {
+        return "a URL that cannot be read".to_owned();
+    };
+    if url.password().is_some() && url.set_password(Some("***")).is_err() {
+        return "a URL that cannot be shown without its password".to_owned();
+    }
+    url.set_query(None);
+    url.set_fragment(None);
+    url.to_string()
+}
+
+fn is_for_a_person(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(said) => match said.kind() {
+            // "the queue is being recovered" and the like heal; so does a resource that somebody else holds for now
+            AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED | AMQPSoftError::NOCONSUMERS) => false,
+            AMQPErrorKind::Soft(_) => true,
+            AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED | AMQPHardError::INTERNALERROR | AMQPHardError::RESOURCEERROR) => false,
+            AMQPErrorKind::Hard(_) => true,
+        },
+        ErrorKind::InvalidProtocolVersion(_) | ErrorKind::AuthProviderError(_) => true,
+        _ => false,
+    }
+}
+
+fn sentence_of(error: &lapin::Error) -> String {
+    match error.kind() {
+        ErrorKind::ProtocolError(said) => format!("the broker answered {} {}", said.get_id(), said.get_message()),
+        _ => error.to_string(),
+    }
+}
