@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     fn route(name: &str, mode: RouteMode, state: RouteState) -> RouteStatus {
-        RouteStatus { name: name.parse().unwrap(), handler: "log".into(), mode, state, note: Some("says the target".into()), queue: None, open_bursts: 0 }
+        RouteStatus { name: name.parse().unwrap(), handler: "log".into(), mode, state, note: Some("says the target".into()), queue: None, open_bursts: 0, failing_bursts: 0, rates: None, breaker: None }
     }
 
     fn status(routes: Vec<RouteStatus>) -> Result<RouterStatus, String> {

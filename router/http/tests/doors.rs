@@ -379,11 +379,125 @@ async fn an_event_that_is_not_safe_in_time_is_no_success_and_the_stop_is_bounded
 }
 
 #[tokio::test]
-async fn unknown_paths_and_methods_are_told_apart_and_no_admin_verb_is_on_tcp() {
+async fn unknown_paths_and_methods_are_told_apart() {
     let door = open(FakeAdmin::default(), ServeLimits::default()).await;
-    assert_eq!(status(&door.send("GET /api/v1/status", "", "").await), 404);
+    assert_eq!(status(&door.send("GET /api/v2/status", "", "").await), 404);
     assert_eq!(status(&door.send("GET /events", "", "").await), 405);
     assert_eq!(status(&door.send("OPTIONS /events", "", "").await), 405);
+    assert_eq!(status(&door.send("DELETE /api/v1/status", "", "").await), 405);
+    door.end().await;
+}
+
+const ADMIN: [(&str, &str); 9] = [
+    ("GET /api/v1/status", ""),
+    ("GET /api/v1/events?last=3", ""),
+    ("GET /api/v1/events/7", ""),
+    ("GET /api/v1/dead-letters", ""),
+    ("GET /api/v1/dead-letters/x", ""),
+    ("POST /api/v1/events?key=a&route=ci&delay_ms=5", "{}"),
+    ("POST /api/v1/dead-letters/discard", "{}"),
+    ("POST /api/v1/routes/ci/pause", ""),
+    ("POST /api/v1/reload", ""),
+];
+
+#[tokio::test]
+async fn without_tokens_the_admin_api_on_tcp_says_how_to_set_one() {
+    let door = open(FakeAdmin::default(), ServeLimits::default()).await;
+    for (line, body) in ADMIN {
+        for headers in ["Content-Type: application/json\r\n", "Content-Type: application/json\r\nAuthorization: Bearer sesame\r\n"] {
+            let answer = door.send(line, headers, body).await;
+            assert_eq!(status(&answer), 403, "{line}: {answer}");
+            let sentence = json(&answer)["error"].as_str().unwrap().to_owned();
+            assert!(sentence.contains("[http] tokens") && sentence.contains("socket"), "{sentence}");
+        }
+    }
+    assert!(door.admin.asked.lock().unwrap().is_empty() && door.admin.published.lock().unwrap().is_empty(), "nothing was asked of the router");
+    door.end().await;
+}
+
+#[tokio::test]
+async fn with_a_token_the_admin_api_on_tcp_is_that_of_the_socket() {
+    let access = Access::new([("laptop".to_owned(), "sesame".to_owned())], []);
+    let door = open_for(FakeAdmin::default(), ServeLimits::default(), access).await;
+    for (line, body) in ADMIN {
+        for headers in ["", "Authorization: Bearer other\r\n", "Authorization: Basic sesame\r\n"] {
+            assert_eq!(status(&door.send(line, &format!("Content-Type: application/json\r\n{headers}"), body).await), 401, "{line}");
+        }
+        let answer = door.send(line, "Content-Type: application/json\r\nAuthorization: Bearer sesame\r\n", body).await;
+        // The router behind this door knows no event, no dead letter and no verb, and says so itself.
+        assert!(matches!(status(&answer), 200 | 400 | 404) && !answer.contains("no such path"), "{line}: {answer}");
+        let host = format!("{line} HTTP/1.1\r\nHost: evil.example\r\nAuthorization: Bearer sesame\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(status(&door.raw(&host).await), 403, "{line}");
+    }
+    let to = door.admin.published.lock().unwrap()[0].to.clone();
+    assert_eq!(to, Destination::Route { route: "ci".parse().unwrap(), delay: Duration::from_millis(5) });
+    door.end().await;
+}
+
+#[tokio::test]
+async fn a_verb_has_its_own_limits_for_what_it_is_given() {
+    let access = Access::new([("laptop".to_owned(), "sesame".to_owned())], []);
+    let limits = ServeLimits { body_timeout: Duration::from_millis(100), ..ServeLimits::default() };
+    let door = open_for(FakeAdmin::default(), limits, access).await;
+    let port = door.address.port();
+    let head = |rest: &str| format!("POST /api/v1/dead-letters/discard HTTP/1.1\r\nHost: localhost:{port}\r\nAuthorization: Bearer sesame\r\n{rest}");
+    let json = "Content-Type: application/json\r\n";
+    for (rest, expected) in [
+        (format!("{json}Content-Length: 2000000\r\n\r\n"), 413),
+        (format!("{json}Content-Length: 10\r\n\r\n{{"), 408),
+        ("Connection: close\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}".to_owned(), 415),
+        (format!("Connection: close\r\n{json}Content-Length: 3\r\n\r\n{{]}}"), 400),
+        (format!("Connection: close\r\n{json}Content-Length: 13\r\n\r\n{{\"ruote\":\"a\"}}"), 400),
+    ] {
+        assert_eq!(status(&door.raw(&head(&rest)).await), expected, "{rest}");
+    }
+    door.end().await;
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_side_gets_its_answer() {
+    let door = open(FakeAdmin::default(), ServeLimits::default()).await;
+    let port = door.address.port();
+    let head = format!("POST /events?key=a HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\n");
+    for (request, expected) in [
+        (format!("GET /healthz HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n"), 200),
+        (format!("{head}Content-Length: 2\r\n\r\n{{}}"), 200),
+        (format!("{head}Content-Length: 10\r\n\r\n{{"), 400),
+    ] {
+        let mut stream = door.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let begun = Instant::now();
+        assert_eq!(status(&read_to_end(&mut stream).await), expected, "{request}");
+        assert!(begun.elapsed() < ServeLimits::default().header_timeout, "the end is not waited for");
+    }
+    let mut silent = door.connect().await;
+    silent.shutdown().await.unwrap();
+    assert_eq!(read_to_end(&mut silent).await, "", "who says nothing and leaves is let go at once");
+    door.end().await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_text_become_no_key() {
+    let access = Access::new([("laptop".to_owned(), "sesame".to_owned())], []);
+    let door = open_for(FakeAdmin::default(), ServeLimits::default(), access).await;
+    let headers = "Content-Type: application/json\r\nAuthorization: Bearer sesame\r\n";
+    for target in [
+        "/events?key=%ff",
+        "/events?key=a%C3",
+        "/hooks/claude-code?messages=%ff",
+        "/events/agent/%ff/heartbeat",
+        "/events/agent/a/%ff",
+        "/api/v1/events?key=%ff",
+        "/api/v1/routes/%ff/pause",
+    ] {
+        let answer = door.send(&format!("POST {target}"), headers, r#"{"agent_name":"a","status":"ok"}"#).await;
+        assert_eq!(status(&answer), 400, "{target}: {answer}");
+        assert!(json(&answer)["error"].as_str().unwrap().contains("UTF-8"), "{answer}");
+    }
+    assert!(door.admin.published.lock().unwrap().is_empty());
+    let answer = door.send("POST /events?key=%C3%A4.b+c", headers, "{}").await;
+    assert_eq!(json(&answer)["key"], "ä.b c");
     door.end().await;
 }
 
