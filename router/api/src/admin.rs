@@ -27,7 +27,7 @@ pub enum AdminError {
 }
 
 /// What a route is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RouteState {
     /// Switched off by the configuration.
@@ -45,7 +45,7 @@ pub enum RouteState {
 }
 
 /// One route as it stands.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct RouteStatus {
     /// Its name.
     pub name: RouteName,
@@ -73,7 +73,7 @@ pub struct RouteStatus {
 }
 
 /// What a route did lately.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct RouteRates {
     /// The window that was counted over, in seconds; shorter while the router is younger than its usual window.
     pub window_s: u32,
@@ -88,7 +88,7 @@ pub struct RouteRates {
 }
 
 /// Whether a route's target answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum BreakerState {
     /// It does, as far as is known.
@@ -96,6 +96,7 @@ pub enum BreakerState {
     /// It does not: nothing is handled.
     Open {
         /// Then one handling is tried.
+        #[schemars(with = "crate::described::Moment")]
         until: Timestamp,
     },
     /// One handling at a time is tried, until one gets an answer.
@@ -103,11 +104,12 @@ pub enum BreakerState {
 }
 
 /// The router as it stands.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct RouterStatus {
     /// Of the program.
     pub version: String,
     /// When it started.
+    #[schemars(with = "crate::described::Moment")]
     pub started_at: Timestamp,
     /// `embedded` or `amqp`.
     pub transport: String,
@@ -118,7 +120,7 @@ pub struct RouterStatus {
 }
 
 /// Which dead letters an operator means. What is not set does not narrow the choice.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeadLetterSelection {
     /// These.
@@ -136,7 +138,7 @@ pub struct DeadLetterSelection {
 }
 
 /// Puts dead letters back into the queues of their routes.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RedriveRequest {
     /// Which.
@@ -150,7 +152,7 @@ pub struct RedriveRequest {
 }
 
 /// What came of a redrive.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Redriven {
     /// How many were meant.
     pub selected: u64,
@@ -163,7 +165,7 @@ pub struct Redriven {
 }
 
 /// Dead letters of one route that failed in the same way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct DeadLetterGroup {
     /// The route.
     pub route: RouteName,
@@ -176,8 +178,10 @@ pub struct DeadLetterGroup {
     /// How many.
     pub count: u64,
     /// When the first of them was given up on.
+    #[schemars(with = "crate::described::Moment")]
     pub oldest: Timestamp,
     /// … and the last.
+    #[schemars(with = "crate::described::Moment")]
     pub newest: Timestamp,
     /// The id of the newest one.
     pub sample: String,
@@ -186,7 +190,7 @@ pub struct DeadLetterGroup {
 }
 
 /// Dead letters by route and failure.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct DeadLetterGroups {
     /// How many letters there are in all groups.
     pub letters: u64,
@@ -200,7 +204,7 @@ impl DeadLetterGroups {
 }
 
 /// What an operator wants of a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RouteCommand {
     /// Finish what runs and start nothing more, until `Resume`; events go on collecting. Survives restarts.
@@ -216,7 +220,7 @@ pub enum RouteCommand {
 }
 
 /// What came of a [`RouteCommand`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct RouteCommanded {
     /// The route.
     pub route: RouteName,
@@ -227,7 +231,7 @@ pub struct RouteCommanded {
 }
 
 /// Where a route begins that is switched on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EnableFrom {
     /// With what waits in its queue.
@@ -238,7 +242,7 @@ pub enum EnableFrom {
 }
 
 /// Switches a route on that the configuration file says is on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EnableRequest {
     /// Where it begins.
@@ -246,7 +250,7 @@ pub struct EnableRequest {
 }
 
 /// What came of an [`EnableRequest`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Enabled {
     /// The route.
     pub route: RouteName,
@@ -255,28 +259,31 @@ pub struct Enabled {
     /// Events that waited in its queue: it handles them first, or they become dead letters.
     pub waiting: u64,
     /// When the oldest of them was stored.
+    #[schemars(with = "Option<crate::described::Moment>")]
     pub since: Option<Timestamp>,
     /// What loading the configuration did; `None` where no router runs.
     pub reloaded: Option<Reloaded>,
 }
 
 /// Events that waited in the queue of a route when it was switched on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TakenUp {
     /// The route.
     pub route: RouteName,
     /// How many.
     pub events: u64,
     /// When the oldest of them was stored.
+    #[schemars(with = "Option<crate::described::Moment>")]
     pub since: Option<Timestamp>,
 }
 
 /// What a reload did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Reloaded {
     /// Of the configuration that is now in force.
     pub config_hash: String,
     /// When.
+    #[schemars(with = "crate::described::Moment")]
     pub at: Timestamp,
     /// Routes that are new or were switched on.
     pub started: Vec<RouteName>,

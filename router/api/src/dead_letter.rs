@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::RouteName;
 
 /// One attempt that failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct AttemptRecord {
     /// From 1.
     pub number: u32,
     /// When it ended.
+    #[schemars(with = "crate::described::Moment")]
     pub at: Timestamp,
     /// The class of the failure.
     pub class: FailureClass,
@@ -79,7 +80,7 @@ impl fmt::Display for FailureClass {
 }
 
 /// Why an event was given up on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeadLetterReason {
     /// No JSON object, too large, or nested too deeply.
@@ -124,7 +125,7 @@ impl fmt::Display for DeadLetterReason {
 }
 
 /// Why and after what an event was given up on. The event itself lies beside it, byte for byte.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct DeadLetter {
     /// The route that gave up.
     pub route: RouteName,
@@ -141,6 +142,7 @@ pub struct DeadLetter {
     /// The failed attempts, oldest first.
     pub history: Vec<AttemptRecord>,
     /// When it was given up on.
+    #[schemars(with = "crate::described::Moment")]
     pub buried_at: Timestamp,
     /// Of the configuration in force.
     pub config_hash: String,

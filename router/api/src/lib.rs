@@ -5,6 +5,7 @@ mod body;
 mod clock;
 mod context;
 mod dead_letter;
+mod described;
 mod dialect;
 mod dry_run;
 mod effect;

@@ -72,7 +72,7 @@ pub struct EventQuery {
 }
 
 /// One event of the archive, with what became of it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ArchivedEvent {
     /// Its number, from 1.
     pub seq: u64,
@@ -82,8 +82,10 @@ pub struct ArchivedEvent {
     pub key: RoutingKey,
     /// The exact bytes, after redaction.
     #[serde(with = "crate::bytes_as_text")]
+    #[schemars(with = "crate::described::BytesAsText")]
     pub body: Bytes,
     /// When it was stored.
+    #[schemars(with = "crate::described::Moment")]
     pub stored_at: Timestamp,
     /// How many emits led to it.
     pub hops: u8,
@@ -94,7 +96,7 @@ pub struct ArchivedEvent {
 }
 
 /// What became of an event on one route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct DeliveryRecord {
     /// The route.
     pub route: RouteName,
@@ -103,11 +105,12 @@ pub struct DeliveryRecord {
     /// Failed attempts.
     pub attempts: u32,
     /// When the state was reached; for one that waits, when it is due.
+    #[schemars(with = "crate::described::Moment")]
     pub at: Timestamp,
 }
 
 /// Where an event stands on one route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum DeliveryState {
     /// Still owned by its queue.
@@ -115,6 +118,7 @@ pub enum DeliveryState {
     /// Handed out to its route: it runs, or waits in a lane or a burst. Told by a router that runs.
     InHand {
         /// When its handling began; `None` while it waits for its turn.
+        #[schemars(with = "Option<crate::described::Moment>")]
         running_since: Option<Timestamp>,
         /// The number of the attempt that runs or comes next, from 1.
         attempt: u32,

@@ -71,7 +71,7 @@ pub struct Delivery {
     pub body: Bytes,
     /// When the transport stored it.
     pub stored_at: Timestamp,
-    /// Failed attempts so far.
+    /// Failed attempts so far. One that is settled as [`Settlement::Done`] is recorded with what stands here then.
     pub attempts: u32,
     /// The failed attempts, oldest first; the middle of a long history is dropped, the count is not.
     pub history: Vec<AttemptRecord>,
@@ -88,7 +88,7 @@ pub struct Delivery {
 }
 
 /// How an event was finished without a dead letter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "fate")]
 pub enum Fate {
     /// The handler did its work.
@@ -119,7 +119,7 @@ pub enum Fate {
 }
 
 /// Membership in a burst.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct BurstNote {
     /// The burst's id.
     pub id: String,
@@ -324,7 +324,7 @@ pub trait Consumer: Send + Sync {
 }
 
 /// State of one route's queue.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq, schemars::JsonSchema)]
 pub struct QueueStats {
     /// The route.
     pub route: RouteName,
@@ -337,6 +337,7 @@ pub struct QueueStats {
     /// Dead letters.
     pub dead: u64,
     /// When the oldest unfinished one was stored.
+    #[schemars(with = "Option<crate::described::Moment>")]
     pub oldest: Option<Timestamp>,
 }
 
@@ -355,7 +356,7 @@ pub struct DeadLetterQuery {
 }
 
 /// A dead letter as it lies in its queue.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct StoredDeadLetter {
     /// Names it for `dead-letters show`.
     pub id: String,
@@ -363,8 +364,10 @@ pub struct StoredDeadLetter {
     pub key: RoutingKey,
     /// The exact bytes of the event.
     #[serde(with = "crate::bytes_as_text")]
+    #[schemars(with = "crate::described::BytesAsText")]
     pub body: Bytes,
     /// When the transport stored the event.
+    #[schemars(with = "crate::described::Moment")]
     pub stored_at: Timestamp,
     /// The event's number in the archive, where the transport has one.
     #[serde(default)]
