@@ -9,11 +9,12 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use router_api::{BuildContext, EffectPort, FieldPath, KeyError, QueueWish, Registration, Registry, RouteMode, RouteName, RoutingKey, RoutingPattern, suggest};
+use router_api::{BuildContext, EffectPort, FieldPath, KeyError, Registration, Registry, RouteMode, RouteName, RoutingKey, RoutingPattern, suggest};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
+    broker,
     diagnostic::Draft,
     lint,
     load::prune,
@@ -36,8 +37,43 @@ pub(super) struct Built {
     pub route: RouteConfig,
     /// The place of its name.
     pub span: Span,
+    /// Places of keys that are held against the transport.
+    pub places: Places,
     /// As effective TOML, secrets redacted.
     pub shown: String,
+}
+
+/// Where keys of a route stand: in the route, else in `[defaults]`, else the route's name.
+pub(super) struct Places {
+    pub queue: Span,
+    pub parallel: Span,
+    pub queue_type: Span,
+    pub timeout: Span,
+    pub max_delay: Span,
+    pub max_wait: Span,
+}
+
+impl Places {
+    fn of(route: &Node, defaults: Option<&Node>) -> Self {
+        let name = route.span_at(&[key("name")]);
+        let place = |dotted: &str| {
+            let found = |node: &Node| {
+                let steps = node.steps(dotted);
+                node.at(&steps).is_some().then(|| node.span_at(&steps))
+            };
+            found(route).or_else(|| defaults.and_then(found)).unwrap_or(name)
+        };
+        // A burst that says no `max_wait_ms` has one by its `quiet_ms`.
+        let max_wait = if route.at(&route.steps("coalesce.max_wait_ms")).is_some() { "coalesce.max_wait_ms" } else { "coalesce.quiet_ms" };
+        Self {
+            queue: place("queue"),
+            parallel: place("parallel"),
+            queue_type: place("queue_type"),
+            timeout: place("timeout_ms"),
+            max_delay: place("retry.max_delay_ms"),
+            max_wait: place(max_wait),
+        }
+    }
 }
 
 /// Takes what a table says. What did not fit was reported and taken out before, so that this does not fail; if it does, schema and
@@ -96,7 +132,7 @@ impl<'a> Checker<'a> {
         let nodes = RouteNodes { route: node.as_table()?, defaults: self.defaults_node.and_then(Node::as_table) };
         route.hash = show::hash("route", &[&show::route(&route, nodes, Form::Whole), &route.base_dir.to_string_lossy()]);
         let shown = show::route(&route, nodes, Form::Shown);
-        Some(Built { route, span: node.span_at(&[key("name")]), shown })
+        Some(Built { route, span: node.span_at(&[key("name")]), places: Places::of(&node, self.defaults_node), shown })
     }
 
     /// Reports and takes out everything that does not fit. Returns the plugin, and whether its options are right so far.
@@ -229,7 +265,7 @@ impl<'a> Checker<'a> {
             coalesce,
             concurrency: policies.concurrency.unwrap_or(8),
             prefetch,
-            queue: QueueWish::default(),
+            queue: broker::wish(raw, node, drafts),
             timeout: ms(policies.timeout_ms, 60_000),
             retry: RetryPolicy {
                 attempts_max: retry.attempts_max.unwrap_or(8),

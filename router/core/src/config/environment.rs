@@ -3,10 +3,11 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     path::{Component, Path, PathBuf},
 };
 
-use super::source::read_text;
+use super::source::{read_text, reason};
 
 /// Answers `${VAR}`, `${file:PATH}` and `${credential:NAME}`.
 pub trait Environment: Send + Sync {
@@ -23,6 +24,16 @@ pub trait Environment: Send + Sync {
     ///
     /// When it cannot be read; a lowercase fragment that fits behind the file's name.
     fn file(&self, path: &Path) -> Result<String, String>;
+
+    /// That there is a file which can be opened; one that is only handed on may be longer than [`Environment::file`] reads. `path` is
+    /// absolute.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot; a lowercase fragment that fits behind the file's name.
+    fn readable(&self, path: &Path) -> Result<(), String> {
+        self.file(path).map(drop)
+    }
 
     /// The content of a credential that systemd hands over (`LoadCredential=`).
     ///
@@ -60,6 +71,11 @@ impl Environment for ProcessEnvironment {
 
     fn file(&self, path: &Path) -> Result<String, String> {
         read_text(path, FILE_BYTES_MAX)
+    }
+
+    fn readable(&self, path: &Path) -> Result<(), String> {
+        let metadata = File::open(path).and_then(|file| file.metadata()).map_err(|error| reason(&error))?;
+        if metadata.is_dir() { Err("is a directory".to_owned()) } else { Ok(()) }
     }
 }
 

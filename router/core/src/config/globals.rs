@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 use router_api::DecodeLimits;
 
 use super::{
+    broker,
     build::Built,
     diagnostic::Draft,
     environment::Environment,
     locate::clean,
-    model::{Config, HttpConfig, Limits, LogConfig, RedactConfig, Retention, Secret, StoreConfig, TransportConfig},
+    model::{Config, HttpConfig, Limits, LogConfig, RedactConfig, Retention, Secret, StoreConfig},
     raw::{RawConfig, RawSynchronous},
     schema_walk::ticked,
     scrub::Scrubber,
@@ -47,6 +48,10 @@ pub(super) fn config(
             said.map_or_else(|| state.to_owned(), |said| state.parent().unwrap_or(state).join(said)).join("router.db")
         }
     };
+    let transport = broker::transport(&raw.transport.clone().unwrap_or_default(), globals, sources, environment, drafts);
+    if let Some(transport) = &transport {
+        broker::routes(transport, built, drafts);
+    }
     let tokens = tokens(http.tokens.as_ref(), globals, drafts);
     let listen = listen(http.listen.as_deref(), !tokens.is_empty(), globals, drafts);
     check_hosts(http.allowed_hosts.as_deref().unwrap_or_default(), globals, drafts);
@@ -78,7 +83,7 @@ pub(super) fn config(
     let mut config = Config {
         hash: String::new(),
         text: String::new(),
-        transport: TransportConfig::Embedded,
+        transport: transport?,
         store: StoreConfig {
             path: clean(&path),
             sync: store.synchronous != Some(RawSynchronous::Normal),

@@ -1,6 +1,6 @@
 //! What a configuration says without meaning it: warnings, for configurations that can be used.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use regex::Regex;
 use router_api::{RouteMode, RoutingPattern};
@@ -14,9 +14,6 @@ use super::{
     tree::{Filled, Node, NodeValue, Text},
 };
 use crate::redact::Redactor;
-
-/// Longer handlings run into RabbitMQ's default acknowledgement time-out of 30 minutes.
-const TIMEOUT_WARNED: Duration = Duration::from_secs(30 * 60);
 
 /// Recent RabbitMQ refuses bindings with more `#` words than these.
 const HASHES_MAX: usize = 2;
@@ -49,11 +46,6 @@ pub(super) fn route(route: &RouteConfig, node: &Node, drafts: &mut Vec<Draft>) {
             let message = "events are older than `max_age_s` before their burst is handled";
             drafts.push(Draft::warning("max-age", message).at(at("max_age_s")));
         }
-    }
-    if route.timeout >= TIMEOUT_WARNED {
-        let message = format!("one handling may take {} minutes", route.timeout.as_secs() / 60);
-        let help = "RabbitMQ takes back what is not settled within 30 minutes, unless `consumer_timeout` is raised there";
-        drafts.push(Draft::warning("long-timeout", message).at(at("timeout_ms")).help(help));
     }
     if route.retry.first_delay > route.retry.max_delay {
         let message = "the first delay is longer than `max_delay_ms`, which then is the delay of every attempt";
@@ -208,6 +200,21 @@ impl SecretLint {
         });
         found
     }
+}
+
+/// Marks URLs of the broker that have a password written into them, whatever it looks like and whatever stands around it.
+pub(super) fn mark_broker_urls(node: &mut Node) -> Vec<Span> {
+    let mut found = Vec::new();
+    node.each_text_mut("", &mut |key, span, text| {
+        let (_, rest) = text.written.split_once("://").unwrap_or(("", &text.written));
+        let password = rest.rsplit_once('@').and_then(|(user, _)| user.split_once(':')).map_or("", |(_, password)| password);
+        let referred = password.starts_with("${") && password.find('}') == Some(password.len().saturating_sub(1));
+        if matches!(key, "url" | "management_url") && !password.is_empty() && !referred && !text.sensitive {
+            text.sensitive = true;
+            found.push(span);
+        }
+    });
+    found
 }
 
 /// Texts in tables such as `secret_headers` and `tokens`, which are never shown whatever their keys and values look like.

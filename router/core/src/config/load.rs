@@ -122,7 +122,7 @@ fn read(located: &Located, drafts: &mut Vec<Draft>) -> (Sources, Vec<Table>, boo
 /// Fills in variables, and finds secrets that need not have been written down.
 fn prepare(documents: Vec<Table>, sources: &mut Sources, environment: &dyn Environment, drafts: &mut Vec<Draft>) -> Vec<Table> {
     let lint = SecretLint::new();
-    let mut secrets = Vec::new();
+    let (mut secrets, mut urls) = (Vec::new(), Vec::new());
     let mut filler = Filler::new(environment, sources);
     let mut fill = |node: &mut Node, needed: bool, marked: bool| {
         filler.fill(node, needed, drafts);
@@ -143,7 +143,11 @@ fn prepare(documents: Vec<Table>, sources: &mut Sources, environment: &dyn Envir
             ("redact", _) => fill(&mut entry.node, true, false),
             _ => fill(&mut entry.node, true, true),
         }
+        if entry.key == "transport" {
+            urls.extend(lint::mark_broker_urls(&mut entry.node));
+        }
     }
+    secrets.append(&mut urls);
     secrets.sort_unstable();
     for span in secrets {
         sources.blot(span);

@@ -3,6 +3,7 @@
 //! [`load`] is the way through; read `load.rs` first. The model is in `model.rs`, what can be written in `raw.rs`. Every check
 //! works on a tree that knows its places (`tree.rs`), so that all problems come out at once, each with its line.
 
+mod broker;
 mod build;
 mod diagnostic;
 mod duration;
@@ -31,8 +32,8 @@ pub use environment::{Environment, FILE_BYTES_MAX, FixedEnvironment, ProcessEnvi
 pub use load::{Loaded, load};
 pub use locate::{Located, Origin, locate};
 pub use model::{
-    Breaker, Coalesce, Config, Dedup, HttpConfig, Limits, LogConfig, LogFormat, OnExhausted, Rate, RedactConfig, Retention, RetryAction, RetryPolicy,
-    RouteConfig, Secret, StoreConfig, TransportConfig,
+    AmqpConfig, Breaker, Coalesce, Config, Dedup, HttpConfig, Limits, LogConfig, LogFormat, OnExhausted, Rate, RedactConfig, Retention, RetryAction,
+    RetryPolicy, RouteConfig, Secret, StoreConfig, TlsFiles, Topology, TransportConfig,
 };
 pub use reference::{config_reference, generated_files, plugin_reference};
 pub use schema::config_schema;

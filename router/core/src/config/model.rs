@@ -47,6 +47,8 @@ pub enum TransportConfig {
 pub struct AmqpConfig {
     /// `amqp://` or `amqps://`, with user, password and virtual host.
     pub url: Secret,
+    /// The variable that `url` comes from where the configuration does not say it.
+    pub url_variable: Option<&'static str>,
     /// The topic exchange that events come from and go to.
     pub exchange: String,
     /// Who makes exchanges, queues and bindings.

@@ -6,12 +6,12 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use router_api::{FailureClass, RouteMode};
+use router_api::{FailureClass, QueueKind, RouteMode};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Value};
 
-use super::model::{LogFormat, OnExhausted, RetryAction};
+use super::model::{LogFormat, OnExhausted, RetryAction, Topology};
 
 /// The configuration of the event router.
 ///
@@ -21,7 +21,6 @@ use super::model::{LogFormat, OnExhausted, RetryAction};
 #[serde(deny_unknown_fields)]
 pub(super) struct RawConfig {
     /// Where events come from.
-    #[allow(dead_code, reason = "there is one kind, and the schema has checked it")]
     pub transport: Option<RawTransport>,
     /// The file that keeps queues, archive and everything else that must survive a restart.
     pub store: Option<RawStore>,
@@ -40,22 +39,79 @@ pub(super) struct RawConfig {
     pub route: Option<Vec<RawRoute>>,
 }
 
-/// Where events come from.
+/// Where events come from. All keys but `kind` are about RabbitMQ.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTransport {
     /// The kind of transport. Default `embedded`.
-    #[allow(dead_code, reason = "there is one kind, and the schema has checked it")]
     pub kind: Option<RawTransportKind>,
+    /// The broker: `amqp://USER:PASSWORD@HOST:PORT/VHOST`, or `amqps://` for TLS; best as `${RABBIT_URL}` or `${file:…}`. A path of
+    /// `/` alone is the virtual host `/`. Default: the first of the variables `RABBIT_URL`, `RABBITMQ_URL` and `HOOKD_AMQP_URL` that is
+    /// set; without one there is no default.
+    #[schemars(length(min = 1))]
+    pub url: Option<String>,
+    /// The topic exchange that events come from and go to. Default `bloodbank.events.v1`.
+    #[schemars(length(min = 1, max = 255))]
+    pub exchange: Option<String>,
+    /// Who makes exchanges, queues and bindings. Default `declare`.
+    pub topology: Option<Topology>,
+    /// The type of the routes' queues. Those of waits and dead letters are `quorum` whatever this says. Default `quorum`.
+    pub queue_type: Option<QueueKind>,
+    /// Seconds between two signs of life; a broker that is silent for twice as long is given up and reached anew. Default 10.
+    #[schemars(range(min = 1, max = 600))]
+    pub heartbeat_s: Option<u64>,
+    /// The broker's acknowledgement time-out (`consumer_timeout`), in seconds: what is in hand for longer is taken back by force. What has
+    /// been in hand for half of it is given back in good order. Default 1800, which is the broker's own default.
+    #[schemars(range(min = 10, max = 2_592_000))]
+    pub ack_timeout_s: Option<u64>,
+    /// The broker's management API, `http://USER:PASSWORD@HOST:PORT`, to read bindings, which AMQP cannot list; best as a reference.
+    /// Default none: bindings that this router did not make itself are then unknown.
+    #[schemars(length(min = 1))]
+    pub management_url: Option<String>,
+    /// The stream on the broker that keeps every event, followed into the store for `events`, `explain` and `replay`.
+    pub archive: Option<RawBusArchive>,
+    /// Files for `amqps://`.
+    pub tls: Option<RawTls>,
 }
 
 /// The kind of transport.
-#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum RawTransportKind {
     /// A durable queue in the store's own file: nothing else to install.
     #[default]
     Embedded,
+    /// RabbitMQ.
+    Amqp,
+}
+
+/// The stream on the broker that keeps every event, followed into the store for `events`, `explain` and `replay`.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBusArchive {
+    /// Make it and follow it. Default true.
+    pub enabled: Option<bool>,
+    /// Days that the broker keeps events there. Default 7.
+    #[schemars(range(min = 1, max = 3650))]
+    pub retention_days: Option<u32>,
+    /// Bytes above which the broker drops the oldest ones. Default 1073741824 (1 GiB).
+    #[schemars(range(min = 1_048_576, max = 1_125_899_906_842_624_u64))]
+    pub retention_bytes_max: Option<u64>,
+}
+
+/// Files for `amqps://`, relative to the directory of this configuration file.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTls {
+    /// Certificates, as PEM, of those who may vouch for the broker, beside those that the machine trusts. Default none.
+    #[schemars(length(min = 1))]
+    pub ca: Option<String>,
+    /// The client's certificate chain, as PEM, for a broker that asks for one. Default none.
+    #[schemars(length(min = 1))]
+    pub certificate: Option<String>,
+    /// The private key of `certificate`, as PEM. Default none.
+    #[schemars(length(min = 1))]
+    pub key: Option<String>,
 }
 
 /// The file that keeps queues, archive and everything else that must survive a restart.
@@ -174,6 +230,15 @@ macro_rules! policies {
             pub order_by: Option<String>,
             /// Handle events that come close together as one. Default none.
             pub coalesce: Option<RawCoalesce>,
+            /// On RabbitMQ: take events from this queue, which is there, instead of making `services.router.NAME`. Its arguments
+            /// stay as they are; `check --broker` says which promise each missing one costs. Default none.
+            #[schemars(length(min = 1, max = 255))]
+            pub queue: Option<String>,
+            /// On RabbitMQ: several routers share the route's events, in no order; else one router has them all and another stands by.
+            /// Not with `order_by` or `coalesce`. Default false.
+            pub parallel: Option<bool>,
+            /// On RabbitMQ: the type of the route's queue. Default that of `[transport]`.
+            pub queue_type: Option<QueueKind>,
             /// The plugin that does the work: `event-router plugins` lists them.
             #[schemars(required, length(min = 1))]
             pub handler: Option<String>,

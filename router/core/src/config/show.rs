@@ -6,7 +6,7 @@ use std::{fmt::Write as _, time::Duration};
 use sha2::{Digest, Sha256};
 
 use super::{
-    model::{Config, RouteConfig, TransportConfig},
+    model::{AmqpConfig, Config, RouteConfig, TransportConfig},
     tree::{Filled, Node, NodeValue, Table, Text},
 };
 use crate::hex;
@@ -46,6 +46,9 @@ pub(super) fn globals(config: &Config, globals: &Table) -> String {
             TransportConfig::Amqp(_) => quote("amqp"),
         },
     );
+    if let TransportConfig::Amqp(amqp) = &config.transport {
+        broker(&mut out, amqp, globals.get("transport").and_then(Node::as_table));
+    }
     out.header("[store]");
     out.line("path", text("store", "path", &config.store.path.display().to_string()));
     out.line("synchronous", quote(if config.store.sync { "full" } else { "normal" }));
@@ -72,6 +75,48 @@ pub(super) fn globals(config: &Config, globals: &Table) -> String {
     out.text
 }
 
+/// What `[transport]` says about RabbitMQ, `kind` apart.
+fn broker(out: &mut Lines, amqp: &AmqpConfig, written: Option<&Table>) {
+    let text = |table: Option<&Table>, key: &str| table.and_then(|table| table.text(key)).cloned();
+    // A URL that stands in the file itself is not shown if it could hold a password; one from outside is its reference.
+    let secret = |key: &str| match text(written, key) {
+        Some(text) if text.filled == Filled::Inside && !text.value.contains('@') => quote(&escaped(&text.value)),
+        Some(text) if text.filled == Filled::Inside => quote("[redacted]"),
+        Some(text) => quote(text.shown()),
+        None => quote("[redacted]"),
+    };
+    let shown = |table: Option<&Table>, key: &str, effective: &str| match text(table, key) {
+        Some(text) if text.filled != Filled::Inside => quote(text.shown()),
+        _ => quote(&escaped(effective)),
+    };
+    match (text(written, "url"), &amqp.url_variable) {
+        (None, Some(variable)) => out.line("url", quote(&format!("${{{variable}}}"))),
+        _ => out.line("url", secret("url")),
+    }
+    out.line("exchange", shown(written, "exchange", &amqp.exchange));
+    out.line("topology", serde_name(&amqp.topology));
+    out.line("queue_type", serde_name(&amqp.queue_kind));
+    out.line("heartbeat_s", amqp.heartbeat.as_secs());
+    out.line("ack_timeout_s", amqp.ack_timeout.as_secs());
+    if amqp.management_url.is_some() {
+        out.line("management_url", secret("management_url"));
+    }
+    match &amqp.archive {
+        Some(archive) => {
+            let (days, bytes) = (archive.age.as_secs() / 86_400, archive.bytes_max);
+            out.line("archive", format!("{{ enabled = true, retention_days = {days}, retention_bytes_max = {bytes} }}"));
+        }
+        None => out.line("archive", "{ enabled = false }"),
+    }
+    let tls = written.and_then(|written| written.get("tls")).and_then(Node::as_table);
+    let files = [("ca", &amqp.tls.ca), ("certificate", &amqp.tls.certificate), ("key", &amqp.tls.key)];
+    let files: Vec<String> =
+        files.into_iter().filter_map(|(key, path)| Some(format!("{key} = {}", shown(tls, key, &path.as_ref()?.display().to_string())))).collect();
+    if !files.is_empty() {
+        out.line("tls", format!("{{ {} }}", files.join(", ")));
+    }
+}
+
 /// One route.
 pub(super) fn route(route: &RouteConfig, nodes: RouteNodes<'_>, form: Form) -> String {
     let text = |node: Option<&Node>, effective: &str| node.map_or_else(|| quote(&escaped(effective)), |node| literal(node, form));
@@ -95,6 +140,15 @@ pub(super) fn route(route: &RouteConfig, nodes: RouteNodes<'_>, form: Form) -> S
         let by = text(own("coalesce").and_then(Node::as_table).and_then(|table| table.get("by")), coalesce.by.as_str());
         let (quiet, wait) = (ms(coalesce.quiet), ms(coalesce.max_wait));
         out.line("coalesce", format!("{{ by = {by}, quiet_ms = {quiet}, max_wait_ms = {wait}, events_max = {} }}", coalesce.events_max));
+    }
+    if let Some(queue) = &route.queue.name {
+        out.line("queue", text(own("queue"), queue));
+    }
+    if route.queue.parallel {
+        out.line("parallel", true);
+    }
+    if let Some(kind) = route.queue.kind {
+        out.line("queue_type", serde_name(&kind));
     }
     out.line("concurrency", route.concurrency);
     out.line("prefetch", route.prefetch);
