@@ -12,6 +12,7 @@ use axum::{
     middleware,
 };
 use router_api::{Admin, DeadLetterQuery, DecodeLimits, EventQuery, RouteName, RoutingPattern};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
     guard,
     ingest::{Ingest, post_event},
     metrics::{self, Telemetry},
-    operate,
+    openapi, operate,
     paths::{Paths, get, post},
     socket::{SocketError, SocketFile, listen_at, socket_path},
     wire::{DeadLetterAnswer, DeadLettersAnswer, ErrorAnswer, ErrorKind, EventsAnswer, StatusAnswer},
@@ -69,7 +70,7 @@ impl AdminSocket {
     /// Answers until `shutdown`, then lets requests that run finish, within the limits.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
         let Self { listener, file, admin, decode, limits, telemetry } = self;
-        let router = paths(&admin, decode, limits).merge(metrics::routes(telemetry.as_ref(), &admin)).into_router();
+        let router = paths(&admin, decode, limits).merge(openapi::routes()).merge(metrics::routes(telemetry.as_ref(), &admin)).into_router();
         let router = router
             .fallback(|| async { ErrorAnswer::new(ErrorKind::NotFound, "no such path: this router's program may be older than the one that asks") })
             .method_not_allowed_fallback(|| async { ErrorAnswer::new(ErrorKind::MethodNotAllowed, "this path has another method") })
@@ -101,13 +102,18 @@ async fn status(State(admin): Asked) -> Answer<StatusAnswer> {
     Ok(Json(StatusAnswer { schema: StatusAnswer::SCHEMA.into(), status: admin.status().await? }))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct EventsQuery {
+pub(crate) struct EventsQuery {
+    /// So many at most; 20 if absent
+    #[schemars(range(max = ANSWER_ITEMS_MAX))]
     last: Option<u32>,
+    /// With a key that fits this pattern
     key: Option<RoutingPattern>,
+    /// That no route wanted
     #[serde(default)]
     unmatched: bool,
+    /// Of this session
     session: Option<String>,
 }
 
@@ -121,12 +127,17 @@ async fn event(State(admin): Asked, UrlPath(reference): UrlPath<String>) -> Answ
     Ok(Json(EventsAnswer { schema: EventsAnswer::SCHEMA.into(), events: admin.event(&reference).await? }))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct LettersQuery {
+pub(crate) struct LettersQuery {
+    /// Of this route
     route: Option<RouteName>,
+    /// Of this reason
     reason: Option<String>,
+    /// Whose last failure is of this class
     class: Option<String>,
+    /// So many at most; 100 if absent
+    #[schemars(range(max = ANSWER_ITEMS_MAX))]
     limit: Option<u32>,
 }
 

@@ -1,7 +1,7 @@
 //! Bloodbank's endpoints: what its producers send to this port, they can go on sending. Which of its endpoints are not here stands in
 //! `docs/http.md`.
 //!
-//! The rules of checking are in `request_schema`; what the checked fields become is in `v2`.
+//! The fields are in `bloodbank_fields`, the rules of checking in `request_schema`; what the checked fields become is in `v2`.
 
 use std::sync::Arc;
 
@@ -17,10 +17,11 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
+    bloodbank_fields::{AGENT, CLAUDE_CODE, PROMPT, PUBLISH},
     connections::Peer,
     ingest::{Ingest, check_content_type, hops, read_body, refused, traceparent},
     paths::{Paths, post},
-    request_schema::{self as schema, Absent, Kind, Rule, default, optional, required},
+    request_schema::{self as schema, Fields},
     v2::{self, Field, Source},
     wire::{ErrorAnswer, ErrorKind},
 };
@@ -36,9 +37,9 @@ pub(crate) struct Intake {
 /// The paths, each below `/`.
 pub(crate) fn routes(intake: Intake) -> Paths {
     let mut router = Paths::new();
-    for (path, key, rules) in CLAUDE_CODE {
+    for (path, key, fields) in CLAUDE_CODE {
         let take = move |State(intake): State<Intake>, request: Request| async move {
-            answered(schema_event(&intake, request, key, rules, Origin { kind: "agent", app: "claude-code" }).await)
+            answered(schema_event(&intake, request, key, fields, Origin { kind: "agent", app: "claude-code" }).await)
         };
         router = router.route(&format!("/events/claude-code/{path}"), post(take));
     }
@@ -52,210 +53,6 @@ pub(crate) fn routes(intake: Intake) -> Paths {
         .route("/publish", post(publish))
         .with_state(intake)
 }
-
-const CLAUDE_CODE: [(&str, &str, &[Rule]); 6] = [
-    ("tool-action", "session.thread.agent.action", ACTION),
-    ("session-start", "session.thread.start", START),
-    ("session-end", "session.thread.end", END),
-    ("message", "session.thread.message", MESSAGE),
-    ("error", "session.thread.error", ERROR),
-    ("thinking", "session.thread.agent.thinking", THINKING),
-];
-
-const ACTION: &[Rule] = &[
-    required("session_id", Kind::Text),
-    optional("thread_id", Kind::Text),
-    optional("conversation_id", Kind::Text),
-    required(
-        "tool_metadata",
-        Kind::Of(&[
-            required("tool_name", Kind::Text),
-            required("tool_input", Kind::Object),
-            optional("execution_time_ms", Kind::Integer),
-            default("success", Kind::Flag, Absent::True),
-            optional("error_message", Kind::Text),
-            optional("output_preview", Kind::Text),
-        ]),
-    ),
-    optional("working_directory", Kind::Text),
-    optional("git_branch", Kind::Text),
-    optional("git_status", Kind::Text),
-    default("files_in_context", Kind::Texts, Absent::EmptyList),
-    optional("turn_number", Kind::Integer),
-    optional("model", Kind::Text),
-    default("tags", Kind::Texts, Absent::EmptyList),
-];
-
-const START: &[Rule] = &[
-    required("session_id", Kind::Text),
-    optional("thread_id", Kind::Text),
-    required("working_directory", Kind::Text),
-    optional("git_branch", Kind::Text),
-    optional("git_remote", Kind::Text),
-    required("model", Kind::Text),
-    optional("user_prompt", Kind::Text),
-    default("context_files", Kind::Texts, Absent::EmptyList),
-    default("mcp_servers", Kind::Texts, Absent::EmptyList),
-    default("started_at", Kind::Moment, Absent::Now),
-];
-
-const END: &[Rule] = &[
-    required("session_id", Kind::Text),
-    optional("thread_id", Kind::Text),
-    required("end_reason", Kind::Text),
-    optional("duration_seconds", Kind::Integer),
-    default("total_turns", Kind::Integer, Absent::Zero),
-    optional("total_tokens", Kind::Integer),
-    optional("total_cost_usd", Kind::Number),
-    default("tools_used", Kind::Counts, Absent::EmptyObject),
-    default("files_modified", Kind::Texts, Absent::EmptyList),
-    default("git_commits", Kind::Texts, Absent::EmptyList),
-    required("final_status", Kind::Text),
-    optional("summary", Kind::Text),
-    optional("working_directory", Kind::Text),
-    optional("git_branch", Kind::Text),
-];
-
-const MESSAGE: &[Rule] = &[
-    required("session_id", Kind::Text),
-    optional("thread_id", Kind::Text),
-    required("role", Kind::Text),
-    required("content", Kind::Text),
-    required("turn_number", Kind::Integer),
-    optional("tokens", Kind::Integer),
-    optional("model", Kind::Text),
-    default("thinking_included", Kind::Flag, Absent::False),
-    default("tool_calls", Kind::Texts, Absent::EmptyList),
-];
-
-const ERROR: &[Rule] = &[
-    required("session_id", Kind::Text),
-    optional("thread_id", Kind::Text),
-    required("error_type", Kind::Text),
-    required("error_message", Kind::Text),
-    optional("stack_trace", Kind::Text),
-    optional("tool_name", Kind::Text),
-    default("recoverable", Kind::Flag, Absent::False),
-    optional("turn_number", Kind::Integer),
-];
-
-const THINKING: &[Rule] = &[
-    required("session_id", Kind::Text),
-    optional("thread_id", Kind::Text),
-    required("thinking_text", Kind::Text),
-    optional("thinking_duration_ms", Kind::Integer),
-    optional("turn_number", Kind::Integer),
-    optional("triggered_by_tool", Kind::Text),
-];
-
-const PROMPT: &[Rule] = &[
-    required("provider", Kind::Text),
-    optional("model", Kind::Text),
-    required("prompt", Kind::Text),
-    optional("project", Kind::Text),
-    optional("working_dir", Kind::Text),
-    optional("domain", Kind::Text),
-    default("tags", Kind::Texts, Absent::EmptyList),
-];
-
-const PUBLISH: &[Rule] = &[required("event_type", Kind::Text), required("payload", Kind::Any)];
-
-/// What an agent may say, in the order of the alphabet, in which a refusal lists them.
-const AGENT: [(&str, &[Rule]); 12] = [
-    (
-        "error",
-        &[required("agent_name", Kind::Text), required("error_type", Kind::Text), required("error_message", Kind::Text), optional("context", Kind::Text)],
-    ),
-    (
-        "heartbeat",
-        &[required("agent_name", Kind::Text), required("status", Kind::Text), optional("active_sessions", Kind::Integer), optional("uptime_ms", Kind::Integer)],
-    ),
-    (
-        "message.received",
-        &[
-            required("agent_name", Kind::Text),
-            required("channel", Kind::Text),
-            required("sender", Kind::Text),
-            required("message_preview", Kind::Text),
-            required("message_length", Kind::Integer),
-            required("session_key", Kind::Text),
-        ],
-    ),
-    (
-        "message.sent",
-        &[
-            required("agent_name", Kind::Text),
-            required("channel", Kind::Text),
-            required("message_preview", Kind::Text),
-            required("message_length", Kind::Integer),
-            optional("model", Kind::Text),
-            optional("tokens_used", Kind::Integer),
-            optional("duration_ms", Kind::Integer),
-        ],
-    ),
-    (
-        "session.ended",
-        &[
-            required("agent_name", Kind::Text),
-            required("session_key", Kind::Text),
-            optional("reason", Kind::Text),
-            optional("duration_ms", Kind::Integer),
-            optional("total_messages", Kind::Integer),
-        ],
-    ),
-    (
-        "session.started",
-        &[required("agent_name", Kind::Text), required("session_key", Kind::Text), optional("channel", Kind::Text), optional("model", Kind::Text)],
-    ),
-    (
-        "subagent.completed",
-        &[
-            required("agent_name", Kind::Text),
-            required("child_label", Kind::Text),
-            required("child_session_key", Kind::Text),
-            required("success", Kind::Flag),
-            optional("duration_ms", Kind::Integer),
-            optional("result_preview", Kind::Text),
-        ],
-    ),
-    (
-        "subagent.spawned",
-        &[
-            required("agent_name", Kind::Text),
-            required("child_label", Kind::Text),
-            required("child_session_key", Kind::Text),
-            required("task_preview", Kind::Text),
-            optional("model", Kind::Text),
-        ],
-    ),
-    (
-        "task.assigned",
-        &[required("agent_name", Kind::Text), required("source", Kind::Text), required("task_type", Kind::Text), required("task_preview", Kind::Text)],
-    ),
-    (
-        "task.completed",
-        &[required("agent_name", Kind::Text), required("task_type", Kind::Text), required("success", Kind::Flag), optional("duration_ms", Kind::Integer)],
-    ),
-    (
-        "tool.completed",
-        &[
-            required("agent_name", Kind::Text),
-            required("tool_name", Kind::Text),
-            required("success", Kind::Flag),
-            optional("duration_ms", Kind::Integer),
-            optional("output_preview", Kind::Text),
-        ],
-    ),
-    (
-        "tool.invoked",
-        &[
-            required("agent_name", Kind::Text),
-            required("tool_name", Kind::Text),
-            required("tool_params_preview", Kind::Text),
-            required("session_key", Kind::Text),
-        ],
-    ),
-];
 
 /// Who Bloodbank says sent it.
 struct Origin {
@@ -359,11 +156,11 @@ fn key(text: &str, name: &str) -> Result<RoutingKey, Refusal> {
     RoutingKey::new(text).map_err(|error| sentence(format!("it is or has {error}")))
 }
 
-async fn schema_event(intake: &Intake, request: Request, event_type: &str, rules: &'static [Rule], origin: Origin) -> Result<Response, Refusal> {
+async fn schema_event(intake: &Intake, request: Request, event_type: &str, fields: Fields, origin: Origin) -> Result<Response, Refusal> {
     let (came, body) = read(intake, request).await?;
     let body = parse(intake, body)?;
     let now = intake.clock.now();
-    let payload = Field::Nested(schema::check(rules, &body, now).map_err(Refusal::Fields)?);
+    let payload = Field::Nested(schema::check(fields, &body, now).map_err(Refusal::Fields)?);
     let key = key(event_type, "event_type")?;
     let event_id = v2::fresh_id(&*intake.chance);
     let source = Source { host: came.host.clone(), kind: origin.kind, app: origin.app, meta: None };
@@ -423,7 +220,7 @@ async fn agent(State(intake): State<Intake>, path: Result<Path<(String, String)>
 
 async fn take_agent(intake: &Intake, path: Result<Path<(String, String)>, PathRejection>, request: Request) -> Result<Response, Refusal> {
     let Path((name, action)) = path.map_err(|rejection| ErrorAnswer::new(ErrorKind::BadRequest, rejection.body_text()))?;
-    let Some((_, rules)) = AGENT.iter().find(|(known, _)| *known == action) else {
+    let Some((_, fields)) = AGENT.iter().find(|(known, _)| *known == action) else {
         let known = AGENT.map(|(known, _)| format!("'{known}'")).join(", ");
         let shown: String = action.escape_debug().take(100).collect();
         return Err(Refusal::Sentence(StatusCode::BAD_REQUEST, format!("Unknown agent action: {shown}. Valid actions: [{known}]")));
@@ -436,7 +233,7 @@ async fn take_agent(intake: &Intake, path: Result<Path<(String, String)>, PathRe
         Err(other) => return Err(other),
     };
     let now = intake.clock.now();
-    let payload = schema::check(rules, &body, now).map_err(|problems| {
+    let payload = schema::check(fields, &body, now).map_err(|problems| {
         let told: Vec<String> =
             problems.iter().map(|problem| format!("{}: {}", places(&problem["loc"]), problem["msg"].as_str().unwrap_or_default())).collect();
         Refusal::Sentence(StatusCode::UNPROCESSABLE_ENTITY, format!("Payload validation failed: {}", told.join("; ")))

@@ -49,10 +49,10 @@ pub(crate) fn routes(intake: Intake) -> Paths {
     Paths::new().route("/hooks/claude-code", post(hook)).with_state(Hooks { intake, sessions: Arc::new(Sessions::new(SESSIONS_MAX)) })
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct HookQuery {
-    /// Also what the user and the assistant said.
+pub(crate) struct HookQuery {
+    /// Also what the user and the assistant said
     #[serde(default)]
     messages: bool,
 }

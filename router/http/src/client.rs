@@ -17,8 +17,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use router_api::{
-    Accepted, Admin, AdminError, ArchivedEvent, DeadLetterQuery, DeadLetterSelection, Destination, EventQuery, Publication, Published, RedriveRequest, Redriven,
-    Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus, StoredDeadLetter, TransportError,
+    Accepted, Admin, AdminError, ArchivedEvent, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, Destination, EnableRequest, Enabled, EventQuery,
+    Publication, Published, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus, StoredDeadLetter, TransportError,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -142,6 +142,19 @@ fn parameter(target: &mut String, name: &str, value: impl std::fmt::Display) {
     let _ = write!(target, "{separator}{name}={}", encoded(&value.to_string()));
 }
 
+/// Which dead letters, as parameters.
+fn which(target: &mut String, query: &DeadLetterQuery) {
+    if let Some(route) = &query.route {
+        parameter(target, "route", route);
+    }
+    if let Some(reason) = &query.reason {
+        parameter(target, "reason", reason);
+    }
+    if let Some(class) = &query.class {
+        parameter(target, "class", class);
+    }
+}
+
 #[async_trait]
 impl Admin for AdminClient {
     async fn status(&self) -> Result<RouterStatus, AdminError> {
@@ -196,12 +209,7 @@ impl Admin for AdminClient {
 
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, AdminError> {
         let mut target = "/api/v1/dead-letters".to_owned();
-        if let Some(route) = &query.route {
-            parameter(&mut target, "route", route);
-        }
-        if let Some(reason) = &query.reason {
-            parameter(&mut target, "reason", reason);
-        }
+        which(&mut target, query);
         if let Some(limit) = query.limit {
             parameter(&mut target, "limit", limit);
         }
@@ -210,6 +218,12 @@ impl Admin for AdminClient {
 
     async fn dead_letter(&self, id: &str) -> Result<StoredDeadLetter, AdminError> {
         self.get::<DeadLetterAnswer>(format!("/api/v1/dead-letters/{}", encoded(id))).await.map(|answer| answer.dead_letter)
+    }
+
+    async fn dead_letter_groups(&self, query: &DeadLetterQuery) -> Result<DeadLetterGroups, AdminError> {
+        let mut target = "/api/v1/dead-letters/groups".to_owned();
+        which(&mut target, query);
+        self.get::<Named<DeadLetterGroups>>(target).await.map(|answer| answer.result)
     }
 
     async fn redrive(&self, request: &RedriveRequest) -> Result<Redriven, AdminError> {
@@ -223,6 +237,10 @@ impl Admin for AdminClient {
     async fn command(&self, route: &RouteName, command: RouteCommand) -> Result<RouteCommanded, AdminError> {
         let word = serde_json::to_value(command).map_err(|error| self.broken(&error))?;
         self.post(format!("/api/v1/routes/{route}/{}", word.as_str().unwrap_or_default()), &serde_json::Value::Null).await
+    }
+
+    async fn enable(&self, route: &RouteName, request: EnableRequest) -> Result<Enabled, AdminError> {
+        self.post(format!("/api/v1/routes/{route}/enable"), &request).await
     }
 
     async fn reload(&self) -> Result<Reloaded, AdminError> {

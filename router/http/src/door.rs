@@ -26,6 +26,7 @@ use crate::{
     guard::{self, Access},
     ingest::{Ingest, post_event},
     metrics::{self, Telemetry},
+    openapi,
     paths::{Paths, get, post},
     wire::{ErrorAnswer, ErrorKind},
 };
@@ -152,7 +153,7 @@ impl Door {
         };
         let intake = Intake { ingest, clock: Arc::clone(&self.clock), chance: Arc::clone(&self.chance) };
         let admin = api::paths(&self.admin, self.decode, self.limits).behind(|router| router.layer(middleware::from_fn(guard::only_clients)));
-        paths(intake).merge(metrics::routes(self.telemetry.as_ref(), &self.admin)).merge(admin)
+        paths(intake).merge(metrics::routes(self.telemetry.as_ref(), &self.admin)).merge(openapi::routes()).merge(admin)
     }
 
     fn router(&self) -> Router {
@@ -211,4 +212,90 @@ async fn who_listens(address: SocketAddr) -> Option<&'static str> {
         }
     };
     tokio::time::timeout(Duration::from_secs(1), asking).await.ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use async_trait::async_trait;
+    use router_api::{AdminError, ArchivedEvent, BoxFuture, DeadLetterQuery, EventQuery, Publication, Published, RouterStatus, StoredDeadLetter};
+
+    use super::*;
+    use crate::{Scrape, openapi::openapi};
+
+    /// Behind a door that nobody asks.
+    struct Nobody;
+
+    #[async_trait]
+    impl Admin for Nobody {
+        async fn status(&self) -> Result<RouterStatus, AdminError> {
+            unreachable!()
+        }
+
+        async fn publish(&self, _: Publication) -> Result<Published, AdminError> {
+            unreachable!()
+        }
+
+        async fn events(&self, _: &EventQuery) -> Result<Vec<ArchivedEvent>, AdminError> {
+            unreachable!()
+        }
+
+        async fn event(&self, _: &str) -> Result<Vec<ArchivedEvent>, AdminError> {
+            unreachable!()
+        }
+
+        async fn dead_letters(&self, _: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, AdminError> {
+            unreachable!()
+        }
+
+        async fn dead_letter(&self, _: &str) -> Result<StoredDeadLetter, AdminError> {
+            unreachable!()
+        }
+    }
+
+    impl Clock for Nobody {
+        fn now(&self) -> jiff::Timestamp {
+            unreachable!()
+        }
+
+        fn monotonic(&self) -> Duration {
+            unreachable!()
+        }
+
+        fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+            unreachable!()
+        }
+    }
+
+    impl Chance for Nobody {
+        fn next_u64(&self) -> u64 {
+            unreachable!()
+        }
+    }
+
+    impl Scrape for Nobody {
+        fn scrape(&self, _: Option<&RouterStatus>) -> String {
+            unreachable!()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_served_is_described_and_what_is_described_is_served() {
+        let nobody = Arc::new(Nobody);
+        let parts = DoorParts { admin: nobody.clone(), clock: nobody.clone(), chance: nobody.clone(), decode: DecodeLimits::default() };
+        let door = Door::bind(SocketAddr::from(([127, 0, 0, 1], 0)), Access::default(), parts).await.unwrap();
+        let door = door.telemetry(Telemetry { scrape: nobody, readiness: crate::Readiness::default() });
+        let served: BTreeSet<String> = door.paths().all().iter().map(|(method, path)| format!("{method} {}", path.replace("{*", "{"))).collect();
+        let mut described = BTreeSet::new();
+        for (path, methods) in openapi()["paths"].as_object().unwrap() {
+            // Each of the actions is described on its own, since each has its own body; they are served as one path.
+            let path = match path.strip_prefix("/events/agent/{name}/") {
+                Some(_) => "/events/agent/{name}/{action}",
+                None => path,
+            };
+            described.extend(methods.as_object().unwrap().keys().map(|method| format!("{} {path}", method.to_ascii_uppercase())));
+        }
+        assert_eq!(served, described);
+    }
 }

@@ -14,7 +14,8 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
-use router_api::{Accepted, Admin, DecodeError, DecodeLimits, Destination, Envelope, Publication, Published};
+use router_api::{Accepted, Admin, DecodeError, DecodeLimits, Destination, Envelope, Publication, Published, RouteName, RoutingKey};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
@@ -35,11 +36,16 @@ pub(crate) struct Ingest {
     pub(crate) addressing: bool,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct IngestQuery {
+    /// The routing key; `event_type` or `type` of the event if absent
+    #[schemars(length(min = 1, max = RoutingKey::BYTES_MAX))]
     key: Option<String>,
+    /// For this route alone, past its patterns, filter and coalescing
+    #[schemars(with = "Option<RouteName>")]
     route: Option<String>,
+    /// With `route`: not before so many milliseconds from now
     delay_ms: Option<u64>,
 }
 

@@ -4,13 +4,19 @@ use std::{borrow::Cow, sync::Arc};
 
 use axum::{
     Json,
-    extract::{Path, State, rejection::JsonRejection},
+    extract::{
+        Path, Query, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
 };
-use router_api::{Admin, DeadLetterSelection, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName};
+use router_api::{
+    Admin, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, EnableRequest, Enabled, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded,
+    RouteName,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    paths::{Paths, post},
+    paths::{Paths, get, post},
     wire::{ErrorAnswer, ErrorKind},
 };
 
@@ -29,6 +35,10 @@ pub mod schema {
     pub const REDRIVEN: &str = "event-router.redriven.v1";
     /// Of the number of discarded letters.
     pub const DISCARDED: &str = "event-router.discarded.v1";
+    /// Of [`router_api::DeadLetterGroups`].
+    pub const DEAD_LETTER_GROUPS: &str = "event-router.dead-letter-groups.v1";
+    /// Of [`router_api::Enabled`].
+    pub const ENABLED: &str = "event-router.enabled.v1";
     /// Of [`router_api::RouteCommanded`].
     pub const COMMANDED: &str = "event-router.route-command.v1";
     /// Of [`router_api::Reloaded`].
@@ -49,17 +59,17 @@ type Asked = State<Arc<dyn Admin>>;
 /// Each is described in `openapi`, or a test says which is not.
 pub(crate) fn routes() -> Paths<Arc<dyn Admin>> {
     Paths::new()
+        .route("/api/v1/dead-letters/groups", get(groups))
         .route("/api/v1/dead-letters/redrive", post(redrive))
         .route("/api/v1/dead-letters/discard", post(discard))
         .route("/api/v1/routes/{route}/{command}", post(command))
+        .route("/api/v1/routes/{route}/enable", post(enable))
         .route("/api/v1/reload", post(reload))
 }
 
 fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, ErrorAnswer> {
     body.map(|Json(body)| body).map_err(|rejection| match rejection {
-        JsonRejection::MissingJsonContentType(_) => {
-            ErrorAnswer::new(ErrorKind::UnsupportedMediaType, "the body needs `Content-Type: application/json`")
-        }
+        JsonRejection::MissingJsonContentType(_) => ErrorAnswer::new(ErrorKind::UnsupportedMediaType, "the body needs `Content-Type: application/json`"),
         other => ErrorAnswer::new(ErrorKind::BadRequest, other.body_text()),
     })
 }
@@ -74,10 +84,38 @@ async fn discard(State(admin): Asked, selection: Result<Json<DeadLetterSelection
     finished(async move { admin.discard(&selection).await }).await.map(|done| Json(Named::new(schema::DISCARDED, done)))
 }
 
+/// Which letters to group.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GroupsQuery {
+    /// Of this route
+    route: Option<RouteName>,
+    /// Of this reason
+    reason: Option<String>,
+    /// Whose last failure is of this class
+    class: Option<String>,
+}
+
+async fn groups(State(admin): Asked, query: Result<Query<GroupsQuery>, QueryRejection>) -> Answer<DeadLetterGroups> {
+    let Query(GroupsQuery { route, reason, class }) = query.map_err(|rejection| ErrorAnswer::new(ErrorKind::BadRequest, rejection.body_text()))?;
+    let groups = admin.dead_letter_groups(&DeadLetterQuery { route, reason, class, limit: None }).await?;
+    Ok(Json(Named::new(schema::DEAD_LETTER_GROUPS, groups)))
+}
+
+fn route_name(text: &str) -> Result<RouteName, ErrorAnswer> {
+    text.parse().map_err(|error: router_api::RouteNameError| ErrorAnswer::new(ErrorKind::BadRequest, error.to_string()))
+}
+
+async fn enable(State(admin): Asked, Path(route): Path<String>, request: Result<Json<EnableRequest>, JsonRejection>) -> Answer<Enabled> {
+    let (route, request) = (route_name(&route)?, body(request)?);
+    finished(async move { admin.enable(&route, request).await }).await.map(|done| Json(Named::new(schema::ENABLED, done)))
+}
+
 async fn command(State(admin): Asked, Path((route, command)): Path<(String, String)>) -> Answer<RouteCommanded> {
-    let route: RouteName = route.parse().map_err(|error: router_api::RouteNameError| ErrorAnswer::new(ErrorKind::BadRequest, error.to_string()))?;
-    let command: RouteCommand = serde_json::from_value(serde_json::Value::String(command.clone()))
-        .map_err(|_| ErrorAnswer::new(ErrorKind::NotFound, format!("a route knows no command `{command}`; there are pause, resume, flush, remove")))?;
+    let route = route_name(&route)?;
+    let command: RouteCommand = serde_json::from_value(serde_json::Value::String(command.clone())).map_err(|_| {
+        ErrorAnswer::new(ErrorKind::NotFound, format!("a route knows no command `{command}`; there are pause, resume, flush, drop-burst, remove, enable"))
+    })?;
     finished(async move { admin.command(&route, command).await }).await.map(|done| Json(Named::new(schema::COMMANDED, done)))
 }
 

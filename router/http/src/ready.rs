@@ -16,6 +16,7 @@ use axum::{
 use http::StatusCode;
 use jiff::Timestamp;
 use router_api::{RouteMode, RouteName, RouteState, RouterStatus};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::Watched;
@@ -33,28 +34,31 @@ struct Said {
 }
 
 /// The configuration, as `/readyz` shows it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReadyConfig {
     /// Of the one in force.
     pub hash: Option<String>,
     /// When it was applied.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub applied_at: Option<Timestamp>,
     /// What came of the last one that was to be applied.
     pub last_outcome: Option<ConfigOutcome>,
 }
 
 /// What came of a configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "outcome")]
 pub enum ConfigOutcome {
     /// It is in force.
     Applied {
         /// Since then.
+        #[schemars(with = "String", extend("format" = "date-time"))]
         at: Timestamp,
     },
     /// The one before stayed in force.
     Refused {
         /// When.
+        #[schemars(with = "String", extend("format" = "date-time"))]
         at: Timestamp,
         /// What is wrong with it.
         error: String,
@@ -83,9 +87,10 @@ impl Readiness {
 }
 
 /// The body of `/readyz`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReadyAnswer {
     /// [`ReadyAnswer::SCHEMA`].
+    #[schemars(description = "Names the shape", extend("const" = ReadyAnswer::SCHEMA))]
     pub schema: Cow<'static, str>,
     /// True with status 200, false with 503.
     pub ready: bool,
@@ -102,7 +107,7 @@ pub struct ReadyAnswer {
 }
 
 /// One part of the router.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReadyPart {
     /// `embedded` or `amqp`, where it is known.
     pub name: Option<String>,
@@ -113,7 +118,7 @@ pub struct ReadyPart {
 }
 
 /// One route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReadyRoute {
     /// Its name.
     pub name: RouteName,
@@ -182,7 +187,18 @@ mod tests {
     use super::*;
 
     fn route(name: &str, mode: RouteMode, state: RouteState) -> RouteStatus {
-        RouteStatus { name: name.parse().unwrap(), handler: "log".into(), mode, state, note: Some("says the target".into()), queue: None, open_bursts: 0, failing_bursts: 0, rates: None, breaker: None }
+        RouteStatus {
+            name: name.parse().unwrap(),
+            handler: "log".into(),
+            mode,
+            state,
+            note: Some("says the target".into()),
+            queue: None,
+            open_bursts: 0,
+            failing_bursts: 0,
+            rates: None,
+            breaker: None,
+        }
     }
 
     fn status(routes: Vec<RouteStatus>) -> Result<RouterStatus, String> {

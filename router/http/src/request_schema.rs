@@ -2,7 +2,7 @@
 //! refusal is worded. They are those of its framework's lenient mode, so that a producer that worked there works here: `"5"` and `5.0`
 //! are the number 5, `"yes"` is true, and fields that nobody knows are dropped.
 //!
-//! The schemas themselves are in `bloodbank`.
+//! The schemas themselves are in `bloodbank_fields`.
 
 use jiff::{Timestamp, fmt::temporal::Pieces, tz::Offset};
 use serde_json::{Map, Value, json};
@@ -29,7 +29,7 @@ pub(crate) enum Kind {
     /// Any object.
     Object,
     /// An object of these fields.
-    Of(&'static [Rule]),
+    Of(Fields),
     /// Anything.
     Any,
 }
@@ -58,6 +58,9 @@ pub(crate) struct Rule {
     pub(crate) absent: Absent,
 }
 
+/// The fields of an object, in their order, in parts that several objects share.
+pub(crate) type Fields = &'static [&'static [Rule]];
+
 /// A field that must be there.
 pub(crate) const fn required(name: &'static str, kind: Kind) -> Rule {
     Rule { name, kind, absent: Absent::Required }
@@ -78,9 +81,9 @@ pub(crate) const fn default(name: &'static str, kind: Kind, absent: Absent) -> R
 /// # Errors
 ///
 /// The list of what is wrong, as it stands in the answer's `detail`.
-pub(crate) fn check(rules: &'static [Rule], body: &Value, now: Timestamp) -> Result<Members, Vec<Value>> {
+pub(crate) fn check(fields: Fields, body: &Value, now: Timestamp) -> Result<Members, Vec<Value>> {
     let mut checker = Checker { place: vec![json!("body")], problems: Vec::new(), now };
-    let members = checker.object(rules, body);
+    let members = checker.object(fields, body);
     if checker.problems.is_empty() { Ok(members) } else { Err(checker.problems) }
 }
 
@@ -88,6 +91,46 @@ pub(crate) fn check(rules: &'static [Rule], body: &Value, now: Timestamp) -> Res
 pub(crate) fn problem(kind: &str, place: &[Value], message: &str, input: &Value) -> Value {
     let short = serde_json::to_vec(input).is_ok_and(|bytes| bytes.len() <= INPUT_BYTES_MAX);
     json!({ "type": kind, "loc": place, "msg": message, "input": if short { input } else { &Value::Null } })
+}
+
+/// The JSON Schema of a body. Stricter than the check, which converts what means the same: it describes what is best sent.
+pub(crate) fn described(fields: Fields) -> Value {
+    let rules = || fields.iter().copied().flatten();
+    let properties: Map<String, Value> = rules().map(|rule| (rule.name.to_owned(), described_rule(rule))).collect();
+    let required: Vec<&str> = rules().filter(|rule| matches!(rule.absent, Absent::Required)).map(|rule| rule.name).collect();
+    json!({ "type": "object", "properties": properties, "required": required })
+}
+
+fn described_rule(rule: &Rule) -> Value {
+    // The numbers that every reader of JSON agrees on.
+    let integer = || json!({ "type": "integer", "minimum": i64::MIN, "maximum": i64::MAX });
+    let mut schema = match rule.kind {
+        Kind::Text => json!({ "type": "string" }),
+        Kind::Integer => integer(),
+        Kind::Number => json!({ "type": "number" }),
+        Kind::Flag => json!({ "type": "boolean" }),
+        Kind::Moment => json!({ "type": "string", "format": "date-time" }),
+        Kind::Texts => json!({ "type": "array", "items": { "type": "string" } }),
+        Kind::Counts => json!({ "type": "object", "additionalProperties": integer() }),
+        Kind::Object => json!({ "type": "object" }),
+        Kind::Of(fields) => described(fields),
+        Kind::Any => json!({}),
+    };
+    let default = match rule.absent {
+        Absent::Required | Absent::Now => return schema,
+        Absent::Null => {
+            let kind = schema["type"].take();
+            schema["type"] = json!([kind, "null"]);
+            Value::Null
+        }
+        Absent::Zero => json!(0),
+        Absent::False => json!(false),
+        Absent::True => json!(true),
+        Absent::EmptyList => json!([]),
+        Absent::EmptyObject => json!({}),
+    };
+    schema["default"] = default;
+    schema
 }
 
 struct Checker {
@@ -111,12 +154,12 @@ impl Checker {
         found
     }
 
-    fn object(&mut self, rules: &'static [Rule], value: &Value) -> Members {
+    fn object(&mut self, fields: Fields, value: &Value) -> Members {
         let Some(object) = value.as_object() else {
             self.refuse("model_attributes_type", "Input should be a valid dictionary or object to extract fields from", value);
             return Members::default();
         };
-        let fields = rules.iter().map(|rule| (rule.name, self.at(json!(rule.name), |checker| checker.field(rule, object, value))));
+        let fields = fields.iter().copied().flatten().map(|rule| (rule.name, self.at(json!(rule.name), |checker| checker.field(rule, object, value))));
         Members(fields.collect())
     }
 
@@ -131,7 +174,7 @@ impl Checker {
             (None, Absent::EmptyObject) => json!({}).into(),
             (None, Absent::Now) => v2::naive(self.now).into(),
             (Some(value), _) => match rule.kind {
-                Kind::Of(rules) => Field::Nested(self.object(rules, value)),
+                Kind::Of(fields) => Field::Nested(self.object(fields, value)),
                 kind => self.plain(kind, value).into(),
             },
         }
@@ -270,7 +313,7 @@ fn written_moment(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    const ALL: &[Rule] = &[
+    const ALL: Fields = &[&[
         required("text", Kind::Text),
         optional("whole", Kind::Integer),
         optional("number", Kind::Number),
@@ -278,8 +321,8 @@ mod tests {
         default("moment", Kind::Moment, Absent::Now),
         default("texts", Kind::Texts, Absent::EmptyList),
         default("counts", Kind::Counts, Absent::EmptyObject),
-        optional("inner", Kind::Of(&[required("object", Kind::Object)])),
-    ];
+        optional("inner", Kind::Of(&[&[required("object", Kind::Object)]])),
+    ]];
 
     fn checked(body: Value) -> Result<Value, Vec<Value>> {
         check(ALL, &body, Timestamp::UNIX_EPOCH).map(|members| serde_json::to_value(members).unwrap())

@@ -11,12 +11,14 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 use router_api::{AdminError, ArchivedEvent, KeyError, RouterStatus, RoutingKey, StoreError, StoredDeadLetter, TransportError};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// An event was taken in and is safe.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PublishedAnswer {
     /// [`PublishedAnswer::SCHEMA`].
+    #[schemars(description = "Names the shape", extend("const" = PublishedAnswer::SCHEMA))]
     pub schema: Cow<'static, str>,
     /// The key it was routed by.
     pub key: RoutingKey,
@@ -29,45 +31,50 @@ pub struct PublishedAnswer {
 }
 
 /// Several events were taken in, and all of them are safe.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BatchAnswer {
     /// [`BatchAnswer::SCHEMA`].
+    #[schemars(description = "Names the shape", extend("const" = BatchAnswer::SCHEMA))]
     pub schema: Cow<'static, str>,
     /// One for each event, in the order in which they came.
     pub events: Vec<PublishedAnswer>,
 }
 
 /// The router as it stands.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct StatusAnswer {
     /// [`StatusAnswer::SCHEMA`].
+    #[schemars(description = "Names the shape", extend("const" = StatusAnswer::SCHEMA))]
     pub schema: Cow<'static, str>,
     /// Program, transport and routes.
     pub status: RouterStatus,
 }
 
 /// Events of the archive, newest first.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct EventsAnswer {
     /// [`EventsAnswer::SCHEMA`].
+    #[schemars(description = "Names the shape", extend("const" = EventsAnswer::SCHEMA))]
     pub schema: Cow<'static, str>,
     /// The events.
     pub events: Vec<ArchivedEvent>,
 }
 
 /// Dead letters, newest first.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLettersAnswer {
     /// [`DeadLettersAnswer::SCHEMA`].
+    #[schemars(description = "Names the shape", extend("const" = DeadLettersAnswer::SCHEMA))]
     pub schema: Cow<'static, str>,
     /// The dead letters.
     pub dead_letters: Vec<StoredDeadLetter>,
 }
 
 /// One dead letter.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetterAnswer {
     /// [`DeadLetterAnswer::SCHEMA`].
+    #[schemars(description = "Names the shape", extend("const" = DeadLetterAnswer::SCHEMA))]
     pub schema: Cow<'static, str>,
     /// The dead letter.
     pub dead_letter: StoredDeadLetter,
@@ -104,7 +111,7 @@ impl DeadLetterAnswer {
 }
 
 /// What an error is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorKind {
     /// The request is wrong: no JSON object, no key, an unknown parameter.
@@ -136,9 +143,10 @@ pub enum ErrorKind {
 }
 
 /// Why there is no answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorAnswer {
     /// [`ErrorAnswer::SCHEMA`].
+    #[schemars(description = "Names the shape", extend("const" = ErrorAnswer::SCHEMA))]
     pub schema: Cow<'static, str>,
     /// For programs.
     pub kind: ErrorKind,
