@@ -1,13 +1,25 @@
 //! Sessions with the broker: two supervised connections, one to take events from, one to give events to.
+//!
+//! They are two so that a broker that is short of memory, and therefore reads nothing more from who publishes, still gets our
+//! acknowledgements and shrinks.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use router_api::{Cancellation, Chance, Clock, Condition, TransportError};
+use router_api::{Cancellation, Canceller, Chance, Condition, TransportError};
+use tokio::sync::watch;
 
-use crate::{AmqpOptions, failure::Failure};
+use crate::{
+    AmqpOptions,
+    dial::is_plain_beyond_this_machine,
+    failure::{Failure, LIMIT, shown_url, within},
+    link::{Link, LinkState, Role},
+};
 
-/// Is told of each session before anyone else sees it.
+/// For the end of both connections.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Is told of each session to take from, before anyone else sees it.
 #[async_trait]
 pub(crate) trait OnSession: Send + Sync + 'static {
     /// Makes the broker's side ready: declares what is bound.
@@ -23,15 +35,19 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    pub(crate) fn new(epoch: u64, connection: Arc<lapin::Connection>) -> (Self, Canceller) {
+        let (canceller, over) = Canceller::new();
+        (Self { epoch, connection, over }, canceller)
+    }
+
     /// A new channel, for `what`.
     pub(crate) async fn channel(&self, what: &str) -> Result<lapin::Channel, Failure> {
-        let _ = (what, &self.connection);
-        todo!("stub")
+        within(what, LIMIT, self.connection.create_channel()).await
     }
 
     /// Is the connection lost?
     pub(crate) fn is_over(&self) -> bool {
-        self.over.is_cancelled()
+        self.over.is_cancelled() || !self.connection.status().connected()
     }
 
     /// Resolves when the connection is lost.
@@ -43,16 +59,54 @@ impl Session {
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
     }
+
+    pub(crate) fn connection(&self) -> &Arc<lapin::Connection> {
+        &self.connection
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("epoch", &self.epoch).field("over", &self.is_over()).finish_non_exhaustive()
+    }
+}
+
+/// What can be done with the connection to give to.
+#[derive(Clone)]
+pub(crate) enum Giving {
+    /// Publish.
+    Open(Session),
+    /// There is no session, or nobody knows yet whether the queues stand.
+    Away(String),
+    /// The broker takes nothing for now.
+    Blocked(Session, String),
+    /// For good.
+    Closed,
 }
 
 /// Keeps two connections to the broker, for as long as it is not closed.
-pub(crate) struct Bus {}
+pub(crate) struct Bus {
+    shown: String,
+    taking: Arc<Link>,
+    giving: Arc<Link>,
+    closing: Canceller,
+    /// Holds one value as long as a supervisor runs.
+    ended: tokio::sync::Mutex<Vec<tokio::task::JoinHandle<()>>>,
+}
 
 impl Bus {
-    /// Returns at once and connects in the background.
-    pub(crate) fn start(options: Arc<AmqpOptions>, clock: Arc<dyn Clock>, chance: Arc<dyn Chance>, on_session: Arc<dyn OnSession>) -> Arc<Self> {
-        let _ = (options, clock, chance, on_session);
-        todo!("stub")
+    /// Returns at once and connects in the background. Waits here are on a network and use the real time, whatever clock the router
+    /// has.
+    pub(crate) fn start(options: Arc<AmqpOptions>, chance: Arc<dyn Chance>, on_session: Arc<dyn OnSession>) -> Arc<Self> {
+        let shown = shown_url(&options.url);
+        if is_plain_beyond_this_machine(&options.url) {
+            tracing::warn!("`{shown}` sends the password and all events in clear text over the network: use `amqps`");
+        }
+        let (closing, closed) = Canceller::new();
+        let taking = Link::new(Role::Taking, Arc::clone(&options), Arc::clone(&chance), Some(on_session), closed.clone());
+        let giving = Link::new(Role::Giving, options, chance, None, closed);
+        let ended = [&taking, &giving].map(|link| tokio::spawn(Arc::clone(link).run())).into();
+        Arc::new(Self { shown, taking, giving, closing, ended: tokio::sync::Mutex::new(ended) })
     }
 
     /// A live session to take from, whose topology stands; waits until there is one.
@@ -61,21 +115,109 @@ impl Bus {
     ///
     /// Refused by the broker, so that waiting heals nothing; or closed.
     pub(crate) async fn session(&self) -> Result<Session, TransportError> {
-        todo!("stub")
+        let mut states = self.taking.states();
+        loop {
+            {
+                let state = states.borrow_and_update();
+                if state.closed {
+                    return Err(TransportError::Unavailable(format!("the connection to `{}` is closed", self.shown)));
+                }
+                if let Some(session) = state.session.as_ref().filter(|session| !session.is_over()) {
+                    return Ok(session.clone());
+                }
+                if let Some(trouble) = state.trouble.as_ref().filter(|trouble| trouble.is_refused()) {
+                    return Err(TransportError::Refused(trouble.sentence().to_owned()));
+                }
+            }
+            if states.changed().await.is_err() {
+                return Err(TransportError::Unavailable(format!("the connection to `{}` is closed", self.shown)));
+            }
+        }
     }
 
     /// The same without waiting.
     pub(crate) fn now(&self) -> Option<Session> {
-        todo!("stub")
+        self.taking.states().borrow().session.clone().filter(|session| !session.is_over())
+    }
+
+    /// Why there is no session, if somebody knows.
+    pub(crate) fn trouble(&self) -> Option<Failure> {
+        self.taking.states().borrow().trouble.clone()
+    }
+
+    /// What can be done with the connection to give to.
+    pub(crate) fn giving(&self) -> Giving {
+        let state = self.giving.states().borrow().clone();
+        if state.closed {
+            return Giving::Closed;
+        }
+        let Some(session) = state.session.clone().filter(|session| !session.is_over()) else {
+            return Giving::Away(self.away(&state));
+        };
+        // What is published before the queues stand would count as wanted by nobody.
+        if self.now().is_none() {
+            return Giving::Away(self.away(&self.taking.states().borrow()));
+        }
+        match state.blocked {
+            Some(reason) => Giving::Blocked(session, format!("the broker `{}` takes no events for now: {reason}", self.shown)),
+            None => Giving::Open(session),
+        }
+    }
+
+    /// Both connections' changes, for who waits for [`Bus::giving`] to be another.
+    pub(crate) fn changes(&self) -> Changes {
+        Changes { taking: self.taking.states(), giving: self.giving.states() }
     }
 
     /// How the broker is, from what is known.
     pub(crate) fn condition(&self) -> Condition {
-        todo!("stub")
+        let reachable = self.now().is_some();
+        let giving = self.giving();
+        let mut troubles = Vec::new();
+        if !reachable {
+            troubles.push(self.away(&self.taking.states().borrow()));
+        }
+        match &giving {
+            Giving::Away(why) | Giving::Blocked(_, why) if !troubles.contains(why) => troubles.push(why.clone()),
+            _ => {}
+        }
+        let reconnects = self.taking.states().borrow().sessions.saturating_sub(1);
+        Condition { reachable, accepts: matches!(giving, Giving::Open(_)), troubles, reconnects }
     }
 
     /// Ends both connections, within a limit.
     pub(crate) async fn close(&self) {
-        todo!("stub")
+        self.closing.cancel();
+        let ended = std::mem::take(&mut *self.ended.lock().await);
+        let all = futures_util::future::join_all(ended);
+        if tokio::time::timeout(CLOSE_LIMIT, all).await.is_err() {
+            tracing::warn!("the connections to `{}` did not end within {} s and are left to end by themselves", self.shown, CLOSE_LIMIT.as_secs());
+        }
+    }
+
+    fn away(&self, state: &LinkState) -> String {
+        match &state.trouble {
+            Some(trouble) => trouble.sentence().to_owned(),
+            None => format!("the broker `{}` is not reached yet", self.shown),
+        }
+    }
+}
+
+/// See [`Bus::changes`].
+pub(crate) struct Changes {
+    taking: watch::Receiver<LinkState>,
+    giving: watch::Receiver<LinkState>,
+}
+
+impl Changes {
+    /// Resolves when something has changed since the last call; never after both connections ended.
+    pub(crate) async fn changed(&mut self) {
+        let changed = tokio::select! {
+            changed = self.taking.changed() => changed,
+            changed = self.giving.changed() => changed,
+        };
+        if changed.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }

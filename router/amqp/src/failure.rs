@@ -11,6 +11,8 @@ use lapin::{
 use router_api::TransportError;
 use url::Url;
 
+use crate::dial::is_about_certificates;
+
 /// For one answer of the broker.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
@@ -39,7 +41,9 @@ impl Failure {
             ErrorKind::ProtocolError(said) => Some(said.get_id()),
             _ => None,
         };
-        Self { refused: is_for_a_person(error), code, sentence: format!("{what}: {}", sentence_of(error)) }
+        let refused = is_for_a_person(error);
+        // "not found", of a queue that is there and unreachable for now, must not lead to its being made anew.
+        Self { refused, code: code.filter(|_| refused), sentence: format!("{what}: {}", sentence_of(error)) }
     }
 
     /// Will waiting not heal it?
@@ -57,7 +61,7 @@ impl Failure {
         self.code == Some(AMQPSoftError::PRECONDITIONFAILED.get_id())
     }
 
-    /// The broker's reply code, if it was the broker who said no.
+    /// The broker's reply code, if it was the broker who said no for good.
     pub(crate) fn code(&self) -> Option<u16> {
         self.code
     }
@@ -109,16 +113,24 @@ pub(crate) fn shown_url(url: &str) -> String {
 
 fn is_for_a_person(error: &lapin::Error) -> bool {
     match error.kind() {
-        ErrorKind::ProtocolError(said) => match said.kind() {
-            // "the queue is being recovered" and the like heal; so does a resource that somebody else holds for now
-            AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED | AMQPSoftError::NOCONSUMERS) => false,
-            AMQPErrorKind::Soft(_) => true,
-            AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED | AMQPHardError::INTERNALERROR | AMQPHardError::RESOURCEERROR) => false,
-            AMQPErrorKind::Hard(_) => true,
-        },
+        ErrorKind::ProtocolError(said) => !heals(said.get_message().as_str()) && is_verdict(said.kind()),
         ErrorKind::InvalidProtocolVersion(_) | ErrorKind::AuthProviderError(_) => true,
-        _ => false,
+        _ => is_about_certificates(error),
     }
+}
+
+/// The others are mishaps of a connection or of the broker: a forced close, frames that cross, an internal error.
+fn is_verdict(kind: &AMQPErrorKind) -> bool {
+    matches!(
+        kind,
+        AMQPErrorKind::Soft(AMQPSoftError::CONTENTTOOLARGE | AMQPSoftError::ACCESSREFUSED | AMQPSoftError::NOTFOUND | AMQPSoftError::PRECONDITIONFAILED)
+            | AMQPErrorKind::Hard(AMQPHardError::INVALIDPATH | AMQPHardError::COMMANDINVALID | AMQPHardError::NOTALLOWED | AMQPHardError::NOTIMPLEMENTED)
+    )
+}
+
+/// The broker uses the codes of verdicts also for states that pass: a queue whose machine is down is "not found", and so on.
+fn heals(text: &str) -> bool {
+    ["is down", "process is stopped", "inaccessible", "is reached", "timed out", "timeout", "is not running"].iter().any(|sign| text.contains(sign))
 }
 
 fn sentence_of(error: &lapin::Error) -> String {

@@ -7,15 +7,22 @@
 
 mod admin;
 mod archive;
+mod backoff;
 mod bindings;
+mod confirms;
 mod connection;
 mod consumer;
 mod dead_letters;
+mod dial;
 mod failure;
+mod link;
 mod names;
 mod options;
 mod plan;
+mod properties;
 mod publisher;
+mod pump;
+mod returns;
 mod topology;
 mod transport;
 mod waits;

@@ -1,0 +1,96 @@
+//! The publications on the way, and their confirmations in the order in which lapin learns of them.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Wake, Waker},
+};
+
+use futures_util::task::AtomicWaker;
+
+/// Futures that are begun in the order in which they are added, and whose ends are told in passes.
+///
+/// A pass holds everything that had ended when it began, which is what [`crate::returns`] builds on, and what a
+/// `FuturesUnordered` does not promise: it may stop in the middle.
+pub(crate) struct Confirms<T> {
+    next: u64,
+    waiting: HashMap<u64, (Pin<Box<dyn Future<Output = T> + Send>>, Waker)>,
+    ended: Vec<(u64, T)>,
+    woken: Arc<Woken>,
+}
+
+#[derive(Default)]
+struct Woken {
+    ids: Mutex<Vec<u64>>,
+    task: AtomicWaker,
+}
+
+struct One {
+    id: u64,
+    woken: Arc<Woken>,
+}
+
+impl Wake for One {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.ids.lock().expect("no code panics while it holds the ids").push(self.id);
+        self.woken.task.wake();
+    }
+}
+
+impl<T> Default for Confirms<T> {
+    fn default() -> Self {
+        Self { next: 0, waiting: HashMap::new(), ended: Vec::new(), woken: Arc::default() }
+    }
+}
+
+impl<T> Confirms<T> {
+    /// Begins `sending` at once, and so after all that were added before. Returns its number, higher for each later one.
+    pub(crate) fn add(&mut self, sending: impl Future<Output = T> + Send + 'static) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        let waker = Waker::from(Arc::new(One { id, woken: Arc::clone(&self.woken) }));
+        self.waiting.insert(id, (Box::pin(sending), waker));
+        self.look_at(id);
+        id
+    }
+
+    /// Not ended yet.
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len() + self.ended.len()
+    }
+
+    /// All that has ended, in the order in which it did; waits until something has.
+    pub(crate) async fn pass(&mut self) -> Vec<(u64, T)> {
+        std::future::poll_fn(|cx| self.poll_pass(cx)).await
+    }
+
+    fn poll_pass(&mut self, cx: &mut Context<'_>) -> Poll<Vec<(u64, T)>> {
+        self.woken.task.register(cx.waker());
+        loop {
+            let ids = std::mem::take(&mut *self.woken.ids.lock().expect("no code panics while it holds the ids"));
+            if ids.is_empty() {
+                break;
+            }
+            for id in ids {
+                self.look_at(id);
+            }
+        }
+        if self.ended.is_empty() { Poll::Pending } else { Poll::Ready(std::mem::take(&mut self.ended)) }
+    }
+
+    fn look_at(&mut self, id: u64) {
+        let Some((sending, waker)) = self.waiting.get_mut(&id) else {
+            return;
+        };
+        if let Poll::Ready(value) = sending.as_mut().poll(&mut Context::from_waker(waker)) {
+            self.waiting.remove(&id);
+            self.ended.push((id, value));
+        }
+    }
+}
