@@ -1,16 +1,23 @@
 //! What journeys on the built binary are made of: a directory with a configuration, commands that run in it, the service as a child
-//! process, and an HTTP client small enough to send wrong requests.
+//! process, an HTTP client small enough to send wrong requests; nodes of RabbitMQ, a proxy that disturbs, and a client that looks at
+//! queues from outside.
 //!
 //! Everything here panics where a test should fail, with what the program printed.
 
+pub mod amqp_client;
 mod binary;
+pub mod broker;
 mod home;
 mod http;
 mod observe;
+pub mod proxy;
 mod service;
 
+pub use amqp_client::AmqpClient;
 pub use binary::{binary, target_dir, workspace};
+pub use broker::{Broker, Cluster, Vhost};
 pub use home::{Home, Ran};
 pub use http::{Answer, post, request};
 pub use observe::eventually;
+pub use proxy::{After, FaultProxy, Towards};
 pub use service::Service;

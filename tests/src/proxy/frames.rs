@@ -1,0 +1,128 @@
+//! Frames of AMQP 0-9-1 in a stream of bytes, as far as a proxy must know them.
+
+/// What the client of a connection begins with.
+const GREETING: &[u8] = b"AMQP";
+const GREETING_BYTES: usize = 8;
+/// Type, channel, size.
+const HEAD_BYTES: usize = 7;
+/// A frame as long as this is none; what calls itself so is not AMQP.
+const FRAME_BYTES_MAX: usize = 64 << 20;
+
+/// What a piece of the stream is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    /// Bytes of something that is not AMQP, such as TLS.
+    Opaque,
+    /// The eight bytes before all frames.
+    Greeting,
+    /// `basic.ack` or `basic.nack`: towards a client, a confirm.
+    Confirm,
+    /// A heartbeat.
+    Heartbeat,
+    /// Any other frame.
+    Other,
+}
+
+/// A whole frame, or bytes of a stream that has none.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Piece {
+    pub(super) kind: Kind,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Cuts one direction of a connection into pieces. What is incomplete is kept until the rest comes.
+#[derive(Default)]
+pub(super) struct Frames {
+    waiting: Vec<u8>,
+    opaque: bool,
+    begun: bool,
+}
+
+impl Frames {
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Vec<Piece> {
+        self.waiting.extend_from_slice(bytes);
+        let mut pieces = Vec::new();
+        while let Some((kind, length)) = self.next() {
+            pieces.push(Piece { kind, bytes: self.waiting.drain(..length).collect() });
+            self.begun = true;
+        }
+        pieces
+    }
+
+    /// What is left when the stream ends.
+    pub(super) fn rest(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Kind and length of the piece that is complete now.
+    fn next(&mut self) -> Option<(Kind, usize)> {
+        let bytes = &self.waiting;
+        if bytes.is_empty() {
+            return None;
+        }
+        if !self.opaque && !self.begun {
+            let known = bytes.len().min(GREETING.len());
+            if bytes[..known] == GREETING[..known] {
+                return (bytes.len() >= GREETING_BYTES).then_some((Kind::Greeting, GREETING_BYTES));
+            }
+            // A broker answers with a frame; the first byte of a TLS record is none of the frame types.
+            self.opaque = !matches!(bytes[0], 1..=3 | 8);
+        }
+        if self.opaque {
+            return Some((Kind::Opaque, bytes.len()));
+        }
+        let (kind, size) = (*bytes.first()?, bytes.get(3..HEAD_BYTES)?);
+        let size = usize::try_from(u32::from_be_bytes(size.try_into().ok()?)).ok()?;
+        if size > FRAME_BYTES_MAX {
+            self.opaque = true;
+            return Some((Kind::Opaque, bytes.len()));
+        }
+        let length = HEAD_BYTES + size + 1;
+        if bytes.len() < length {
+            return None;
+        }
+        let method = bytes.get(HEAD_BYTES..HEAD_BYTES + 4);
+        let kind = match (kind, method) {
+            // `basic` is class 60; `ack` and `nack` are its methods 80 and 120.
+            (1, Some([0, 60, 0, 80 | 120])) => Kind::Confirm,
+            (8, _) => Kind::Heartbeat,
+            _ => Kind::Other,
+        };
+        Some((kind, length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+        let size = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
+        [&[kind, 0, 1], &size[..], payload, &[0xce]].concat()
+    }
+
+    #[test]
+    fn frames_come_out_whole_however_they_came_in() {
+        let ack = frame(1, &[0, 60, 0, 80, 0, 0, 0, 0, 0, 0, 0, 7, 0]);
+        let stream = [b"AMQP\0\0\x09\x01".to_vec(), frame(1, &[0, 10, 0, 11, 1]), frame(8, &[]), ack].concat();
+        for step in 1..=stream.len() {
+            let mut frames = Frames::default();
+            let pieces: Vec<Piece> = stream.chunks(step).flat_map(|bytes| frames.take(bytes)).collect();
+            let kinds: Vec<Kind> = pieces.iter().map(|piece| piece.kind).collect();
+            assert_eq!(kinds, [Kind::Greeting, Kind::Other, Kind::Heartbeat, Kind::Confirm], "in steps of {step}");
+            let together: Vec<u8> = pieces.into_iter().flat_map(|piece| piece.bytes).collect();
+            assert_eq!(together, stream, "in steps of {step}");
+            assert_eq!(frames.rest(), []);
+        }
+    }
+
+    #[test]
+    fn what_is_not_amqp_goes_through_as_it_comes() {
+        let mut frames = Frames::default();
+        for bytes in [&[22, 3, 1][..], &[0, 60, 0, 80, 1, 2, 3]] {
+            assert_eq!(frames.take(bytes), [Piece { kind: Kind::Opaque, bytes: bytes.to_vec() }]);
+        }
+        let absurd = [1, 0, 0, 0xff, 0xff, 0xff, 0xff, 9];
+        assert_eq!(Frames::default().take(&absurd), [Piece { kind: Kind::Opaque, bytes: absurd.to_vec() }]);
+    }
+}
