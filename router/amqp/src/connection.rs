@@ -3,7 +3,12 @@
 //! They are two so that a broker that is short of memory, and therefore reads nothing more from who publishes, still gets our
 //! acknowledgements and shrinks.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use router_api::{Cancellation, Canceller, Chance, Condition, TransportError};
@@ -90,6 +95,8 @@ pub(crate) struct Bus {
     taking: Arc<Link>,
     giving: Arc<Link>,
     closing: Canceller,
+    /// What else is wrong, by who found it.
+    notes: Mutex<BTreeMap<&'static str, Vec<String>>>,
     /// Holds one value as long as a supervisor runs.
     ended: tokio::sync::Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
@@ -106,7 +113,7 @@ impl Bus {
         let taking = Link::new(Role::Taking, Arc::clone(&options), Arc::clone(&chance), Some(on_session), closed.clone());
         let giving = Link::new(Role::Giving, options, chance, None, closed);
         let ended = [&taking, &giving].map(|link| tokio::spawn(Arc::clone(link).run())).into();
-        Arc::new(Self { shown, taking, giving, closing, ended: tokio::sync::Mutex::new(ended) })
+        Arc::new(Self { shown, taking, giving, closing, notes: Mutex::default(), ended: tokio::sync::Mutex::new(ended) })
     }
 
     /// A live session to take from, whose topology stands; waits until there is one.
@@ -135,7 +142,23 @@ impl Bus {
         }
     }
 
-    /// The same without waiting.
+    /// Waits until events can be taken and given.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Bus::session`].
+    pub(crate) async fn reached(&self) -> Result<(), TransportError> {
+        let mut changes = self.changes();
+        loop {
+            self.session().await?;
+            match self.giving() {
+                Giving::Away(_) => changes.changed().await,
+                Giving::Open(_) | Giving::Blocked(..) | Giving::Closed => return Ok(()),
+            }
+        }
+    }
+
+    /// The same as [`Bus::session`] without waiting.
     pub(crate) fn now(&self) -> Option<Session> {
         self.taking.states().borrow().session.clone().filter(|session| !session.is_over())
     }
@@ -181,8 +204,19 @@ impl Bus {
             Giving::Away(why) | Giving::Blocked(_, why) if !troubles.contains(why) => troubles.push(why.clone()),
             _ => {}
         }
+        troubles.extend(self.notes.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().cloned());
         let reconnects = self.taking.states().borrow().sessions.saturating_sub(1);
         Condition { reachable, accepts: matches!(giving, Giving::Open(_)), troubles, reconnects }
+    }
+
+    /// Shows `sentences` among the troubles until `topic` has others; none ends them. At most a few, and short ones.
+    pub(crate) fn note(&self, topic: &'static str, sentences: Vec<String>) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).insert(topic, sentences);
+    }
+
+    /// Resolves when [`Bus::close`] was called: for what runs beside.
+    pub(crate) async fn closing(&self) {
+        self.closing.listener().cancelled().await;
     }
 
     /// Ends both connections, within a limit.
@@ -193,6 +227,11 @@ impl Bus {
         if tokio::time::timeout(CLOSE_LIMIT, all).await.is_err() {
             tracing::warn!("the connections to `{}` did not end within {} s and are left to end by themselves", self.shown, CLOSE_LIMIT.as_secs());
         }
+    }
+
+    /// Why there is no session to take from, in any case.
+    pub(crate) fn why_away(&self) -> String {
+        self.away(&self.taking.states().borrow())
     }
 
     fn away(&self, state: &LinkState) -> String {

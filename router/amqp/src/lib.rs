@@ -9,6 +9,7 @@ mod admin;
 mod archive;
 mod backoff;
 mod bindings;
+mod bound;
 mod confirms;
 mod connection;
 mod consumer;

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use lapin::{BasicProperties, types::ShortString};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::Instant,
 };
 
@@ -41,6 +41,7 @@ pub(crate) struct Publisher {
     bus: Arc<Bus>,
     requests: mpsc::Sender<Request>,
     body_bytes_max: Arc<AtomicUsize>,
+    suspect: Arc<Notify>,
 }
 
 /// The broker has it safe.
@@ -72,8 +73,19 @@ impl Publisher {
     pub(crate) fn new(bus: Arc<Bus>) -> Arc<Self> {
         let (requests, incoming) = mpsc::channel(QUEUE);
         let body_bytes_max = Arc::new(AtomicUsize::new(BODY_BYTES_MAX));
-        tokio::spawn(Pump::new(Arc::clone(&bus), incoming, Arc::clone(&body_bytes_max)).run());
-        Arc::new(Self { bus, requests, body_bytes_max })
+        let suspect = Arc::new(Notify::new());
+        tokio::spawn(Pump::new(Arc::clone(&bus), incoming, Arc::clone(&body_bytes_max), Arc::clone(&suspect)).run());
+        Arc::new(Self { bus, requests, body_bytes_max, suspect })
+    }
+
+    /// Resolves when something that we declare seems to be gone from the broker; once for all that happened since the last call.
+    pub(crate) async fn suspects(&self) {
+        self.suspect.notified().await;
+    }
+
+    /// Says so, of what [`Publisher::publish`] cannot know by itself: that something was not routed which had to be.
+    pub(crate) fn suspect(&self) {
+        self.suspect.notify_one();
     }
 
     /// Publishes one event; returns when the broker has confirmed it. Mandatory always; persistent is set here.

@@ -20,7 +20,7 @@ use lapin::{
     types::ShortString,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::Instant,
 };
 
@@ -64,6 +64,7 @@ pub(crate) struct Pump {
     changes: Changes,
     requests: mpsc::Receiver<Request>,
     body_bytes_max: Arc<AtomicUsize>,
+    suspect: Arc<Notify>,
     /// From a channel that is gone, in their order.
     again: VecDeque<Request>,
     /// So many of the next ones go one at a time.
@@ -79,9 +80,9 @@ enum End {
 }
 
 impl Pump {
-    pub(crate) fn new(bus: Arc<Bus>, requests: mpsc::Receiver<Request>, body_bytes_max: Arc<AtomicUsize>) -> Self {
+    pub(crate) fn new(bus: Arc<Bus>, requests: mpsc::Receiver<Request>, body_bytes_max: Arc<AtomicUsize>, suspect: Arc<Notify>) -> Self {
         let changes = bus.changes();
-        Self { bus, changes, requests, body_bytes_max, again: VecDeque::new(), alone: 0 }
+        Self { bus, changes, requests, body_bytes_max, suspect, again: VecDeque::new(), alone: 0 }
     }
 
     pub(crate) async fn run(mut self) {
@@ -199,7 +200,12 @@ impl Pump {
         if waiting.len() == 1
             && let Some(request) = waiting.pop()
         {
-            request.answer(Err(if failure.is_refused() { PublishFailure::Refused(failure.sentence().to_owned()) } else { unavailable(&failure) }));
+            // A missing exchange is made again with the next declaration, by us or by whom it belongs to.
+            let for_a_person = failure.is_refused() && !failure.is_missing();
+            if failure.is_missing() {
+                self.suspect.notify_one();
+            }
+            request.answer(Err(if for_a_person { PublishFailure::Refused(failure.sentence().to_owned()) } else { unavailable(&failure) }));
             return;
         }
         self.alone = waiting.len() + self.again.len();

@@ -1,7 +1,7 @@
 //! The transport: what the core sees of RabbitMQ.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -13,10 +13,18 @@ use router_api::{
 
 use crate::{
     AmqpOptions,
-    connection::{Bus, OnSession, Session},
-    failure::{Failure, shown_url},
+    bound::Bound,
+    connection::Bus,
+    failure::shown_url,
+    names,
     publisher::{PublishFailure, Publisher},
+    waits, wire,
 };
+
+/// A route that waits for a session asks anew after so long, so that it can tell why.
+const SESSION_LIMIT: Duration = Duration::from_secs(60);
+/// For the consumers that are left at the end.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The transport over RabbitMQ.
 pub struct AmqpTransport {
@@ -24,16 +32,8 @@ pub struct AmqpTransport {
     bus: Arc<Bus>,
     publisher: Arc<Publisher>,
     bound: Arc<Bound>,
-}
-
-/// What is bound, and made ready on the broker with each session.
-struct Bound {
-    options: Arc<AmqpOptions>,
-    wanted: Mutex<Vec<Subscription>>,
-    /// Two declarations at once would get into each other's way.
-    declaring: tokio::sync::Mutex<()>,
-    /// Routes that the broker refuses, and why.
-    troubles: Mutex<Vec<String>>,
+    clock: Arc<dyn Clock>,
+    consumers: Mutex<Vec<Weak<dyn Consumer>>>,
 }
 
 impl AmqpTransport {
@@ -48,12 +48,13 @@ impl AmqpTransport {
         chance: Arc<dyn Chance>,
     ) -> Arc<Self> {
         let options = Arc::new(options);
-        let bound =
-            Arc::new(Bound { options: Arc::clone(&options), wanted: Mutex::default(), declaring: tokio::sync::Mutex::default(), troubles: Mutex::default() });
-        let bus = Bus::start(Arc::clone(&options), chance, Arc::clone(&bound) as Arc<dyn OnSession>);
+        let bound = Arc::new(Bound::new(Arc::clone(&options)));
+        let bus = Bus::start(Arc::clone(&options), chance, Arc::clone(&bound) as _);
         let publisher = Publisher::new(Arc::clone(&bus));
-        let _ = (store, archivist, clock);
-        Arc::new(Self { options, bus, publisher, bound })
+        let _ = (store, archivist);
+        let this = Arc::new(Self { options, bus, publisher, bound, clock, consumers: Mutex::default() });
+        tokio::spawn(Arc::clone(&this.bound).mend(Arc::clone(&this.bus), Arc::clone(&this.publisher)));
+        this
     }
 
     /// Waits until the broker is reached, for start-up and for commands.
@@ -63,8 +64,8 @@ impl AmqpTransport {
     /// [`TransportError::Refused`] as soon as the broker says no in a way that no waiting heals; [`TransportError::Unavailable`]
     /// after `limit`.
     pub async fn reached(&self, limit: Duration) -> Result<(), TransportError> {
-        match tokio::time::timeout(limit, self.bus.session()).await {
-            Ok(session) => session.map(drop),
+        match tokio::time::timeout(limit, self.bus.reached()).await {
+            Ok(reached) => reached,
             Err(_) => Err(TransportError::Unavailable(match self.bus.trouble() {
                 Some(trouble) => trouble.sentence().to_owned(),
                 None => format!("the broker `{}` did not answer within {} s", shown_url(&self.options.url), limit.as_secs()),
@@ -74,10 +75,76 @@ impl AmqpTransport {
 }
 
 #[async_trait]
-impl OnSession for Bound {
-    async fn ready(&self, session: &Session) -> Result<(), Failure> {
-        let _ = (session, &self.options, &self.wanted, &self.declaring, &self.troubles);
-        Ok(())
+impl Transport for AmqpTransport {
+    fn name(&self) -> &'static str {
+        "amqp"
+    }
+
+    fn features(&self) -> Features {
+        Features {
+            persistent: true,
+            filters_at_intake: false,
+            inbox_in_settlement: false,
+            holds_lanes: false,
+            archives: false,
+            competing_consumers: true,
+            exact_times: false,
+        }
+    }
+
+    async fn bind(&self, subscriptions: &[Subscription]) -> Result<(), TransportError> {
+        self.bound.set(subscriptions);
+        match self.bus.now() {
+            Some(session) => self.bound.declare(&session).await.map_err(TransportError::from),
+            None => match self.bus.trouble() {
+                Some(trouble) => Err(trouble.into()),
+                None => Err(TransportError::Unavailable(format!("the broker `{}` is not reached yet", shown_url(&self.options.url)))),
+            },
+        }
+    }
+
+    async fn consume(&self, route: &RouteName, prefetch: u32) -> Result<Arc<dyn Consumer>, TransportError> {
+        let Some(queue) = self.bound.queue_of(route) else {
+            return Err(TransportError::Refused(format!("route `{route}` is not bound, so it has no queue to take from")));
+        };
+        let session = match tokio::time::timeout(SESSION_LIMIT, self.bus.session()).await {
+            Ok(session) => session?,
+            Err(_) => return Err(TransportError::Unavailable(self.bus.why_away())),
+        };
+        let _ = (queue, prefetch, session, &self.clock, &self.consumers);
+        Err(TransportError::Unsupported("being written"))
+    }
+
+    async fn publish(&self, publication: Publication) -> Result<Published, TransportError> {
+        let now = self.clock.now();
+        let body = publication.body.clone();
+        let routed = match &publication.to {
+            Destination::Subscribers => {
+                let properties = wire::published(&publication, now);
+                self.publisher.publish(&self.options.exchange, publication.key.as_str(), body, properties).await.map_err(unpublished)?.routed
+            }
+            Destination::Route { route, delay } => {
+                let queue = self.bound.queue_of(route).unwrap_or_else(|| names::own_queue(route));
+                waits::send(&self.publisher, &queue, body, wire::addressed(&publication, now), *delay).await.map_err(unpublished)?;
+                true
+            }
+        };
+        Ok(Published { routed, seq: None })
+    }
+
+    fn admin(&self) -> &dyn TransportAdmin {
+        unimplemented!()
+    }
+
+    async fn close(&self) {
+        let left: Vec<_> = std::mem::take(&mut *self.consumers.lock().unwrap_or_else(PoisonError::into_inner));
+        let closing = futures_util::future::join_all(left.into_iter().filter_map(|consumer| consumer.upgrade()).map(|consumer| async move {
+            consumer.close().await;
+        }));
+        if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {
+            tracing::warn!("some consumers did not close within {} s; what they hold goes back with the connection", CLOSE_LIMIT.as_secs());
+        }
+        self.bus.close().await;
     }
 }
 
