@@ -4,8 +4,12 @@ use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::RouteName;
+
+/// Of a hash, enough that a million letters hardly share one.
+const REFERENCE_BYTES: usize = 8;
 
 /// One attempt that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -153,6 +157,19 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
+    /// Names the letter where its transport numbers none: the same for every copy of it, whoever looks. `identity` is that of the
+    /// delivery ([`crate::Delivery::identity`]).
+    #[must_use]
+    pub fn reference(&self, identity: &str) -> String {
+        let mut hash = Sha256::new();
+        for part in [self.route.as_str(), identity] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        hash.update(self.buried_at.as_microsecond().to_be_bytes());
+        hash.finalize().iter().take(REFERENCE_BYTES).fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+    }
+
     /// The class of the last failed attempt; `None` where nothing was tried.
     #[must_use]
     pub fn last_class(&self) -> Option<FailureClass> {

@@ -26,8 +26,8 @@ mod variable;
 mod view;
 
 pub use admin::{
-    Accepted, Admin, AdminError, BreakerState, DeadLetterGroup, DeadLetterGroups, DeadLetterSelection, EnableFrom, EnableRequest, Enabled, RedriveRequest, Redriven,
-    Reloaded, RouteCommand, RouteCommanded, RouteRates, RouteState, RouteStatus, RouterStatus, TakenUp,
+    Accepted, Admin, AdminError, BreakerState, DeadLetterGroup, DeadLetterGroups, DeadLetterSelection, EnableFrom, EnableRequest, Enabled, RedriveRequest,
+    Redriven, Reloaded, RouteCommand, RouteCommanded, RouteRates, RouteState, RouteStatus, RouterStatus, TakenUp,
 };
 pub use clock::{BoxFuture, Cancellation, Canceller, Chance, Clock};
 pub use context::{Attempt, CommandCall, Context, ContextParts, Emit, HttpCall, ID_NAMESPACE};
@@ -46,8 +46,8 @@ pub use names::{EventId, RouteName, RouteNameError, bytes_as_text};
 pub use plugin::{BuildContext, BuildError, BuildProblem, Plugin, Registration, Registry, RegistryError, RouteMode};
 pub use program::{Endpoint, Program, TargetUrl, display_argv};
 pub use store::{
-    ArchivedEvent, Archivist, DeliveryRecord, DeliveryState, EventQuery, FateRecord, FrozenBurst, NotedAttempts, RunningSlot, SeenEvent, Store, StoreError,
-    Suspect,
+    ArchiveEntry, ArchivedEvent, Archivist, DeliveryRecord, DeliveryState, EventQuery, FateRecord, FrozenBurst, NotedAttempts, RunningSlot, SeenEvent, Store,
+    StoreError, Suspect,
 };
 pub use suggest::suggest;
 pub use template::{ArgvTemplate, JsonTemplate, Scope, Template, UrlTemplate};

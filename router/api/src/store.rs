@@ -158,6 +158,17 @@ pub struct SeenEvent {
     pub traceparent: Option<String>,
 }
 
+/// An event on its way into the archive of a store that does not own the queues, after redaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiveEntry {
+    /// The event, as it is to be kept.
+    pub event: SeenEvent,
+    /// How many values redaction replaced in its body.
+    pub redactions: u32,
+    /// How many routes wanted it by the configuration in force; `None` where nobody can tell.
+    pub wanted: Option<u32>,
+}
+
 /// Where a transport that follows a bus hands the events that it sees, so that they are redacted and kept.
 #[async_trait]
 pub trait Archivist: Send + Sync + 'static {
@@ -237,15 +248,16 @@ pub trait Store: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Keeps events that a transport saw passing, `(event, redactions)`, with the position of the last one, in one commit. One with an
-    /// offset that is not above the position is there already.
-    async fn archive(&self, events: Vec<(SeenEvent, u32)>) -> Result<(), StoreError> {
+    /// Keeps events that a transport saw passing, oldest first, with the position of the last one, in one commit. One with an offset
+    /// that is not above the position is there already.
+    async fn archive(&self, events: Vec<ArchiveEntry>) -> Result<(), StoreError> {
         let _ = events;
         Ok(())
     }
 
-    /// Notes what became of events, for [`Store::events`] to tell. Replaces an earlier record of the same event and route. Written
-    /// behind: nothing waits for it and nothing depends on it.
+    /// Notes what became of events, for [`Store::events`] to tell, whether they were seen already or not. Replaces an earlier record of
+    /// the same event and route, but that an event was done before ([`Fate::Duplicate`]) never replaces how it was done. Written behind:
+    /// nothing waits for it and nothing depends on it.
     async fn record_fates(&self, fates: Vec<FateRecord>) -> Result<(), StoreError> {
         let _ = fates;
         Ok(())

@@ -10,6 +10,7 @@ use crate::{
     fetch::history,
     running::Marked,
     schema::state,
+    seen,
     store_time::timestamp,
 };
 
@@ -173,7 +174,7 @@ fn read_all(conn: &Connection, seqs: &[i64], look: &Look) -> rusqlite::Result<Ve
             stored_at: timestamp(event.stored_at),
             hops: event.hops,
             redactions: event.redactions,
-            deliveries: deliveries(conn, *seq, &moment)?,
+            deliveries: [deliveries(conn, *seq, &moment)?, seen::deliveries(conn, *seq, &moment.running)?].concat(),
         });
     }
     Ok(events)

@@ -43,9 +43,12 @@ impl Extracted {
     }
 }
 
+/// In the column `wanted`.
+pub(crate) const WANTED_UNKNOWN: i64 = -1;
+
 impl EventRow {
-    /// Inserts the row; returns its number.
-    pub(crate) fn insert(&self, conn: &Connection, wanted: usize) -> rusqlite::Result<i64> {
+    /// Inserts the row; returns its number. `wanted` is how many routes wanted it, [`WANTED_UNKNOWN`] where nobody can tell.
+    pub(crate) fn insert(&self, conn: &Connection, wanted: i64) -> rusqlite::Result<i64> {
         let mut statement = conn.prepare_cached(
             "INSERT INTO events (key, stored_at, hops, redactions, wanted, event_id, dialect, event_type, session, happened_at, tool_name, traceparent, crc, body)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
@@ -58,7 +61,7 @@ impl EventRow {
             self.stored_at,
             self.hops,
             self.redactions,
-            i64::try_from(wanted).unwrap_or(i64::MAX),
+            wanted,
             extracted.event_id,
             extracted.dialect,
             extracted.event_type,

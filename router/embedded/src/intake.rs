@@ -150,7 +150,7 @@ impl Arrival {
         let conn = writing.conn;
         match &self.targets {
             Targets::Subscribers(targets) => {
-                let seq = self.event.insert(conn, targets.len())?;
+                let seq = self.event.insert(conn, i64::try_from(targets.len()).unwrap_or(i64::MAX))?;
                 let mut statement = conn.prepare_cached("INSERT INTO deliveries (route, seq, state, lane, at) VALUES (?1, ?2, 0, ?3, ?4)")?;
                 for target in targets {
                     statement.execute(params![target.route, seq, target.lane, writing.now])?;
@@ -216,7 +216,7 @@ impl Work for Arrival {
     }
 }
 
-fn decode(key: &router_api::RoutingKey, body: &bytes::Bytes, limits: DecodeLimits) -> Option<Envelope> {
+pub(crate) fn decode(key: &router_api::RoutingKey, body: &bytes::Bytes, limits: DecodeLimits) -> Option<Envelope> {
     Envelope::decode(key.clone(), body.clone(), limits).ok()
 }
 

@@ -56,6 +56,7 @@ mod readers;
 mod retention;
 mod running;
 mod schema;
+mod seen;
 mod settle;
 mod side_file;
 mod store;

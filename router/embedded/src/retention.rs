@@ -6,12 +6,17 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
-use crate::store_time::{StoreTime, micros};
+use crate::{
+    seen,
+    store_time::{StoreTime, micros},
+};
 
 /// Events looked at, and inbox keys removed, in one step at most.
 const STEP: i64 = 500;
 /// In bytes of bodies; a step ends when it has gone through more.
 const STEP_BYTES: i64 = 16 * 1024 * 1024;
+/// When the store is too large, a fate waits no longer than this for an event that has not come.
+const FATE_PATIENCE: Duration = Duration::from_secs(3_600);
 /// Between two steps while there is something to remove and other work too.
 const STEP_EVERY: Duration = Duration::from_millis(250);
 /// Between two looks when the last one found nothing more to remove.
@@ -28,13 +33,15 @@ pub(crate) struct Retention {
     bytes_max: i64,
     /// Events up to here were looked at in this walk.
     walked: i64,
+    /// Fates up to here were looked at in this walk.
+    walked_fates: i64,
     next_at: Option<Duration>,
     pause: Duration,
 }
 
 impl Retention {
     pub(crate) fn new(age: Duration, bytes_max: u64) -> Self {
-        Self { age: micros(age), bytes_max: i64::try_from(bytes_max).unwrap_or(i64::MAX), walked: 0, next_at: None, pause: LOOK_EVERY }
+        Self { age: micros(age), bytes_max: i64::try_from(bytes_max).unwrap_or(i64::MAX), walked: 0, walked_fates: 0, next_at: None, pause: LOOK_EVERY }
     }
 
     /// How long an idle writer may sleep before the next [`Retention::tick`].
@@ -66,8 +73,9 @@ impl Retention {
             .prepare_cached("DELETE FROM inbox WHERE (route, key) IN (SELECT route, key FROM inbox WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)")?
             .execute(params![now, STEP])?;
         let is_more_archive = self.step_archive(conn, now)?;
+        let is_more_fates = self.step_fates(conn, now)?;
         let is_more_vacuum = is_idle && vacuum(conn)?;
-        Ok(i64::try_from(expired).unwrap_or(i64::MAX) >= STEP || is_more_archive || is_more_vacuum)
+        Ok(i64::try_from(expired).unwrap_or(i64::MAX) >= STEP || is_more_archive || is_more_fates || is_more_vacuum)
     }
 
     fn step_archive(&mut self, conn: &Connection, now: i64) -> rusqlite::Result<bool> {
@@ -101,12 +109,23 @@ impl Retention {
             let mut events = tx.prepare_cached("DELETE FROM events WHERE seq = ?1")?;
             for (seq, _) in candidates.iter().filter(|(_, is_needed)| !is_needed) {
                 deliveries.execute([seq])?;
+                seen::remove(&tx, *seq)?;
                 events.execute([seq])?;
             }
         }
         tx.commit()?;
         self.walked = last;
         Ok(true)
+    }
+}
+
+impl Retention {
+    /// Fates whose event never came, since the bus had dropped it before it was copied, or another one follows it.
+    fn step_fates(&mut self, conn: &Connection, now: i64) -> rusqlite::Result<bool> {
+        let age = if bytes_in_use(conn)? > self.bytes_max { self.age.min(micros(FATE_PATIENCE)) } else { self.age };
+        let looked = seen::remove_orphans(conn, self.walked_fates, now.saturating_sub(age), STEP)?;
+        self.walked_fates = looked.unwrap_or(0);
+        Ok(looked.is_some())
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) mod state {
 }
 
 /// Each brings the file from the version of its index to the next.
-const MIGRATIONS: &[&str] = &[V1];
+const MIGRATIONS: &[&str] = &[V1, V2];
 
 /// Partial indexes keep the queue small beside a large archive: a finished delivery is in none of them.
 /// `events.body` is the last column, so that the others are read without walking the pages of a large body.
@@ -133,6 +133,30 @@ CREATE TABLE configs (
     since INTEGER NOT NULL,
     text TEXT NOT NULL
 ) WITHOUT ROWID;
+";
+
+/// What a store keeps that is not the queue itself: where an event was seen, and what became of it. Joined by the identity that the
+/// event's deliveries have, since either may come first.
+/// A fate has a number of its own, that grows, so that the oldest are found without an index of their own.
+const V2: &str = "
+CREATE TABLE seen (
+    seq INTEGER PRIMARY KEY REFERENCES events(seq),
+    place INTEGER NOT NULL,                 -- the offset in what is followed
+    identity TEXT NOT NULL
+);
+CREATE INDEX seen_by_identity ON seen(identity);
+
+CREATE TABLE fates (
+    number INTEGER PRIMARY KEY,
+    identity TEXT NOT NULL,
+    route TEXT NOT NULL,
+    state TEXT NOT NULL,                    -- JSON
+    attempts INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    is_done INTEGER NOT NULL,               -- how it was done is known: that it was done before says nothing new
+    since INTEGER NOT NULL,                 -- when the row was made
+    UNIQUE (identity, route)
+);
 ";
 
 /// The version that the file has; 0 for an empty one.

@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use router_api::{ArchivedEvent, EventQuery, FrozenBurst, InboxKey, NotedAttempts, RouteName, RunningSlot, Store, StoreError, Suspect};
+use router_api::{
+    ArchiveEntry, ArchivedEvent, EventQuery, FateRecord, FrozenBurst, InboxKey, NotedAttempts, RouteName, RunningSlot, Store, StoreError, Suspect,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 
@@ -10,6 +12,7 @@ use crate::{
     Embedded, archive,
     embedded::{not_found, not_kept},
     fetch::history,
+    seen,
     settle::{json, remember},
     store_time::timestamp,
     writer::Writing,
@@ -206,5 +209,24 @@ impl Store for Embedded {
     async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, StoreError> {
         let (reference, looked) = (reference.to_owned(), self.shared.look());
         self.shared.far.read(move |conn| archive::event(conn, &reference, &looked)).await.map_err(not_found)
+    }
+    async fn archive_position(&self) -> Result<Option<u64>, StoreError> {
+        self.find(seen::position).await
+    }
+
+    async fn archive(&self, events: Vec<ArchiveEntry>) -> Result<(), StoreError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let rows = seen::rows(events, self.shared.decode);
+        self.shared.writer.write_events(move |writing| seen::keep(writing.conn, &rows)).await.map_err(not_kept)
+    }
+
+    async fn record_fates(&self, fates: Vec<FateRecord>) -> Result<(), StoreError> {
+        if fates.is_empty() {
+            return Ok(());
+        }
+        let rows = fates.into_iter().map(|fate| Ok((self.text(&fate.record.state)?, fate))).collect::<Result<Vec<_>, StoreError>>()?;
+        self.keep(move |writing| seen::note_fates(writing.conn, &rows, writing.now)).await
     }
 }

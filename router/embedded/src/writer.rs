@@ -76,6 +76,7 @@ struct Job<T, R, F> {
     run: R,
     value: Option<T>,
     finish: F,
+    adds_events: bool,
 }
 
 impl<T, R, F> Work for Job<T, R, F>
@@ -93,6 +94,10 @@ where
         let Self { value, finish, .. } = *self;
         let unapplied = || WriteError::Failed("the work was never begun".to_owned());
         finish(outcome.and_then(|()| value.ok_or_else(unapplied)));
+    }
+
+    fn adds_events(&self) -> bool {
+        self.adds_events
     }
 }
 
@@ -159,6 +164,18 @@ impl Writer {
         receiver.await.unwrap_or(Err(WriteError::Closed))
     }
 
+    /// As [`Writer::write`], for what brings new events, which must stop when the disk's reserve is used up.
+    pub(crate) async fn write_events<T, R>(&self, run: R) -> Result<T, WriteError>
+    where
+        T: Send + 'static,
+        R: FnMut(&Writing<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let finish = move |outcome| drop(sender.send(outcome));
+        self.send(Box::new(Job { run, value: None, finish, adds_events: true })).await;
+        receiver.await.unwrap_or(Err(WriteError::Closed))
+    }
+
     /// Ends the thread once it has done what waits.
     pub(crate) fn stop(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
@@ -173,7 +190,7 @@ where
     R: FnMut(&Writing<'_>) -> rusqlite::Result<T> + Send + 'static,
     F: FnOnce(Result<T, WriteError>) + Send + 'static,
 {
-    Box::new(Job { run, value: None, finish })
+    Box::new(Job { run, value: None, finish, adds_events: false })
 }
 
 /// What comes to the writer thread.

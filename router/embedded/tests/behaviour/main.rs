@@ -9,4 +9,5 @@ mod intake;
 mod keeping;
 mod opening;
 mod queues;
+mod seen;
 mod waiting;

@@ -20,6 +20,9 @@ pub(super) const QUEUED_MAX: usize = 200_000;
 /// Events that the archive keeps at most; the oldest go.
 const ARCHIVE_MAX: usize = 200_000;
 
+/// Fates that are kept beside the archive at most; more are left out.
+pub(super) const FATES_MAX: usize = 200_000;
+
 /// The "disk" of the memory transport and store. Clones are the same disk.
 #[derive(Clone, Default)]
 pub struct MemoryState {
@@ -48,6 +51,12 @@ pub(super) struct Data {
     pub dead_origins: HashMap<String, Origin>,
     pub archive: VecDeque<ArchivedEvent>,
     pub last_seq: u64,
+    /// Identities of archived events that were seen on a bus, by number.
+    pub seen: BTreeMap<u64, String>,
+    /// The offset of the last one.
+    pub position: Option<u64>,
+    /// What became of them, by identity and route.
+    pub fates: BTreeMap<(String, RouteName), DeliveryRecord>,
     pub inbox: HashMap<(RouteName, String), Timestamp>,
     pub frozen: BTreeMap<RouteName, Vec<FrozenBurst>>,
     pub noted: BTreeMap<RouteName, BTreeMap<String, NotedAttempts>>,
@@ -143,8 +152,10 @@ impl Data {
 
     pub(super) fn archive(&mut self, key: RoutingKey, body: Bytes, id: Option<String>, stored_at: Timestamp, hops: u8, redactions: u32) -> u64 {
         self.last_seq += 1;
-        if self.archive.len() == ARCHIVE_MAX {
-            self.archive.pop_front();
+        if self.archive.len() == ARCHIVE_MAX
+            && let Some(oldest) = self.archive.pop_front()
+        {
+            self.seen.remove(&oldest.seq);
         }
         self.archive.push_back(ArchivedEvent { seq: self.last_seq, id, key, body, stored_at, hops, redactions, deliveries: Vec::new() });
         self.last_seq

@@ -4,12 +4,15 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use router_api::{ArchivedEvent, DecodeLimits, Envelope, EventQuery, FrozenBurst, InboxKey, NotedAttempts, RouteName, RunningSlot, Store, StoreError, Suspect};
+use router_api::{
+    ArchiveEntry, ArchivedEvent, DecodeLimits, DeliveryState, Envelope, EventQuery, Fate, FateRecord, FrozenBurst, InboxKey, NotedAttempts, RouteName,
+    RunningSlot, Store, StoreError, Suspect,
+};
 use serde_json::Value;
 
 use super::{
     MemoryState,
-    state::{Data, Shared},
+    state::{Data, FATES_MAX, Shared},
 };
 
 /// Handlings that can be marked as running at once.
@@ -70,6 +73,16 @@ impl MemoryStore {
         self.shared.changed.notify_waiters();
         Ok(value)
     }
+}
+
+/// The event with what became of it, where it was seen on a bus.
+fn with_fates(data: &Data, event: &ArchivedEvent) -> ArchivedEvent {
+    let mut event = event.clone();
+    if let Some(identity) = data.seen.get(&event.seq) {
+        let fates = data.fates.iter().filter(|((of, _), _)| of == identity);
+        event.deliveries.extend(fates.map(|(_, record)| record.clone()));
+    }
+    event
 }
 
 fn is_of_session(event: &ArchivedEvent, session: &str) -> bool {
@@ -183,7 +196,7 @@ impl Store for MemoryStore {
                 && query.session.as_deref().is_none_or(|session| is_of_session(event, session))
         };
         let last = usize::try_from(query.last.unwrap_or(LAST)).unwrap_or(usize::MAX);
-        self.with(|data| data.archive.iter().rev().filter(wanted).take(last).cloned().collect())
+        self.with(|data| data.archive.iter().rev().filter(wanted).take(last).map(|event| with_fates(data, event)).collect())
     }
 
     async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, StoreError> {
@@ -192,6 +205,39 @@ impl Store for MemoryStore {
             let long_enough = reference.chars().count() >= PREFIX_CHARS_MIN;
             event.id.as_deref().is_some_and(|id| id == reference || (long_enough && id.starts_with(reference)))
         };
-        self.with(|data| data.archive.iter().rev().filter(|event| Some(event.seq) == number || by_id(event)).cloned().collect())
+        self.with(|data| data.archive.iter().rev().filter(|event| Some(event.seq) == number || by_id(event)).map(|event| with_fates(data, event)).collect())
+    }
+
+    async fn archive_position(&self) -> Result<Option<u64>, StoreError> {
+        self.with(|data| data.position)
+    }
+
+    async fn archive(&self, events: Vec<ArchiveEntry>) -> Result<(), StoreError> {
+        self.with(|data| {
+            for ArchiveEntry { event, redactions, .. } in events {
+                if data.position.is_some_and(|position| event.offset <= position) {
+                    continue;
+                }
+                data.position = Some(event.offset);
+                let id = Envelope::decode(event.key.clone(), event.body.clone(), DecodeLimits::default()).ok();
+                let id = id.and_then(|event| event.id().map(ToString::to_string));
+                let seq = data.archive(event.key, event.body, id, event.stored_at, event.hops, redactions);
+                data.seen.insert(seq, event.identity);
+            }
+        })
+    }
+
+    async fn record_fates(&self, fates: Vec<FateRecord>) -> Result<(), StoreError> {
+        self.with(|data| {
+            for FateRecord { identity, record } in fates {
+                let key = (identity, record.route.clone());
+                let known = data.fates.get(&key).map(|record| &record.state);
+                let is_duplicate = |state: &DeliveryState| matches!(state, DeliveryState::Finished(Fate::Duplicate { .. }));
+                let says_less = is_duplicate(&record.state) && known.is_some_and(|known| matches!(known, DeliveryState::Finished(_)) && !is_duplicate(known));
+                if !says_less && (known.is_some() || data.fates.len() < FATES_MAX) {
+                    data.fates.insert(key, record);
+                }
+            }
+        })
     }
 }
