@@ -25,7 +25,6 @@ pub struct Signing {
 
 #[derive(Deserialize, JsonSchema, Clone, Copy, PartialEq, Debug)]
 #[serde(rename_all = "kebab-case")]
-#[schemars(inline)]
 #[expect(missing_docs, reason = "the variants are described where the style is chosen")]
 pub enum Style {
     StandardWebhooks,
