@@ -345,9 +345,9 @@ pub trait Admin: Send + Sync + 'static {
     /// One dead letter.
     async fn dead_letter(&self, id: &str) -> Result<StoredDeadLetter, AdminError>;
 
-    /// Dead letters by route and failure.
-    async fn dead_letter_groups(&self, selection: &DeadLetterSelection) -> Result<DeadLetterGroups, AdminError> {
-        let _ = selection;
+    /// Dead letters by route and failure; the query's limit does not count, all of them are looked at.
+    async fn dead_letter_groups(&self, query: &DeadLetterQuery) -> Result<DeadLetterGroups, AdminError> {
+        let _ = query;
         not_running("grouping dead letters")
     }
 

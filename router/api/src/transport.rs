@@ -377,7 +377,7 @@ pub struct StoredDeadLetter {
 }
 
 /// How a transport is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Condition {
     /// Events can be taken from it now.
     pub reachable: bool,

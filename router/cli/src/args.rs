@@ -111,11 +111,9 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: DeadLettersCommand,
     },
-    /// Show how the routes stand, or pause, resume, flush or remove one
-    Routes {
-        #[command(subcommand)]
-        command: RoutesCommand,
-    },
+    /// Show how the routes stand, or pause, resume, flush, enable or remove one
+    #[command(args_conflicts_with_subcommands = true)]
+    Routes(RoutesArgs),
     /// Run one event through one route, writing nothing outside unless `--live`
     Try(TryArgs),
     /// Look at the configuration in force
@@ -147,14 +145,25 @@ impl Command {
             Self::Events(args) => args.json.json,
             Self::Explain(args) => args.json.json,
             Self::Try(args) => args.json.json,
-            Self::DeadLetters { command: DeadLettersCommand::List { json, .. } | DeadLettersCommand::Show { json, .. } } => json.json,
+            Self::DeadLetters { command: DeadLettersCommand::List(args) } => args.json.json,
+            Self::DeadLetters { command: DeadLettersCommand::Show { json, .. } } => json.json,
             Self::DeadLetters { command: DeadLettersCommand::Redrive(args) } => args.json.json,
             Self::DeadLetters { command: DeadLettersCommand::Discard(args) } => args.json.json,
-            Self::Routes { command: RoutesCommand::List { json } } | Self::Config { command: ConfigCommand::Reload(json) } => json.json,
-            Self::Routes { command: RoutesCommand::Pause(args) | RoutesCommand::Resume(args) | RoutesCommand::Flush(args) | RoutesCommand::Remove(args) } => {
-                args.json.json
-            }
-            Self::Run | Self::Demo(_) | Self::Schema(_) | Self::Health(_) | Self::New { .. } | Self::Completions { .. } => false,
+            Self::Config { command: ConfigCommand::Reload(json) } => json.json,
+            Self::Routes(args) => match &args.command {
+                None => args.list.json.json,
+                Some(RoutesCommand::List(list)) => list.json.json,
+                Some(RoutesCommand::Enable(args)) => args.json.json,
+                Some(
+                    RoutesCommand::Pause(args)
+                    | RoutesCommand::Resume(args)
+                    | RoutesCommand::Flush(args)
+                    | RoutesCommand::DropBurst(args)
+                    | RoutesCommand::Remove(args),
+                ) => args.json.json,
+            },
+            Self::Health(args) => args.json.json,
+            Self::Run | Self::Demo(_) | Self::Schema(_) | Self::New { .. } | Self::Completions { .. } => false,
         }
     }
 }
@@ -179,7 +188,7 @@ pub(crate) struct SchemaArgs {
     /// Which schemas
     #[arg(value_enum)]
     pub(crate) of: Option<SchemaOf>,
-    /// Write the generated schema and references below `config/` instead
+    /// Write the generated schemas and references below `config/` and `docs/` instead
     #[arg(long, conflicts_with = "of")]
     pub(crate) write: bool,
     /// The repository for `--write`
@@ -250,20 +259,8 @@ pub(crate) struct ExplainArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadLettersCommand {
-    /// List them, newest first
-    List {
-        /// Of this route
-        #[arg(long)]
-        route: Option<RouteName>,
-        /// Of this reason: `undecodable`, `rejected`, `exhausted`, `too-old`, `crashed`, `loop`, `parked`
-        #[arg(long)]
-        reason: Option<String>,
-        /// At most so many
-        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-        limit: u32,
-        #[command(flatten)]
-        json: Json,
-    },
+    /// Show them by route and failure, those with the newest letter first; `--flat` lists each
+    List(LettersArgs),
     /// Show one with its history and the event
     Show {
         /// Its id, as `list` shows it
@@ -275,6 +272,27 @@ pub(crate) enum DeadLettersCommand {
     Redrive(RedriveArgs),
     /// Delete letters for good
     Discard(DiscardArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LettersArgs {
+    /// Of this route
+    #[arg(long)]
+    pub(crate) route: Option<RouteName>,
+    /// Of this reason: `undecodable`, `rejected`, `exhausted`, `too-old`, `crashed`, `loop`, `parked`, `dropped`
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    /// Whose last failure is of this class: `error`, `timeout`, `panic`, `unreachable`, `busy`, `rejected`, `crash`
+    #[arg(long)]
+    pub(crate) class: Option<String>,
+    /// Each letter on a line, newest first
+    #[arg(long)]
+    pub(crate) flat: bool,
+    /// At most so many letters, with `--flat` and in JSON
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) json: Json,
 }
 
 #[derive(Debug, Args)]
@@ -326,21 +344,72 @@ pub(crate) struct DiscardArgs {
     pub(crate) json: Json,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct RoutesArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<RoutesCommand>,
+    #[command(flatten)]
+    pub(crate) list: RoutesListArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RoutesListArgs {
+    /// How to show them
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = RoutesFormat::Table, conflicts_with = "json")]
+    pub(crate) format: RoutesFormat,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoutesFormat {
+    /// Columns for people
+    Table,
+    /// The entries of the ecosystem's `services/registry.yaml`, from the configuration alone
+    Registry,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum RoutesCommand {
-    /// Show all routes: state, queue, oldest waiting event, open bursts
-    List {
-        #[command(flatten)]
-        json: Json,
-    },
+    /// Show all routes: state, queue, what they did lately, whether the target answers, pending bursts
+    List(RoutesListArgs),
     /// Finish what runs and start nothing more, over restarts too; events go on collecting
     Pause(RouteArgs),
     /// End a pause, an operator's or that of a target that was down
     Resume(RouteArgs),
     /// Close all bursts that collect, now
     Flush(RouteArgs),
+    /// Give up on the bursts that fail and hold up their lanes; their events become dead letters
+    ///
+    /// Meant are bursts of which an attempt has failed, and on a route that handles nothing now (paused, or its target is down) those that
+    /// were begun. A handling under way goes on to its end, and is not repeated if it fails. Bursts that still collect are left alone.
+    DropBurst(RouteArgs),
+    /// Start a route that the configuration switches on, and say where it begins
+    ///
+    /// The configuration file decides whether a route is on: write `enabled = true` there first. This command then has the running router
+    /// load the configuration, as `config reload` does, and acts once: it changes no file and leaves no setting behind.
+    Enable(EnableArgs),
     /// Delete the queue of a route that is off or gone, with what waits in it
     Remove(RouteArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EnableArgs {
+    /// The route
+    pub(crate) route: RouteName,
+    /// With what waits in its queue, or with what comes from now on
+    #[arg(long, value_enum, value_name = "WHERE", default_value_t = BeginAt::Beginning)]
+    pub(crate) from: BeginAt,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BeginAt {
+    /// What waits is handled first, the oldest event before all others
+    Beginning,
+    /// What waits becomes dead letters
+    Now,
 }
 
 #[derive(Debug, Args)]
@@ -377,6 +446,8 @@ pub(crate) struct HealthArgs {
     /// The address to ask, such as `http://127.0.0.1:8682/healthz`; else the router on the configuration's store
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<HealthUrl>,
+    #[command(flatten)]
+    pub(crate) json: Json,
 }
 
 #[derive(Debug, Subcommand)]

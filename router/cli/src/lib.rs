@@ -102,7 +102,7 @@ fn dispatch(line: CommandLine, out: &mut Output) -> anyhow::Result<Ended> {
         Command::Publish(args) => commands::publish::run(&global, &args, out),
         Command::Events(args) => commands::events::run(&global, &args, out),
         Command::Explain(args) => commands::explain::run(&global, &args, out),
-        Command::Routes { command } => commands::routes::run(&global, command, out),
+        Command::Routes(args) => commands::routes::run(&global, args, out),
         Command::DeadLetters { command } => commands::dead_letters::run(&global, command, out),
         Command::Try(args) => commands::try_route::run(&global, &args, out),
         Command::Config { command: ConfigCommand::Show(json) } => commands::config::show(&global, json, out),

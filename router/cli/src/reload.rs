@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use router_api::{
-    Accepted, Admin, AdminError, ArchivedEvent, Clock as _, DeadLetterQuery, DeadLetterSelection, EventQuery, Publication, Published, RedriveRequest, Redriven, Reloaded,
-    RouteCommand, RouteCommanded, RouteName, RouterStatus, StoredDeadLetter,
+    Accepted, Admin, AdminError, ArchivedEvent, Clock as _, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, EnableRequest, Enabled, EventQuery,
+    Publication, Published, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus, StoredDeadLetter, TakenUp,
 };
 use router_core::{Router, config::Config};
 use tracing::{error, info, warn};
 
-use crate::{args::Global, setup, system::SystemClock};
+use crate::{args::Global, setup, system::SystemClock, systemd, terminal::counted};
 
 /// Loads and applies.
 pub(crate) struct Reloader {
@@ -19,12 +19,18 @@ pub(crate) struct Reloader {
     /// What the doors, the store and the log were opened with.
     started_with: Config,
     in_force: Mutex<String>,
+    /// What a service manager shows of the configuration in force.
+    status_line: Mutex<String>,
+    /// Held from the reading of a configuration until it is in force, or refused: of two reloads at once the one that read the older
+    /// text must not come last.
+    one_at_a_time: tokio::sync::Mutex<()>,
 }
 
 impl Reloader {
     pub(crate) fn new(router: Arc<Router>, global: Global, started_with: Config) -> Self {
         let in_force = Mutex::new(started_with.hash.clone());
-        Self { router, global, started_with, in_force }
+        let status_line = Mutex::new(status_line(&started_with));
+        Self { router, global, started_with, in_force, status_line, one_at_a_time: tokio::sync::Mutex::default() }
     }
 
     /// Loads the configuration anew and applies it, and writes into the log what came of it.
@@ -33,13 +39,37 @@ impl Reloader {
     ///
     /// All that is wrong with the configuration; the old one stays in force then.
     pub(crate) async fn reload(&self) -> Result<Reloaded, String> {
-        let result = self.load_and_apply().await;
+        self.load_anew(None).await.map(|(reloaded, _)| reloaded)
+    }
+
+    /// Loads the configuration anew and switches a route on that it has switched on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reloader::reload`], and where there is nothing to switch on.
+    pub(crate) async fn enable(&self, route: &RouteName, request: EnableRequest) -> Result<Enabled, String> {
+        let (reloaded, enabled) = self.load_anew(Some((route, request))).await?;
+        let enabled = enabled.ok_or_else(|| format!("route `{route}` was not switched on"))?;
+        Ok(Enabled { reloaded: Some(reloaded), ..enabled })
+    }
+
+    async fn load_anew(&self, switched_on: Option<(&RouteName, EnableRequest)>) -> Result<(Reloaded, Option<Enabled>), String> {
+        let turn = self.one_at_a_time.lock().await;
+        systemd::reloading().await;
+        let result = self.load_and_apply(switched_on).await;
+        let mut status = self.status_line.lock().map(|line| line.clone()).unwrap_or_default();
+        if result.is_err() {
+            status.push_str("; the last reload was refused");
+        }
+        systemd::ready(status).await;
+        drop(turn);
         match &result {
-            Ok(reloaded) => {
+            Ok((reloaded, _)) => {
                 let names = |names: &[RouteName]| names.iter().map(RouteName::as_str).collect::<Vec<_>>().join(", ");
                 let (started, restarted, stopped) = (names(&reloaded.started), names(&reloaded.restarted), names(&reloaded.stopped));
                 let hash = reloaded.config_hash.get(..12).unwrap_or(&reloaded.config_hash);
                 info!(hash, started, restarted, stopped, "the configuration was loaded anew");
+                log_taken_up(&reloaded.taken_up);
                 for (route, events) in &reloaded.waiting {
                     warn!(route = route.as_str(), events, "events wait in the queue of route `{route}`, which is off or gone");
                 }
@@ -55,7 +85,10 @@ impl Reloader {
         result
     }
 
-    async fn load_and_apply(&self) -> Result<Reloaded, String> {
+    async fn load_and_apply(
+        &self,
+        switched_on: Option<(&RouteName, EnableRequest)>,
+    ) -> Result<(Reloaded, Option<Enabled>), String> {
         let global = self.global.clone();
         // It reads files, and runs its own small runtime.
         let loaded = tokio::task::spawn_blocking(move || setup::load(&global)).await.map_err(|error| error.to_string())?;
@@ -66,20 +99,31 @@ impl Reloader {
         };
         let config = loaded.map_err(refused)?.config;
         let needs_restart = self.needs_restart(&config);
-        let hash = config.hash.clone();
-        let applied = self.router.apply(config).await.map_err(|error| error.to_string())?;
+        let (hash, status_line) = (config.hash.clone(), status_line(&config));
+        let (enabled, applied) = match switched_on {
+            None => (None, self.router.apply(config).await.map_err(|error| error.to_string())?),
+            Some((route, request)) => {
+                let (enabled, applied) = self.router.enable(config, route, request.from).await.map_err(|error| error.to_string())?;
+                (Some(enabled), applied)
+            }
+        };
         if let Ok(mut in_force) = self.in_force.lock() {
             in_force.clone_from(&hash);
         }
-        Ok(Reloaded {
+        if let Ok(mut line) = self.status_line.lock() {
+            *line = status_line;
+        }
+        let reloaded = Reloaded {
             config_hash: hash,
             at: SystemClock.now(),
             started: applied.started,
             restarted: applied.restarted,
             stopped: applied.stopped,
             waiting: applied.waiting,
+            taken_up: applied.taken_up,
             needs_restart,
-        })
+        };
+        Ok((reloaded, enabled))
     }
 
     fn needs_restart(&self, config: &Config) -> Vec<String> {
@@ -92,6 +136,20 @@ impl Reloader {
             ("log", config.log != old.log),
         ];
         changed.iter().filter(|(_, changed)| *changed).map(|(key, _)| (*key).to_owned()).collect()
+    }
+}
+
+/// What a service manager shows of a running router.
+pub(crate) fn status_line(config: &Config) -> String {
+    let on = config.routes.iter().filter(|route| route.enabled).count() as u64;
+    format!("{} on, configuration {}", counted(on, "route", "routes"), config.hash.get(..12).unwrap_or(&config.hash))
+}
+
+/// Says of routes that were switched on what waited for them.
+pub(crate) fn log_taken_up(taken_up: &[TakenUp]) {
+    for TakenUp { route, events, since } in taken_up {
+        let (waited, since_text) = (counted(*events, "event", "events"), since.map(|since| format!(" since {since}")).unwrap_or_default());
+        info!(route = route.as_str(), events, "route `{route}` is on, and takes up what waited for it: {waited}{since_text}");
     }
 }
 
@@ -131,6 +189,10 @@ impl Admin for ReloadingAdmin {
         self.admin.dead_letter(id).await
     }
 
+    async fn dead_letter_groups(&self, query: &DeadLetterQuery) -> Result<DeadLetterGroups, AdminError> {
+        self.admin.dead_letter_groups(query).await
+    }
+
     async fn redrive(&self, request: &RedriveRequest) -> Result<Redriven, AdminError> {
         self.admin.redrive(request).await
     }
@@ -141,6 +203,10 @@ impl Admin for ReloadingAdmin {
 
     async fn command(&self, route: &RouteName, command: RouteCommand) -> Result<RouteCommanded, AdminError> {
         self.admin.command(route, command).await
+    }
+
+    async fn enable(&self, route: &RouteName, request: EnableRequest) -> Result<Enabled, AdminError> {
+        self.reloader.enable(route, request).await.map_err(AdminError::Invalid)
     }
 
     async fn reload(&self) -> Result<Reloaded, AdminError> {

@@ -5,18 +5,21 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use router_api::{
-    Accepted, Admin, AdminError, ArchivedEvent, Clock, DeadLetterQuery, DeadLetterSelection, DecodeLimits, Envelope, EventQuery, Publication, Published, QueueStats,
-    RedriveRequest, Redriven, RouteCommand, RouteCommanded, RouteName, RouteStatus, RouterStatus, Store, StoredDeadLetter, Transport,
+    Accepted, Admin, AdminError, ArchivedEvent, Clock, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, DecodeLimits, EnableFrom, EnableRequest,
+    Enabled, Envelope, EventQuery, FrozenBurst, Publication, Published, QueueStats, RedriveRequest, Redriven, RouteCommand, RouteCommanded, RouteName,
+    RouteState, RouteStatus, RouterStatus, Store, StoredDeadLetter, Transport,
 };
 
 use crate::{
     config::{Config, RouteConfig},
-    memory::{Memory, set_paused},
+    memory::{Memory, set_paused, set_skips, stuck_bursts},
     observe::{Observers, RouterEvent},
-    parts::{Parts, RouteParts, Shown, Status},
+    parts::{Parts, Shown, Status},
+    recent::Recent,
     redact::Redactor,
     redrive::Redrive,
     route::{Order, Wish},
+    router::{switches_on, waiting_in},
 };
 
 /// The way in, the same for a running router and for a command that opened the store itself: redacts, checks the limits, stores.
@@ -72,7 +75,8 @@ pub struct StoreAdmin {
     pub config: Config,
 }
 
-fn route_status(config: &RouteConfig, status: Status, queues: &[QueueStats]) -> RouteStatus {
+/// `recent` of a route that runs.
+fn route_status(config: &RouteConfig, status: Status, queues: &[QueueStats], recent: Option<&Recent>) -> RouteStatus {
     RouteStatus {
         name: config.name.clone(),
         handler: config.handler.clone(),
@@ -81,7 +85,28 @@ fn route_status(config: &RouteConfig, status: Status, queues: &[QueueStats]) -> 
         note: status.note,
         queue: queues.iter().find(|queue| queue.route == config.name).cloned(),
         open_bursts: status.open_bursts,
+        failing_bursts: status.failing_bursts,
+        rates: recent.map(|recent| recent.of(&config.name)),
+        breaker: recent.map(|_| status.breaker),
     }
+}
+
+/// The bursts that are given up on, or why there is none.
+async fn bursts_to_drop(store: &dyn Store, config: &RouteConfig, handles: bool) -> Result<Vec<FrozenBurst>, AdminError> {
+    let name = &config.name;
+    if config.coalesce.is_none() {
+        return Err(AdminError::Invalid(format!("route `{name}` handles its events one by one (no `coalesce`), so it has no burst to drop")));
+    }
+    let bursts = stuck_bursts(store, name, handles).await?;
+    if bursts.is_empty() {
+        let why = if handles { "of which an attempt has failed; `routes flush` has those that collect handled now" } else { "that was begun" };
+        return Err(AdminError::Invalid(format!("route `{name}` has no burst {why}")));
+    }
+    Ok(bursts)
+}
+
+fn events_of(bursts: &[FrozenBurst]) -> u64 {
+    bursts.iter().map(|burst| burst.members.len() as u64).sum()
 }
 
 fn router_status(transport: &dyn Transport, started_at: Timestamp, config_hash: String, routes: Vec<RouteStatus>) -> RouterStatus {
@@ -100,7 +125,7 @@ impl Admin for RouterAdmin {
         let queues = transport.admin().queues().await?;
         let routes = now.routes.iter().map(|(config, parts)| {
             let status = parts.as_ref().map_or_else(|| Status::idle(config), |parts| parts.status());
-            route_status(config, status, &queues)
+            route_status(config, status, &queues, parts.as_ref().map(|_| &*self.parts.recent))
         });
         Ok(router_status(transport, self.shown.started_at, now.config_hash, routes.collect()))
     }
@@ -134,18 +159,16 @@ impl Admin for RouterAdmin {
         dead_letter(&*self.parts.transport, id).await
     }
 
+    async fn dead_letter_groups(&self, query: &DeadLetterQuery) -> Result<DeadLetterGroups, AdminError> {
+        self.redriving().groups(query).await
+    }
+
     async fn redrive(&self, request: &RedriveRequest) -> Result<Redriven, AdminError> {
-        let redriven = self.redriving().redrive(request).await?;
-        if !request.dry_run {
-            self.unpark().await?;
-        }
-        Ok(redriven)
+        self.redriving().redrive(request).await
     }
 
     async fn discard(&self, selection: &DeadLetterSelection) -> Result<u64, AdminError> {
-        let discarded = self.redriving().discard(selection).await?;
-        self.unpark().await?;
-        Ok(discarded)
+        self.redriving().discard(selection).await
     }
 
     async fn command(&self, route: &RouteName, command: RouteCommand) -> Result<RouteCommanded, AdminError> {
@@ -175,6 +198,15 @@ impl Admin for RouterAdmin {
             (RouteCommand::Flush, Some(parts)) => {
                 let _ = parts.wishes.try_send(Wish::Flush);
             }
+            (RouteCommand::DropBurst, Some(parts)) => {
+                let store = &*self.parts.store;
+                // A route that handles nothing now has none in its first attempt.
+                let handles = matches!(parts.status().state, RouteState::Running | RouteState::Draining);
+                let bursts = bursts_to_drop(store, &parts.config, handles).await?;
+                parts.memory.drop_bursts(store, route, &bursts).await?;
+                let _ = parts.wishes.try_send(Wish::Drop);
+                events = events_of(&bursts);
+            }
         }
         self.parts.observers.tell(RouterEvent::Commanded { route: route.clone(), command });
         Ok(RouteCommanded { route: route.clone(), command, events })
@@ -183,22 +215,16 @@ impl Admin for RouterAdmin {
 
 impl RouterAdmin {
     fn redriving(&self) -> Redrive<'_> {
+        let now = self.shown.now().clone();
         Redrive {
             transport: &*self.parts.transport,
             store: &*self.parts.store,
             clock: &self.parts.clock,
             observers: &self.parts.observers,
-            decode: self.shown.now().decode,
+            decode: now.decode,
+            routes: now.routes,
             running: true,
         }
-    }
-
-    async fn unpark(&self) -> Result<(), AdminError> {
-        let routes: Vec<Arc<RouteParts>> = self.shown.now().routes.iter().filter_map(|(_, parts)| parts.clone()).collect();
-        for parts in routes {
-            self.redriving().unpark(&parts.config.name, &parts.matcher, &parts.memory).await?;
-        }
-        Ok(())
     }
 }
 
@@ -206,7 +232,7 @@ impl RouterAdmin {
 impl Admin for StoreAdmin {
     async fn status(&self) -> Result<RouterStatus, AdminError> {
         let queues = self.transport.admin().queues().await?;
-        let routes = self.config.routes.iter().map(|config| route_status(config, Status::idle(config), &queues)).collect();
+        let routes = self.config.routes.iter().map(|config| route_status(config, Status::idle(config), &queues, None)).collect();
         Ok(router_status(&*self.transport, self.opened_at, self.config.hash.clone(), routes))
     }
 
@@ -234,18 +260,16 @@ impl Admin for StoreAdmin {
         dead_letter(&*self.transport, id).await
     }
 
+    async fn dead_letter_groups(&self, query: &DeadLetterQuery) -> Result<DeadLetterGroups, AdminError> {
+        self.redriving().groups(query).await
+    }
+
     async fn redrive(&self, request: &RedriveRequest) -> Result<Redriven, AdminError> {
-        let redriven = self.redriving().redrive(request).await?;
-        if !request.dry_run {
-            self.unpark().await?;
-        }
-        Ok(redriven)
+        self.redriving().redrive(request).await
     }
 
     async fn discard(&self, selection: &DeadLetterSelection) -> Result<u64, AdminError> {
-        let discarded = self.redriving().discard(selection).await?;
-        self.unpark().await?;
-        Ok(discarded)
+        self.redriving().discard(selection).await
     }
 
     async fn command(&self, route: &RouteName, command: RouteCommand) -> Result<RouteCommanded, AdminError> {
@@ -258,6 +282,12 @@ impl Admin for StoreAdmin {
         match command {
             RouteCommand::Pause => set_paused(&*self.store, route, Some(self.clock.now())).await?,
             RouteCommand::Resume => set_paused(&*self.store, route, None).await?,
+            RouteCommand::DropBurst => {
+                let Some(config) = config else { return Err(AdminError::Invalid(format!("route `{route}` is gone from the configuration"))) };
+                let bursts = bursts_to_drop(&*self.store, config, false).await?;
+                Memory::default().drop_bursts(&*self.store, route, &bursts).await?;
+                events = events_of(&bursts);
+            }
             RouteCommand::Flush => return Err(AdminError::Invalid("no burst is open while no router runs".to_owned())),
             RouteCommand::Remove if config.is_some_and(|config| config.enabled) => {
                 return Err(AdminError::Invalid(format!("route `{route}` is on: switch it off (`enabled = false`) before its queue is removed")));
@@ -266,6 +296,13 @@ impl Admin for StoreAdmin {
         }
         self.observers.tell(RouterEvent::Commanded { route: route.clone(), command });
         Ok(RouteCommanded { route: route.clone(), command, events })
+    }
+
+    async fn enable(&self, route: &RouteName, request: EnableRequest) -> Result<Enabled, AdminError> {
+        switches_on(&self.config, route).map_err(|error| AdminError::Invalid(error.to_string()))?;
+        let (waiting, since) = waiting_in(&self.transport.admin().queues().await?, route);
+        set_skips(&*self.store, route, (request.from == EnableFrom::Now).then(|| self.clock.now())).await?;
+        Ok(Enabled { route: route.clone(), from: request.from, waiting, since, reloaded: None })
     }
 }
 
@@ -277,16 +314,8 @@ impl StoreAdmin {
             clock: &self.clock,
             observers: &self.observers,
             decode: self.config.limits.decode,
+            routes: self.config.routes.iter().map(|route| (route.clone(), None)).collect(),
             running: false,
         }
-    }
-
-    async fn unpark(&self) -> Result<(), AdminError> {
-        for route in &self.config.routes {
-            let memory = Memory::default();
-            memory.load(&*self.store, &route.name).await?;
-            self.redriving().unpark(&route.name, &crate::matcher::RouteMatcher::of(route), &memory).await?;
-        }
-        Ok(())
     }
 }

@@ -239,6 +239,18 @@ impl<I> Lanes<I> {
         true
     }
 
+    /// Lets bursts that wait for their next attempt run now, if `wanted` says so of their id.
+    pub fn hurry(&mut self, wanted: impl Fn(&str) -> bool) {
+        for key in self.waiting.iter().cloned().collect::<Vec<_>>() {
+            if let Some(front) = self.lanes.get_mut(&key).and_then(|lane| lane.batches.front_mut())
+                && front.frozen.as_deref().is_some_and(&wanted)
+            {
+                front.state = State::Ready;
+                self.schedule(&key);
+            }
+        }
+    }
+
     /// Deliveries in lanes whose head waits for its next attempt, and such a lane.
     #[must_use]
     pub fn held(&self) -> (usize, Option<&LaneKey>) {
@@ -263,6 +275,13 @@ impl<I> Lanes<I> {
     #[must_use]
     pub fn open_bursts(&self) -> usize {
         self.open_bursts
+    }
+
+    /// Bursts that have failed and wait for their next attempt.
+    #[must_use]
+    pub fn failing_bursts(&self) -> usize {
+        let front = |key: &LaneKey| self.lanes.get(key).and_then(|lane| lane.batches.front());
+        self.waiting.iter().filter(|key| front(key).is_some_and(|front| front.frozen.is_some() && front.failed > 0)).count()
     }
 
     /// Forgets everything that does not run: the session is over, and the deliveries come back. Lanes with a running batch stay
@@ -493,6 +512,25 @@ mod tests {
         assert!(lanes.close_oldest_open());
         assert_eq!(run(&mut lanes), Some(vec![1]));
         assert_eq!(lanes.open_bursts(), 1);
+    }
+
+    #[test]
+    fn a_failed_burst_that_is_hurried_runs_at_once_and_the_others_wait_on() {
+        let mut lanes = bursting();
+        for (lane, item) in [("a", 1), ("b", 2)] {
+            push(&mut lanes, lane, item, 0);
+        }
+        lanes.advance(ms(100));
+        while let Some((key, mut batch)) = lanes.take_ready() {
+            batch.frozen = Some(format!("burst-of-{key}"));
+            batch.failed = 1;
+            lanes.hold(&key, batch, ms(9_000));
+        }
+        assert_eq!(lanes.failing_bursts(), 2);
+        lanes.hurry(|burst| burst == "burst-of-b");
+        assert_eq!((run(&mut lanes), run(&mut lanes), lanes.failing_bursts()), (Some(vec![2]), None, 1));
+        lanes.advance(ms(9_000));
+        assert_eq!(run(&mut lanes), Some(vec![1]));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What a route remembers from before: failed attempts of what waits in hand, suspects of a crash, parked lanes. Read from the
-//! store when the route starts, kept up to date by the worker.
+//! What a route remembers from before: failed attempts of what waits in hand, suspects of a crash, parked lanes, bursts that an operator
+//! dropped, the time before which it takes nothing. Read from the store when the route starts, kept up to date by the worker.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use router_api::{NotedAttempts, RouteName, Store, StoreError};
+use router_api::{FrozenBurst, NotedAttempts, RouteName, Store, StoreError};
 use serde_json::json;
 
 /// See the module.
@@ -21,6 +21,9 @@ struct Known {
     noted: HashMap<String, NotedAttempts>,
     suspects: HashMap<String, u32>,
     parked: BTreeSet<String>,
+    /// Ids of bursts.
+    dropped: BTreeSet<String>,
+    skips_before: Option<Timestamp>,
 }
 
 /// The route's own state under this key holds the names of its parked lanes. A plugin cannot reach it: its keys do not begin
@@ -29,6 +32,12 @@ const PARKED: &str = ".parked";
 
 /// The route's own state under this key is there while an operator has paused it.
 const PAUSED: &str = ".paused";
+
+/// The route's own state under this key holds the ids of the bursts that an operator dropped and that are not buried yet.
+const DROPPED: &str = ".dropped";
+
+/// The route's own state under this key is there while events may wait that the route was told to skip when it was switched on.
+const SKIPS: &str = ".skips";
 
 /// Has an operator paused this route?
 pub(crate) async fn is_paused(store: &dyn Store, route: &RouteName) -> Result<bool, StoreError> {
@@ -40,17 +49,47 @@ pub(crate) async fn set_paused(store: &dyn Store, route: &RouteName, since: Opti
     store.set_state(route, PAUSED, since.map(|since| json!({ "since": since }))).await
 }
 
+/// From now on the route gives up on what was stored before `before` instead of handling it; `None` ends that.
+pub(crate) async fn set_skips(store: &dyn Store, route: &RouteName, before: Option<Timestamp>) -> Result<(), StoreError> {
+    store.set_state(route, SKIPS, before.map(|before| json!({ "before": before }))).await
+}
+
+/// Bursts that were begun and have come to no end. While the route `handles`, only those of which an attempt has failed: another one may
+/// be in its first.
+pub(crate) async fn stuck_bursts(store: &dyn Store, route: &RouteName, handles: bool) -> Result<Vec<FrozenBurst>, StoreError> {
+    let mut bursts = store.frozen(route).await?;
+    if handles {
+        let mut failed: BTreeSet<String> = store.noted_attempts(route).await?.into_iter().map(|noted| noted.identity).collect();
+        failed.extend(store.suspects(route).await?.into_iter().map(|suspect| suspect.identity));
+        bursts.retain(|burst| failed.contains(&burst_identity(&burst.id)));
+    }
+    Ok(bursts)
+}
+
+/// The name under which attempts, crashes and notes of a burst are kept.
+pub(crate) fn burst_identity(burst: &str) -> String {
+    format!("burst:{burst}")
+}
+
+fn names(list: Option<&serde_json::Value>) -> BTreeSet<String> {
+    let names = list.and_then(|value| value.as_array()).into_iter().flatten();
+    names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
 impl Memory {
     /// Reads what the store knows of a route.
     pub(crate) async fn load(&self, store: &dyn Store, route: &RouteName) -> Result<(), StoreError> {
         let noted = store.noted_attempts(route).await?;
         let suspects = store.suspects(route).await?;
         let parked = store.state(route, PARKED).await?;
+        let dropped = store.state(route, DROPPED).await?;
+        let skips = store.state(route, SKIPS).await?;
         let mut known = self.known();
         known.noted = noted.into_iter().map(|noted| (noted.identity.clone(), noted)).collect();
         known.suspects = suspects.into_iter().map(|suspect| (suspect.identity, suspect.crashes)).collect();
-        let names = parked.as_ref().and_then(|value| value.as_array()).into_iter().flatten();
-        known.parked = names.filter_map(|name| name.as_str().map(str::to_owned)).collect();
+        known.parked = names(parked.as_ref());
+        known.dropped = names(dropped.as_ref());
+        known.skips_before = skips.and_then(|skips| skips["before"].as_str()?.parse().ok());
         Ok(())
     }
 
@@ -62,18 +101,8 @@ impl Memory {
         self.known().noted.insert(noted.identity.clone(), noted);
     }
 
-    /// True if there was a note.
-    pub(crate) fn forget_noted(&self, identity: &str) -> bool {
-        self.known().noted.remove(identity).is_some()
-    }
-
     pub(crate) fn crashes(&self, identity: &str) -> u32 {
         self.known().suspects.get(identity).copied().unwrap_or(0)
-    }
-
-    /// True if it was a suspect.
-    pub(crate) fn forget_suspect(&self, identity: &str) -> bool {
-        self.known().suspects.remove(identity).is_some()
     }
 
     pub(crate) fn is_parked(&self, lane: &str) -> bool {
@@ -101,6 +130,64 @@ impl Memory {
             store.set_state(route, PARKED, Some(json!(parked))).await?;
             self.known().parked = parked;
         }
+        Ok(())
+    }
+
+    /// Has an operator dropped this burst?
+    pub(crate) fn is_dropped(&self, burst: &str) -> bool {
+        self.known().dropped.contains(burst)
+    }
+
+    /// Drops bursts, on disk when it returns.
+    pub(crate) async fn drop_bursts(&self, store: &dyn Store, route: &RouteName, bursts: &[FrozenBurst]) -> Result<(), StoreError> {
+        let mut dropped = names(store.state(route, DROPPED).await?.as_ref());
+        // Those that were buried meanwhile are not frozen any more.
+        let frozen: BTreeSet<String> = store.frozen(route).await?.into_iter().map(|burst| burst.id).collect();
+        dropped.retain(|burst| frozen.contains(burst));
+        dropped.extend(bursts.iter().map(|burst| burst.id.clone()));
+        store.set_state(route, DROPPED, Some(json!(dropped))).await?;
+        self.known().dropped = dropped;
+        Ok(())
+    }
+
+    /// A delivery or a burst has come to its end: nothing of what was noted of it is kept.
+    pub(crate) async fn forget(&self, store: &dyn Store, route: &RouteName, identity: &str) -> Result<(), StoreError> {
+        let (noted, suspect) = {
+            let mut known = self.known();
+            (known.noted.remove(identity).is_some(), known.suspects.remove(identity).is_some())
+        };
+        if noted {
+            store.forget_attempts(route, &[identity.to_owned()]).await?;
+        }
+        if suspect {
+            store.clear_suspect(route, identity).await?;
+        }
+        Ok(())
+    }
+
+    /// A frozen burst has come to its end, or its members have.
+    pub(crate) async fn forget_burst(&self, store: &dyn Store, route: &RouteName, burst: &str) -> Result<(), StoreError> {
+        store.thaw(route, burst).await?;
+        self.forget(store, route, &burst_identity(burst)).await?;
+        let left = {
+            let mut known = self.known();
+            known.dropped.remove(burst).then(|| known.dropped.clone())
+        };
+        if let Some(left) = left {
+            store.set_state(route, DROPPED, (!left.is_empty()).then(|| json!(left))).await?;
+        }
+        Ok(())
+    }
+
+    /// The route takes nothing that was stored before this.
+    pub(crate) fn skips_before(&self) -> Option<Timestamp> {
+        self.known().skips_before
+    }
+
+    /// Nothing that was to be skipped is left.
+    pub(crate) async fn end_skips(&self, store: &dyn Store, route: &RouteName) -> Result<(), StoreError> {
+        set_skips(store, route, None).await?;
+        self.known().skips_before = None;
         Ok(())
     }
 

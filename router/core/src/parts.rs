@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use jiff::Timestamp;
-use router_api::{Chance, Clock, DecodeLimits, EffectPort, Handler, RouteState, Store, Transport};
+use router_api::{BreakerState, Chance, Clock, DecodeLimits, EffectPort, Handler, RouteState, Store, Transport};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     matcher::RouteMatcher,
     memory::Memory,
     observe::Observers,
+    recent::Recent,
     redact::Redactor,
     route::{Order, Wish},
     solitude::Solitude,
@@ -24,6 +25,8 @@ pub(crate) struct Parts {
     pub clock: Arc<dyn Clock>,
     pub chance: Arc<dyn Chance>,
     pub observers: Observers,
+    /// Stands among the observers.
+    pub recent: Arc<Recent>,
     pub handlers: tokio::runtime::Handle,
     pub host: String,
     /// Of the configuration in force; none before the first one.
@@ -59,6 +62,8 @@ pub(crate) struct Status {
     pub state: RouteState,
     pub note: Option<String>,
     pub open_bursts: u32,
+    pub failing_bursts: u32,
+    pub breaker: BreakerState,
 }
 
 impl RouteParts {
@@ -76,12 +81,27 @@ impl RouteParts {
         status.state = state;
         status.note = note;
     }
+
+    pub(crate) fn show_breaker(&self, breaker: BreakerState) {
+        self.status.lock().expect("no code panics while it holds the status").breaker = breaker;
+    }
+
+    pub(crate) fn show_bursts(&self, open: usize, failing: usize) {
+        let mut status = self.status.lock().expect("no code panics while it holds the status");
+        status.open_bursts = u32::try_from(open).unwrap_or(u32::MAX);
+        status.failing_bursts = u32::try_from(failing).unwrap_or(u32::MAX);
+    }
 }
 
 impl Status {
     /// Of a route that does not run.
     pub(crate) fn idle(route: &RouteConfig) -> Self {
-        Self { state: if route.enabled { RouteState::Stopped } else { RouteState::Disabled }, note: None, open_bursts: 0 }
+        Self::begun(if route.enabled { RouteState::Stopped } else { RouteState::Disabled })
+    }
+
+    /// Of a route that has done nothing yet.
+    pub(crate) fn begun(state: RouteState) -> Self {
+        Self { state, note: None, open_bursts: 0, failing_bursts: 0, breaker: BreakerState::Closed }
     }
 }
 

@@ -3,11 +3,19 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use router_api::{
-    AdminError, AttemptRecord, Clock, DeadLetterQuery, DeadLetterSelection, DecodeLimits, DeliveryState, Envelope, Matcher, RedriveRequest, Redriven,
+    AdminError, Clock, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, DecodeLimits, DeliveryState, Envelope, Matcher, RedriveRequest, Redriven,
     RouteName, Store, StoredDeadLetter, Transport,
 };
 
-use crate::{filter::EventFilter, matcher::RouteMatcher, memory::Memory, observe::Observers, observe::RouterEvent};
+use crate::{
+    config::RouteConfig,
+    dead_letter_groups,
+    filter::EventFilter,
+    matcher::RouteMatcher,
+    memory::Memory,
+    observe::{Observers, RouterEvent},
+    parts::RouteParts,
+};
 
 /// Letters that one request looks through at most.
 const LETTERS_MAX: u32 = 100_000;
@@ -20,13 +28,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A canary that has no fate by then stops the redrive.
 const CANARY_PATIENCE: Duration = Duration::from_secs(600);
 
-/// What a redrive needs of a router.
+/// What a redrive needs of a router, or of a store that a command has opened itself.
 pub(crate) struct Redrive<'a> {
     pub transport: &'a dyn Transport,
     pub store: &'a dyn Store,
     pub clock: &'a Arc<dyn Clock>,
     pub observers: &'a Observers,
     pub decode: DecodeLimits,
+    /// Every route of the configuration, with its parts where it runs.
+    pub routes: Vec<(RouteConfig, Option<Arc<RouteParts>>)>,
     /// Are the routes running, so that a canary can have a fate?
     pub running: bool,
 }
@@ -37,7 +47,7 @@ impl Redrive<'_> {
     /// # Errors
     ///
     /// When the selection is wrong, or the transport cannot list its letters.
-    pub(crate) async fn select(&self, selection: &DeadLetterSelection) -> Result<Vec<StoredDeadLetter>, AdminError> {
+    async fn select(&self, selection: &DeadLetterSelection) -> Result<Vec<StoredDeadLetter>, AdminError> {
         let filter = match &selection.when {
             Some(tree) => Some(EventFilter::compile(tree).map_err(|problems| {
                 let problems: Vec<String> = problems.iter().map(|problem| format!("`{}`: {}", problem.path.join("."), problem.message)).collect();
@@ -45,20 +55,20 @@ impl Redrive<'_> {
             })?),
             None => None,
         };
-        let query = DeadLetterQuery { route: selection.route.clone(), reason: selection.reason.clone(), limit: Some(LETTERS_MAX) };
+        let DeadLetterSelection { route, reason, class, .. } = selection.clone();
+        let query = DeadLetterQuery { route, reason, class, limit: Some(LETTERS_MAX) };
         let mut letters = self.transport.admin().dead_letters(&query).await?;
         if letters.len() >= LETTERS_MAX as usize {
             // The list begins with the newest: what it leaves out is older, and would be overtaken in its lane.
-            return Err(AdminError::Invalid(format!("{LETTERS_MAX} dead letters or more: narrow the choice by route or reason")));
+            return Err(AdminError::Invalid(format!("{LETTERS_MAX} dead letters or more: narrow the choice by route, reason or class")));
         }
         let wanted: BTreeSet<&str> = selection.ids.iter().map(String::as_str).collect();
         if let Some(missing) = wanted.iter().find(|id| !letters.iter().any(|letter| letter.id == **id)) {
             return Err(AdminError::NotFound(format!("there is no dead letter `{missing}`")));
         }
         letters.retain(|letter| {
-            let last = letter.letter.history.last().map(|record: &AttemptRecord| record.class.name());
             (wanted.is_empty() || wanted.contains(letter.id.as_str()))
-                && selection.class.as_ref().is_none_or(|class| last == Some(class.as_str()))
+                && selection.class.as_deref().is_none_or(|class| letter.letter.last_class().is_some_and(|last| last.name() == class))
                 && filter.as_ref().is_none_or(|filter| self.decoded(letter).is_some_and(|event| filter.matches(&event)))
         });
         letters.sort_by_key(|letter| (letter.seq, letter.stored_at, letter.id.parse::<u64>().unwrap_or(u64::MAX)));
@@ -68,16 +78,34 @@ impl Redrive<'_> {
         Ok(letters)
     }
 
+    /// Letters by route and failure; of more than one request looks through, the newest.
+    ///
+    /// # Errors
+    ///
+    /// When the transport cannot list its letters.
+    pub(crate) async fn groups(&self, query: &DeadLetterQuery) -> Result<DeadLetterGroups, AdminError> {
+        let query = DeadLetterQuery { limit: Some(LETTERS_MAX), ..query.clone() };
+        Ok(dead_letter_groups::group(&self.transport.admin().dead_letters(&query).await?))
+    }
+
     fn decoded(&self, letter: &StoredDeadLetter) -> Option<Envelope> {
         Envelope::decode(letter.key.clone(), letter.body.clone(), self.decode).ok()
     }
 
-    /// Puts the letters back.
+    /// Puts letters back, and lets parked lanes go on of which none is left.
     ///
     /// # Errors
     ///
-    /// As [`Redrive::select`]; and when a canary is asked for while nothing runs.
+    /// When the selection is wrong, the transport cannot list or move its letters, or a canary is asked for while nothing runs.
     pub(crate) async fn redrive(&self, request: &RedriveRequest) -> Result<Redriven, AdminError> {
+        let redriven = self.put_all_back(request).await?;
+        if !request.dry_run {
+            self.unpark().await?;
+        }
+        Ok(redriven)
+    }
+
+    async fn put_all_back(&self, request: &RedriveRequest) -> Result<Redriven, AdminError> {
         if request.canary > 0 && !self.running && !request.dry_run {
             return Err(AdminError::Invalid("a canary needs a running router, since somebody must handle it".to_owned()));
         }
@@ -139,11 +167,11 @@ impl Redrive<'_> {
         }
     }
 
-    /// Deletes letters for good.
+    /// Deletes letters for good, and lets parked lanes go on of which none is left.
     ///
     /// # Errors
     ///
-    /// As [`Redrive::select`].
+    /// As [`Redrive::redrive`].
     pub(crate) async fn discard(&self, selection: &DeadLetterSelection) -> Result<u64, AdminError> {
         let letters = self.select(selection).await?;
         let ids: Vec<String> = letters.iter().map(|letter| letter.id.clone()).collect();
@@ -152,19 +180,31 @@ impl Redrive<'_> {
             let ids: Vec<String> = letters.iter().filter(|letter| letter.letter.route == route).map(|letter| letter.id.clone()).collect();
             self.observers.tell(RouterEvent::Discarded { route, ids });
         }
+        self.unpark().await?;
         Ok(count)
     }
 
-    /// Lets parked lanes go on of which no dead letter is left.
-    ///
-    /// # Errors
-    ///
-    /// When the letters cannot be listed or the lanes not be stored.
-    pub(crate) async fn unpark(&self, route: &RouteName, matcher: &RouteMatcher, memory: &Memory) -> Result<(), AdminError> {
+    async fn unpark(&self) -> Result<(), AdminError> {
+        for (config, parts) in &self.routes {
+            let matcher = RouteMatcher::of(config);
+            match parts {
+                Some(parts) if parts.memory.has_parked() => self.unpark_lanes(&config.name, &matcher, &parts.memory).await?,
+                // Off, or not begun: what is parked stands in the store only.
+                _ => {
+                    let memory = Memory::default();
+                    memory.load(self.store, &config.name).await?;
+                    self.unpark_lanes(&config.name, &matcher, &memory).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn unpark_lanes(&self, route: &RouteName, matcher: &RouteMatcher, memory: &Memory) -> Result<(), AdminError> {
         if !memory.has_parked() {
             return Ok(());
         }
-        let query = DeadLetterQuery { route: Some(route.clone()), reason: None, limit: Some(LETTERS_MAX) };
+        let query = DeadLetterQuery { route: Some(route.clone()), limit: Some(LETTERS_MAX), ..DeadLetterQuery::default() };
         let letters = self.transport.admin().dead_letters(&query).await?;
         if letters.len() >= LETTERS_MAX as usize {
             // Not all of them are known, so no lane can be said to have none left.

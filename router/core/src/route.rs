@@ -6,7 +6,7 @@
 use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use router_api::{BoxFuture, Canceller, Consumer, Delivery, RouteState, TransportError};
+use router_api::{BoxFuture, BreakerState, Canceller, Consumer, Delivery, RouteState, TransportError};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -40,6 +40,8 @@ pub(crate) enum Wish {
     Flush,
     /// Do not wait any longer for a target that was down.
     Probe,
+    /// Bury the bursts that were dropped: see [`crate::memory::Memory::is_dropped`].
+    Drop,
 }
 
 /// A consumer that was lost, or could not be had, is taken up again within this bound at first, doubling, with full jitter.
@@ -69,6 +71,7 @@ pub(crate) async fn run(route: Arc<RouteParts>, mut wishes: mpsc::Receiver<Wish>
     let mut cancelled = 0;
     let mut delay = RECONNECT_FIRST;
     loop {
+        route.show_breaker(BreakerState::Closed);
         let route_loop = RouteLoop {
             wishes: &mut wishes,
             breaker: Breaker::new(route.config.breaker.clone()),
@@ -164,12 +167,16 @@ impl RouteLoop<'_> {
                 Err(error) => SessionEnd::Lost { error },
             };
             self.lanes.forget_pending();
+            self.show_bursts();
             match end {
                 SessionEnd::Stopped | SessionEnd::Renewed => {}
                 SessionEnd::Paused { delay, error } => {
                     // A target that asks for no pause at all gets a short one: it is down, and must not be probed in a hot loop.
                     let delay = self.breaker.open(delay).max(PAUSE_MIN.min(self.route.config.breaker.first_delay));
                     self.route.show(RouteState::Paused, Some(error.clone()));
+                    let wait = jiff::SignedDuration::try_from(delay).unwrap_or(jiff::SignedDuration::MAX);
+                    let until = clock.now().checked_add(wait).unwrap_or(jiff::Timestamp::MAX);
+                    self.route.show_breaker(BreakerState::Open { until });
                     self.tell(RouterEvent::RoutePaused { route: self.route.config.name.clone(), delay, error });
                     self.wait(delay).await;
                 }
@@ -197,6 +204,13 @@ impl RouteLoop<'_> {
         let open = async {
             let name = &route.config.name;
             route.memory.load(&*route.parts.store, name).await.map_err(|error| error.to_string())?;
+            if let Some(before) = route.memory.skips_before() {
+                let queues = route.parts.transport.admin().queues().await.map_err(|error| error.to_string())?;
+                let oldest = queues.into_iter().find(|queue| queue.route == *name).and_then(|queue| queue.oldest);
+                if oldest.is_none_or(|oldest| oldest >= before) {
+                    route.memory.end_skips(&*route.parts.store, name).await.map_err(|error| error.to_string())?;
+                }
+            }
             let frozen = route.parts.store.frozen(name).await.map_err(|error| error.to_string())?;
             let consumer = route.parts.transport.consume(name, route.config.prefetch).await.map_err(|error| error.to_string())?;
             Ok::<_, String>((frozen, consumer))
@@ -221,6 +235,7 @@ impl RouteLoop<'_> {
         let worker =
             Arc::new(Worker { route: Arc::clone(&route), consumer: Arc::clone(&consumer), cancellation: self.force.listener(), leaving: false.into() });
         route.show(RouteState::Running, None);
+        route.show_breaker(if self.breaker.is_probing() { BreakerState::Probing } else { BreakerState::Closed });
         self.tell(RouterEvent::RouteStarted { route: route.config.name.clone() });
 
         let mut session = Session {
@@ -272,11 +287,11 @@ impl RouteLoop<'_> {
                 () = leave_ordered(&mut orders), if !self.must_leave() => {}
                 // Out of a pause, the order to end.
                 () = drain_ordered(&mut drains), if session.drain_by.is_none() => {}
-                Some(wish) = self.wishes.recv() => {
-                    if wish == Wish::Flush {
-                        while self.lanes.close_oldest_open() {}
-                    }
-                }
+                Some(wish) = self.wishes.recv() => match wish {
+                    Wish::Flush => while self.lanes.close_oldest_open() {},
+                    Wish::Drop => self.lanes.hurry(|burst| route.memory.is_dropped(burst)),
+                    Wish::Probe => {}
+                },
                 Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
                     self.take_back(ended.ok(), &worker, &mut session);
                 }
@@ -466,6 +481,7 @@ impl RouteLoop<'_> {
         };
         if answered && self.breaker.close() {
             self.route.show(RouteState::Running, None);
+            self.route.show_breaker(BreakerState::Closed);
             self.tell(RouterEvent::RouteResumed { route: self.route.config.name.clone() });
         }
     }
@@ -474,7 +490,7 @@ impl RouteLoop<'_> {
     async fn give_up_frozen(&mut self, now: Option<Duration>) {
         let Some(now) = now else { return };
         for burst in self.lanes.advance(now) {
-            if let Err(error) = self.route.parts.store.thaw(&self.route.config.name, &burst).await {
+            if let Err(error) = self.route.memory.forget_burst(&*self.route.parts.store, &self.route.config.name, &burst).await {
                 self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
             }
         }
@@ -487,8 +503,7 @@ impl RouteLoop<'_> {
 
     fn show_bursts(&self) {
         if self.route.config.coalesce.is_some() {
-            let open = u32::try_from(self.lanes.open_bursts()).unwrap_or(u32::MAX);
-            self.route.status.lock().expect("no code panics while it holds the status").open_bursts = open;
+            self.route.show_bursts(self.lanes.open_bursts(), self.lanes.failing_bursts());
         }
     }
 
@@ -501,7 +516,7 @@ impl RouteLoop<'_> {
                 () = &mut wake => return,
                 () = leave_ordered(&mut orders) => return,
                 Some(wish) = self.wishes.recv() => {
-                    if wish == Wish::Probe {
+                    if matches!(wish, Wish::Probe | Wish::Drop) {
                         return;
                     }
                 }

@@ -2,13 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    future::Future,
+    future::{Future, poll_fn},
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, RwLock},
+    task::Poll,
 };
 
 use router_api::{
-    Admin, BuildContext, BuildError, Canceller, Chance, Clock, EffectPort, Handler, Registry, RouteMode, RouteName, RouteState, RoutingKey, Store,
-    Subscription, Transport, TransportError,
+    Admin, BuildContext, BuildError, Canceller, Chance, Clock, EffectPort, EnableFrom, Enabled, Handler, QueueStats, Registry, RouteMode, RouteName,
+    RouteState, RoutingKey, Store, StoreError, Subscription, TakenUp, Transport, TransportError,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -20,9 +22,10 @@ use crate::{
     alerts::DeadLetterAlerts,
     config::{Config, RouteConfig},
     matcher,
-    memory::{Memory, is_paused},
+    memory::{Memory, is_paused, set_skips},
     observe::{Observer, Observers, RouterEvent},
     parts::{Now, Parts, RouteParts, Shown, Status},
+    recent::Recent,
     redact::Redactor,
     route::{self, Order, Wish},
     solitude::Solitude,
@@ -53,6 +56,8 @@ pub struct Applied {
     pub stopped: Vec<RouteName>,
     /// Events that wait in queues of stopped or disabled routes.
     pub waiting: Vec<(RouteName, u64)>,
+    /// Events that waited for the started routes.
+    pub taken_up: Vec<TakenUp>,
 }
 
 /// Why a configuration was not applied. Nothing has changed.
@@ -89,6 +94,12 @@ pub enum ApplyError {
     /// The router is stopping.
     #[error("the router is stopping")]
     Stopping,
+    /// [`Router::enable`] cannot do that.
+    #[error("{0}")]
+    Enable(String),
+    /// [`Router::enable`] cannot remember what the route is to skip.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// How a stop went.
@@ -182,6 +193,39 @@ impl Router {
         self.parts.observers.tell(RouterEvent::ConfigRefused { error: error.to_string() });
     }
 
+    /// Applies a configuration that switches `route` on, and says where the route begins: with what waits in its queue, or with what
+    /// comes from now on. What it skips becomes dead letters. A route that is on already, or is off in `config`, changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Router::apply`], and where there is nothing to switch on.
+    pub async fn enable(&self, config: Config, route: &RouteName, from: EnableFrom) -> Result<(Enabled, Applied), ApplyError> {
+        switches_on(&config, route)?;
+        if self.state.lock().await.running.contains_key(route) {
+            let how = "it goes on with what waits; `routes pause` holds it";
+            return Err(ApplyError::Enable(format!("route `{route}` is on already, so there is nothing to switch on: {how}")));
+        }
+        let (waiting, since) = waiting_in(&self.queues().await, route);
+        let store = &*self.parts.store;
+        set_skips(store, route, (from == EnableFrom::Now).then(|| self.parts.clock.now())).await?;
+        match self.apply(config).await {
+            Ok(applied) => Ok((Enabled { route: route.clone(), from, waiting, since, reloaded: None }, applied)),
+            Err(error) => {
+                // It was asked for once, and did not come to pass.
+                set_skips(store, route, None).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// State of every queue; none where the transport cannot tell, which is told.
+    async fn queues(&self) -> Vec<QueueStats> {
+        self.parts.transport.admin().queues().await.unwrap_or_else(|error| {
+            self.parts.observers.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+            Vec::new()
+        })
+    }
+
     async fn switch_to(&self, config: Config) -> Result<Applied, ApplyError> {
         let mut state = self.state.lock().await;
         if state.stopping {
@@ -217,37 +261,41 @@ impl Router {
         }
 
         let mut applied = Applied::default();
+        // Asked before anything starts to take events out.
+        let before = self.queues().await;
         let gone: Vec<RouteName> =
             state.running.keys().filter(|name| !config.routes.iter().any(|route| route.enabled && route.name == **name)).cloned().collect();
         let (restart, start): (Vec<_>, Vec<_>) = built.into_iter().partition(|built: &Built| state.running.contains_key(&built.parts.config.name));
         for built in start {
-            applied.started.push(built.parts.config.name.clone());
+            let name = built.parts.config.name.clone();
+            let (events, since) = waiting_in(&before, &name);
+            if events > 0 {
+                applied.taken_up.push(TakenUp { route: name.clone(), events, since });
+            }
+            applied.started.push(name);
             self.start(&mut state, built).await;
         }
-        // All drains side by side: the slowest one is the whole wait.
+        // All drains side by side, and who has drained goes on: a slow route delays no quick one.
         for name in gone.iter().chain(restart.iter().map(|built| &built.parts.config.name)) {
             if let Some(running) = state.running.get(name) {
                 running.parts.orders.send_replace(Order::Drain);
             }
         }
-        for name in gone {
-            self.join(&mut state, &name).await;
-            applied.stopped.push(name);
+        applied.restarted = restart.iter().map(|built| built.parts.config.name.clone()).collect();
+        let mut draining: BTreeMap<RouteName, Option<Built>> = gone.iter().map(|name| (name.clone(), None)).collect();
+        draining.extend(restart.into_iter().map(|built| (built.parts.config.name.clone(), Some(built))));
+        while !draining.is_empty() {
+            let (name, _) = self.join_first(&mut state, draining.keys()).await;
+            if let Some(Some(built)) = draining.remove(&name) {
+                self.start(&mut state, built).await;
+            }
         }
-        for built in restart {
-            self.join(&mut state, &built.parts.config.name).await;
-            applied.restarted.push(built.parts.config.name.clone());
-            self.start(&mut state, built).await;
-        }
+        applied.stopped = gone;
 
         let enabled = |name: &RouteName| config.routes.iter().any(|route| route.enabled && route.name == *name);
-        match self.parts.transport.admin().queues().await {
-            Ok(queues) => {
-                let idle = queues.into_iter().filter(|queue| !enabled(&queue.route));
-                applied.waiting = idle.map(|queue| (queue.route, queue.ready + queue.waiting)).filter(|(_, events)| *events > 0).collect();
-            }
-            Err(error) => self.parts.observers.tell(RouterEvent::StoreTrouble { error: error.to_string() }),
-        }
+        let idle = self.queues().await.into_iter().filter(|queue| !enabled(&queue.route));
+        applied.waiting = idle.map(|queue| (queue.route, queue.ready + queue.waiting)).filter(|(_, events)| *events > 0).collect();
+        self.parts.recent.keep(|name| config.routes.iter().any(|route| route.name == *name));
         *self.parts.redactor.write().expect("no code panics while it holds the redactor") = Some(Arc::new(redactor));
         *self.shown.now() = Now {
             config_hash: config.hash,
@@ -277,7 +325,7 @@ impl Router {
             parts: Arc::clone(&self.parts),
             memory: Memory::default(),
             solitude: self.solitude.sibling(),
-            status: Mutex::new(Status { state: RouteState::Stopped, note: None, open_bursts: 0 }),
+            status: Mutex::new(Status::begun(RouteState::Stopped)),
         });
         Ok(Built { parts, wishes: listener })
     }
@@ -297,12 +345,22 @@ impl Router {
         state.running.insert(name, Running { parts, task });
     }
 
-    async fn join(&self, state: &mut State, name: &RouteName) -> u32 {
-        let Some(running) = state.running.get_mut(name) else { return 0 };
-        let cancelled = (&mut running.task).await.unwrap_or_default();
-        state.running.remove(name);
-        self.cancellers().remove(name);
-        cancelled
+    /// Waits for the first of these routes to end; one that does not run has ended. Returns how many of its handlings were cancelled.
+    async fn join_first<'n>(&self, state: &mut State, names: impl Iterator<Item = &'n RouteName> + Clone) -> (RouteName, u32) {
+        let (name, cancelled) = poll_fn(|cx| {
+            let ended = names.clone().find_map(|name| match state.running.get_mut(name) {
+                None => Some((name.clone(), 0)),
+                Some(running) => match Pin::new(&mut running.task).poll(cx) {
+                    Poll::Ready(cancelled) => Some((name.clone(), cancelled.unwrap_or_default())),
+                    Poll::Pending => None,
+                },
+            });
+            ended.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await;
+        state.running.remove(&name);
+        self.cancellers().remove(&name);
+        (name, cancelled)
     }
 
     fn cancellers(&self) -> MutexGuard<'_, BTreeMap<RouteName, Canceller>> {
@@ -324,10 +382,10 @@ impl Router {
         for running in state.running.values() {
             running.parts.orders.send_replace(Order::Drain);
         }
-        let names: Vec<RouteName> = state.running.keys().cloned().collect();
         let mut drained = Drained::default();
-        for name in names {
-            drained.cancelled += self.join(&mut state, &name).await;
+        while !state.running.is_empty() {
+            let names: Vec<RouteName> = state.running.keys().cloned().collect();
+            drained.cancelled += self.join_first(&mut state, names.iter()).await.1;
         }
         drained
     }
@@ -415,6 +473,9 @@ impl RouterBuilder {
             }
             key
         });
+        let recent = Arc::new(Recent::new(Arc::clone(&self.clock)));
+        let mut observers = self.observers;
+        observers.add(Arc::clone(&recent) as Arc<dyn Observer>);
         Router {
             registry: self.registry,
             shown: Arc::new(Shown::new(self.clock.now())),
@@ -424,7 +485,8 @@ impl RouterBuilder {
                 effects: self.effects,
                 clock: self.clock,
                 chance: self.chance,
-                observers: self.observers,
+                observers,
+                recent,
                 handlers: self.handlers.unwrap_or_else(tokio::runtime::Handle::current),
                 host: self.host,
                 redactor: RwLock::default(),
@@ -435,6 +497,26 @@ impl RouterBuilder {
             cancellers: Mutex::default(),
         }
     }
+}
+
+/// Is there something to switch on in this configuration?
+pub(crate) fn switches_on(config: &Config, route: &RouteName) -> Result<(), ApplyError> {
+    match config.routes.iter().find(|other| other.name == *route) {
+        Some(found) if found.enabled => Ok(()),
+        Some(found) => Err(ApplyError::Enable(format!(
+            "route `{route}` is off in the configuration ({}): write `enabled = true` there first, then this command loads it and says where the route begins",
+            found.place
+        ))),
+        None => {
+            let names: Vec<String> = config.routes.iter().map(|route| format!("`{}`", route.name)).collect();
+            Err(ApplyError::Enable(format!("there is no route `{route}` in the configuration; there are {}", names.join(", "))))
+        }
+    }
+}
+
+/// How many events wait in a route's queue, and since when.
+pub(crate) fn waiting_in(queues: &[QueueStats], route: &RouteName) -> (u64, Option<jiff::Timestamp>) {
+    queues.iter().find(|queue| queue.route == *route).map_or((0, None), |queue| (queue.ready + queue.waiting, queue.oldest))
 }
 
 /// Turns a whole configuration into a dry run, for `demo`.

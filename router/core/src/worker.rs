@@ -32,6 +32,7 @@ use crate::{
     config::OnExhausted,
     hex,
     lanes::{Batch, LaneKey},
+    memory::burst_identity,
     observe::RouterEvent,
     parts::RouteParts,
     policy::{Failure, Verdict},
@@ -116,6 +117,13 @@ impl Worker {
         if !wanted {
             return Sorted::Aside(Aside::Filtered(delivery));
         }
+        // What an operator put back, or the route itself sent later, is wanted whenever it was stored.
+        if !delivery.direct
+            && let Some(before) = self.route.memory.skips_before().filter(|before| self.stored_at(&delivery, &event) < *before)
+        {
+            let error = format!("it waited when an operator switched the route on from then on (`routes enable --from now`, {before})");
+            return Sorted::Aside(Aside::Bury(delivery, DeadLetterReason::Dropped, error));
+        }
         if delivery.hops > config.hops_max {
             let error = format!("{} emits led to this event, `hops_max` is {}: a route answers itself", delivery.hops, config.hops_max);
             return Sorted::Aside(Aside::Bury(delivery, DeadLetterReason::Loop, error));
@@ -141,16 +149,33 @@ impl Worker {
                     self.tell(RouterEvent::Filtered { route: self.name(), key: delivery.key.clone() });
                     filtered.push(delivery);
                 }
+                Aside::Bury(delivery, reason, error) if self.route.config.mode == RouteMode::Shadow => {
+                    let (fate, identity) = (shadow_fate(reason, &error), delivery.identity.clone());
+                    if self.settle(vec![delivery], || Settlement::Done { fates: vec![fate.clone()], inbox: Vec::new() }).await {
+                        self.forget_deliveries(&[identity]).await;
+                    }
+                }
                 Aside::Bury(delivery, reason, error) => {
-                    let history = delivery.history.clone();
-                    let attempts = delivery.attempts;
-                    self.bury(vec![(delivery, None)], reason, &Failure::new(FailureClass::Rejected, error), history, attempts, None).await;
+                    let identity = delivery.identity.clone();
+                    let noted = self.route.memory.noted(&identity);
+                    let in_hand = noted.as_ref().map_or(0, |noted| noted.attempts).saturating_add(self.route.memory.crashes(&identity));
+                    let attempts = delivery.attempts.saturating_add(in_hand);
+                    let mut history = delivery.history.clone();
+                    for record in noted.into_iter().flat_map(|noted| noted.history) {
+                        AttemptRecord::push(&mut history, record);
+                    }
+                    if self.bury(vec![(delivery, None)], reason, &Failure::new(FailureClass::Rejected, error), history, attempts, None).await {
+                        self.forget_deliveries(&[identity]).await;
+                    }
                 }
             }
         }
         if !filtered.is_empty() {
             let fates = vec![Fate::Filtered; filtered.len()];
-            self.settle(filtered, || Settlement::Done { fates: fates.clone(), inbox: Vec::new() }).await;
+            let identities: Vec<String> = filtered.iter().map(|delivery| delivery.identity.clone()).collect();
+            if self.settle(filtered, || Settlement::Done { fates: fates.clone(), inbox: Vec::new() }).await {
+                self.forget_deliveries(&identities).await;
+            }
         }
     }
 
@@ -161,20 +186,26 @@ impl Worker {
         let route = &*self.route;
         let config = &route.config;
 
-        if let Some(error) = self.too_old(&batch) {
-            return self.give_up(lane, batch, DeadLetterReason::TooOld, Failure::new(FailureClass::Rejected, error), false).await;
-        }
-        if route.memory.is_parked(lane) && !batch.items.iter().all(|item| item.delivery.direct) {
-            let failure = Failure::new(FailureClass::Rejected, format!("lane `{lane}` is parked behind an event that was given up on"));
-            return self.give_up(lane, batch, DeadLetterReason::Parked, failure, false).await;
-        }
-
-        // The inbox is asked inside the lane: a repetition that came while the first one ran has waited for it.
+        // The inbox is asked inside the lane: a repetition that came while the first one ran has waited for it. It is asked first of all,
+        // since what is done already is neither too old nor parked.
         match self.settle_duplicates(&mut batch).await {
-            Ok(true) if batch.items.is_empty() => return End::Settled { answered: false },
+            Ok(true) if batch.items.is_empty() => {
+                self.forget(&batch, "").await;
+                return End::Settled { answered: false };
+            }
             Ok(true) => {}
             Ok(false) => return End::Released,
             Err(error) => return self.hold_for_the_store(batch, error),
+        }
+
+        if let Some(error) = self.too_old(&batch) {
+            return self.give_up(lane, batch, DeadLetterReason::TooOld, Failure::new(FailureClass::Rejected, error), false).await;
+        }
+        // A route in shadow has parked nothing; it may have done so before it came there.
+        let parks = config.mode == RouteMode::Live && route.memory.is_parked(lane);
+        if parks && !batch.items.iter().all(|item| item.delivery.direct) {
+            let failure = Failure::new(FailureClass::Rejected, format!("lane `{lane}` is parked behind an event that was given up on"));
+            return self.give_up(lane, batch, DeadLetterReason::Parked, failure, false).await;
         }
 
         // The composition of a burst is fixed, on disk, before its first attempt.
@@ -185,7 +216,12 @@ impl Worker {
         }
 
         let identity = identity(&batch);
-        if let Some(until) = self.recall(&identity, &mut batch) {
+        let due = self.recall(&identity, &mut batch);
+        if self.is_dropped(&batch) {
+            let last = batch.history.last().map(|record| record.error.clone());
+            return self.give_up(lane, batch, DeadLetterReason::Dropped, Failure::new(FailureClass::Rejected, dropped(last.as_deref())), false).await;
+        }
+        if let Some(until) = due {
             return End::Hold { batch, until, answered: false };
         }
         let crashes = route.memory.crashes(&identity);
@@ -228,6 +264,8 @@ impl Worker {
             Err(error) => return self.failed(lane, batch, attempt, Failure::new(FailureClass::Rejected, error)).await,
         }
         let oldest = batch.items.iter().map(|item| item.delivery.stored_at).min();
+        // What failed in hand, or with the process, is part of what the event has been through.
+        batch.items.iter_mut().for_each(|item| item.delivery.attempts = failed_before);
         if !self.finish(std::mem::take(&mut batch.items), &fate).await {
             return End::Released;
         }
@@ -243,7 +281,7 @@ impl Worker {
 
     fn too_old(&self, batch: &Batch<Item>) -> Option<String> {
         let limit = self.route.config.max_age?;
-        let youngest = batch.items.iter().map(|item| self.stored_at(item)).max()?;
+        let youngest = batch.items.iter().map(|item| self.stored_at(&item.delivery, &item.event)).max()?;
         let age = self.route.parts.clock.now().duration_since(youngest).unsigned_abs();
         (age > limit && self.route.parts.clock.now() > youngest).then(|| format!("stored {} s ago, `max_age_s` is {}", age.as_secs(), limit.as_secs()))
     }
@@ -251,13 +289,13 @@ impl Worker {
     /// When the event was stored, as far as that can be known. A transport that cannot tell says when it first handed the event out;
     /// the event's own time is believed where that makes it older, and only so far as an event may lie in a queue: a producer whose
     /// clock stands at the epoch must not have all its events thrown away.
-    fn stored_at(&self, item: &Item) -> jiff::Timestamp {
-        let told = item.delivery.stored_at;
+    fn stored_at(&self, delivery: &Delivery, event: &Envelope) -> jiff::Timestamp {
+        let told = delivery.stored_at;
         if self.route.parts.transport.features().exact_times {
             return told;
         }
         let plausible = |time: &jiff::Timestamp| told.duration_since(*time).as_hours() < PLAUSIBLE_AGE_HOURS;
-        item.event.time().filter(plausible).map_or(told, |time| time.min(told))
+        event.time().filter(plausible).map_or(told, |time| time.min(told))
     }
 
     /// Takes out of the batch what the route has already done. `Ok(false)` when the session is over.
@@ -293,8 +331,18 @@ impl Worker {
         for (delivery, key) in done_before.iter().zip(&keys) {
             self.tell(RouterEvent::Duplicate { route: self.name(), key: delivery.key.clone(), dedup_key: key.clone() });
         }
+        let identities: Vec<String> = done_before.iter().map(|delivery| delivery.identity.clone()).collect();
         let fates = || keys.iter().map(|key| Fate::Duplicate { key: key.clone() }).collect();
-        Ok(self.settle(done_before, || Settlement::Done { fates: fates(), inbox: Vec::new() }).await)
+        if !self.settle(done_before, || Settlement::Done { fates: fates(), inbox: Vec::new() }).await {
+            return Ok(false);
+        }
+        self.forget_deliveries(&identities).await;
+        Ok(true)
+    }
+
+    /// Does the batch belong to a burst that an operator dropped?
+    fn is_dropped(&self, batch: &Batch<Item>) -> bool {
+        batch.frozen.as_deref().is_some_and(|burst| self.route.memory.is_dropped(burst))
     }
 
     fn is_burst(&self, batch: &Batch<Item>) -> bool {
@@ -378,6 +426,10 @@ impl Worker {
                 return End::Pause { delay, error: failure.error };
             }
             Verdict::Bury(reason) => return self.give_up(lane, batch, reason, failure, true).await,
+            Verdict::RetryIn(_) if self.is_dropped(&batch) => {
+                failure.error = dropped(Some(&failure.error));
+                return self.give_up(lane, batch, DeadLetterReason::Dropped, failure, true).await;
+            }
             Verdict::RetryIn(delay) => delay,
         };
         let record = self.record(attempt, &failure);
@@ -413,6 +465,15 @@ impl Worker {
     async fn give_up(&self, lane: &LaneKey, mut batch: Batch<Item>, reason: DeadLetterReason, failure: Failure, tried: bool) -> End {
         let route = &*self.route;
         let identity = identity(&batch);
+        // A route in shadow does nothing but record.
+        if route.config.mode == RouteMode::Shadow {
+            let fate = shadow_fate(reason, &failure.error);
+            if !self.finish(std::mem::take(&mut batch.items), &fate).await {
+                return End::Released;
+            }
+            self.forget(&batch, &identity).await;
+            return End::Settled { answered: tried };
+        }
         let counted = batch.items.iter().map(|item| item.delivery.attempts).max().unwrap_or(0);
         let attempts = [batch.failed, route.memory.crashes(&identity), u32::from(tried)].into_iter().fold(counted, u32::saturating_add);
         let mut history = batch.items.first().map(|item| item.delivery.history.clone()).unwrap_or_default();
@@ -422,7 +483,8 @@ impl Worker {
         if tried || failure.class == FailureClass::Crash {
             AttemptRecord::push(&mut history, self.record(attempts, &failure));
         }
-        let parks = route.config.on_exhausted == OnExhausted::Park && route.is_ordered() && reason != DeadLetterReason::Parked;
+        let parks =
+            route.config.on_exhausted == OnExhausted::Park && route.is_ordered() && !matches!(reason, DeadLetterReason::Parked | DeadLetterReason::Dropped);
         if parks && let Err(error) = route.memory.park(&*route.parts.store, &route.config.name, lane).await {
             // Burying the head first would let the lane overtake it.
             return self.hold_for_the_store(batch, error.to_string());
@@ -567,21 +629,22 @@ impl Worker {
 
     /// Forgets what was kept for a batch that is settled.
     async fn forget(&self, batch: &Batch<Item>, identity: &str) {
-        let route = &*self.route;
-        let (store, name) = (&route.parts.store, &route.config.name);
-        let trouble = |result: Result<(), router_api::StoreError>| {
-            if let Err(error) = result {
+        let (store, name, memory) = (&*self.route.parts.store, &self.route.config.name, &self.route.memory);
+        let forgotten = match &batch.frozen {
+            Some(burst) => memory.forget_burst(store, name, burst).await,
+            None => memory.forget(store, name, identity).await,
+        };
+        if let Err(error) = forgotten {
+            self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+        }
+    }
+
+    /// Forgets what was kept for deliveries that are settled, each by itself.
+    async fn forget_deliveries(&self, identities: &[String]) {
+        for identity in identities {
+            if let Err(error) = self.route.memory.forget(&*self.route.parts.store, &self.route.config.name, identity).await {
                 self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
             }
-        };
-        if let Some(burst) = &batch.frozen {
-            trouble(store.thaw(name, burst).await);
-        }
-        if route.memory.forget_noted(identity) {
-            trouble(store.forget_attempts(name, &[identity.to_owned()]).await);
-        }
-        if route.memory.forget_suspect(identity) {
-            trouble(store.clear_suspect(name, identity).await);
         }
     }
 
@@ -638,10 +701,21 @@ impl Drop for Running<'_> {
 /// The name under which attempts, crashes and notes of a batch are kept.
 fn identity(batch: &Batch<Item>) -> String {
     match (&batch.frozen, batch.items.first()) {
-        (Some(burst), _) => format!("burst:{burst}"),
+        (Some(burst), _) => burst_identity(burst),
         (None, Some(item)) => item.delivery.identity.clone(),
         (None, None) => String::new(),
     }
+}
+
+/// Why the events of a burst are given up on that an operator dropped.
+fn dropped(last: Option<&str>) -> String {
+    let last = last.map(|error| format!("; its last attempt: {error}")).unwrap_or_default();
+    format!("an operator dropped its burst (`routes drop-burst`){last}")
+}
+
+/// What becomes of an event in shadow that a live route would give up on.
+fn shadow_fate(reason: DeadLetterReason, error: &str) -> Fate {
+    Fate::Shadowed { effects: vec![format!("would fail: {reason}: {error}")] }
 }
 
 fn shadow_lines(effects: &[RecordedEffect], emits: &[Emit], failure: Option<&Failure>) -> Vec<String> {

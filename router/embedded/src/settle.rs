@@ -17,8 +17,8 @@ pub(crate) struct Settling {
 /// What becomes of the deliveries.
 #[derive(Debug)]
 pub(crate) enum Change {
-    /// Fates as JSON, one for each.
-    Done { fates: Vec<String>, inbox: Vec<InboxKey> },
+    /// Failed attempts and fates as JSON, one for each.
+    Done { fates: Vec<(u32, String)>, inbox: Vec<InboxKey> },
     /// Back at this time, each with its attempts and its history.
     Retry { due_at: i64, histories: Vec<(u32, String)> },
     /// To the dead letters.
@@ -34,7 +34,8 @@ impl Change {
                 if fates.len() != count || !(inbox.is_empty() || inbox.len() == count) {
                     return Err(format!("{count} deliveries were settled with {} fates and {} inbox keys", fates.len(), inbox.len()));
                 }
-                let fates = fates.iter().map(json::<Fate>).collect::<Result<_, _>>()?;
+                let attempts = deliveries.iter().map(|delivery| delivery.attempts);
+                let fates = attempts.zip(&fates).map(|(attempts, fate)| Ok((attempts, json::<Fate>(fate)?))).collect::<Result<_, String>>()?;
                 Self::Done { fates, inbox: inbox.into_iter().flatten().collect() }
             }
             Settlement::RetryIn { delay, failure } => {
@@ -70,9 +71,9 @@ impl Settling {
         match &self.change {
             Change::Done { fates, inbox } => {
                 let mut statement =
-                    conn.prepare_cached("UPDATE deliveries SET state = 2, due_at = NULL, at = ?2, fate = ?3 WHERE id = ?1 AND state IN (0, 1)")?;
-                for (id, fate) in self.ids.iter().zip(fates) {
-                    statement.execute(params![id, now, fate])?;
+                    conn.prepare_cached("UPDATE deliveries SET state = 2, due_at = NULL, at = ?2, fate = ?3, attempts = ?4 WHERE id = ?1 AND state IN (0, 1)")?;
+                for (id, (attempts, fate)) in self.ids.iter().zip(fates) {
+                    statement.execute(params![id, now, fate, attempts])?;
                 }
                 for key in inbox {
                     remember(conn, &self.route, key)?;

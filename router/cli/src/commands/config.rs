@@ -1,7 +1,7 @@
 //! `config`: the effective configuration, and having a running router load it anew.
 
 use anyhow::bail;
-use router_api::RouteName;
+use router_api::{Clock as _, Reloaded, RouteName, TakenUp};
 use router_http::{Named, schema};
 use serde::Serialize;
 
@@ -11,7 +11,8 @@ use crate::{
     args::{Global, Json},
     commands::block_on,
     setup,
-    terminal::{DIM, GOOD, Output, counted, harmless, styled},
+    system::SystemClock,
+    terminal::{DIM, GOOD, Output, counted, harmless, styled, time},
 };
 
 #[derive(Serialize)]
@@ -82,12 +83,24 @@ pub(crate) fn reload(global: &Global, json: Json, out: &mut Output) -> anyhow::R
         out.json(&Named::new(schema::RELOADED, reloaded))?;
         return Ok(Ended::Well);
     }
+    show_reloaded(out, &reloaded)?;
+    Ok(Ended::Well)
+}
+
+/// What loading a configuration did, for people.
+pub(crate) fn show_reloaded(out: &mut Output, reloaded: &Reloaded) -> anyhow::Result<()> {
     let list = |routes: &[RouteName]| routes.iter().map(RouteName::as_str).collect::<Vec<_>>().join(", ");
     out.line(format_args!("{} configuration {} is in force", styled(GOOD, "✓"), reloaded.config_hash.get(..12).unwrap_or(&reloaded.config_hash)))?;
     for (word, routes) in [("started", &reloaded.started), ("restarted", &reloaded.restarted), ("stopped", &reloaded.stopped)] {
         if !routes.is_empty() {
             out.line(format_args!("  {word}: {}", list(routes)))?;
         }
+    }
+    let now = SystemClock.now();
+    for taken_up in &reloaded.taken_up {
+        let TakenUp { route, events, since } = taken_up;
+        let since = since.map(|since| format!(" since {}", time(since, now))).unwrap_or_default();
+        out.line(format_args!("  route `{route}` handles first what waits for it: {}{since}", counted(*events, "event", "events")))?;
     }
     for (route, events) in &reloaded.waiting {
         out.line(format_args!("  route `{route}` is off or gone, and {} in its queue", counted(*events, "event waits", "events wait")))?;
@@ -98,5 +111,5 @@ pub(crate) fn reload(global: &Global, json: Json, out: &mut Output) -> anyhow::R
     if reloaded.started.is_empty() && reloaded.restarted.is_empty() && reloaded.stopped.is_empty() {
         out.line("  no route has changed")?;
     }
-    Ok(Ended::Well)
+    Ok(())
 }

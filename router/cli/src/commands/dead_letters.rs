@@ -1,14 +1,14 @@
-//! `dead-letters list` and `dead-letters show`: what routes gave up on, and why.
+//! `dead-letters list` and `dead-letters show`: what routes gave up on, by route and failure or one by one, and why.
 
 use anyhow::bail;
-use router_api::{Clock as _, DeadLetterQuery, DeadLetterReason, DecodeLimits, Envelope, StoredDeadLetter};
+use router_api::{Clock as _, DeadLetterGroups, DeadLetterQuery, DeadLetterReason, DecodeLimits, Envelope, FailureClass, StoredDeadLetter};
 use router_core::config::Config;
 use router_http::{DeadLetterAnswer, DeadLettersAnswer};
 
 use crate::{
     Ended,
     access::{Access, Purpose},
-    args::{DeadLettersCommand, Global},
+    args::{DeadLettersCommand, Global, LettersArgs},
     body_text,
     commands::{block_on, redrive},
     setup,
@@ -20,24 +20,7 @@ pub(crate) fn run(global: &Global, command: DeadLettersCommand, out: &mut Output
     let _log = global.begin_quiet_log()?;
     let config = setup::load_to_read(global)?.config;
     match command {
-        DeadLettersCommand::List { route, reason, limit, json } => {
-            if let Some(reason) = &reason {
-                known_reason(reason)?;
-            }
-            let letters = list(&config, &DeadLetterQuery { route: route.clone(), reason, limit: Some(limit) })?;
-            if letters.is_empty()
-                && let Some(route) = &route
-                && config.routes.iter().all(|known| known.name != *route)
-            {
-                let names: Vec<String> = config.routes.iter().map(|route| format!("`{}`", route.name)).collect();
-                bail!("there is no route `{route}`, and no dead letter of one; there are {}", names.join(", "));
-            }
-            if json.json {
-                out.json(&DeadLettersAnswer { schema: DeadLettersAnswer::SCHEMA.into(), dead_letters: letters })?;
-            } else {
-                show_list(out, &letters, limit)?;
-            }
-        }
+        DeadLettersCommand::List(args) => list(&config, args, out)?,
         DeadLettersCommand::Show { id, json } => {
             let letter = block_on(async {
                 let access = Access::open(&config, Purpose::Read).await?;
@@ -65,13 +48,73 @@ pub(crate) fn known_reason(text: &str) -> anyhow::Result<()> {
     }
 }
 
-fn list(config: &Config, query: &DeadLetterQuery) -> anyhow::Result<Vec<StoredDeadLetter>> {
-    block_on(async {
+pub(crate) fn known_class(text: &str) -> anyhow::Result<()> {
+    match serde_json::from_value::<FailureClass>(text.into()) {
+        Ok(_) => Ok(()),
+        Err(_) => bail!("`{text}` is no class of failures: there are error, timeout, panic, unreachable, busy, rejected, crash"),
+    }
+}
+
+fn list(config: &Config, args: LettersArgs, out: &mut Output) -> anyhow::Result<()> {
+    let LettersArgs { route, reason, class, flat, limit, json } = args;
+    if let Some(reason) = &reason {
+        known_reason(reason)?;
+    }
+    if let Some(class) = &class {
+        known_class(class)?;
+    }
+    let query = DeadLetterQuery { route, reason, class, limit: Some(limit) };
+    let (letters, groups) = block_on(async {
         let access = Access::open(config, Purpose::Read).await?;
-        let letters = access.admin().dead_letters(query).await;
+        let letters = if flat || json.json { Some(access.admin().dead_letters(&query).await) } else { None };
+        let groups = if flat && !json.json { None } else { Some(access.admin().dead_letter_groups(&query).await) };
         access.close().await;
-        Ok(letters?)
-    })
+        Ok((letters.transpose()?, groups.transpose()?))
+    })?;
+    let none = letters.as_ref().is_none_or(Vec::is_empty) && groups.as_ref().is_none_or(|groups| groups.groups.is_empty());
+    if none
+        && let Some(route) = &query.route
+        && config.routes.iter().all(|known| known.name != *route)
+    {
+        let names: Vec<String> = config.routes.iter().map(|route| format!("`{}`", route.name)).collect();
+        bail!("there is no route `{route}`, and no dead letter of one; there are {}", names.join(", "));
+    }
+    match (letters, groups) {
+        (Some(dead_letters), Some(groups)) => {
+            // One answer for programs: the letters as ever, and what `list` shows to people beside them.
+            let mut answer = serde_json::to_value(DeadLettersAnswer { schema: DeadLettersAnswer::SCHEMA.into(), dead_letters })?;
+            answer["letters"] = groups.letters.into();
+            answer["groups"] = serde_json::to_value(groups.groups)?;
+            out.json(&answer)?;
+        }
+        (Some(letters), None) => show_list(out, &letters, limit)?,
+        (None, groups) => show_groups(out, &groups.unwrap_or_default())?,
+    }
+    Ok(())
+}
+
+fn show_groups(out: &mut Output, groups: &DeadLetterGroups) -> anyhow::Result<()> {
+    if groups.groups.is_empty() {
+        out.line("no dead letters")?;
+        return Ok(());
+    }
+    let now = SystemClock.now();
+    let mut table = Table::new(&["COUNT", "NEWEST", "ROUTE", "REASON", "CLASS", "SAMPLE", "ERROR OF THE SAMPLE"]);
+    for group in &groups.groups {
+        table.row(vec![
+            (BOLD, group.count.to_string()),
+            (DIM, time(group.newest, now)),
+            (NAME, group.route.to_string()),
+            (BAD, group.reason.to_string()),
+            (anstyle::Style::new(), group.class.map_or_else(|| "·".to_owned(), |class| class.to_string())),
+            (BOLD, group.sample.clone()),
+            (anstyle::Style::new(), shortened(&group.error, 80)),
+        ]);
+    }
+    out.line(table)?;
+    let letters = counted(groups.letters, "letter", "letters");
+    out.line(styled(DIM, format_args!("{letters}; `dead-letters show SAMPLE` has the whole history, `dead-letters list --flat` has each letter")))?;
+    Ok(())
 }
 
 fn show_list(out: &mut Output, letters: &[StoredDeadLetter], limit: u32) -> anyhow::Result<()> {
@@ -161,5 +204,7 @@ mod tests {
     fn a_reason_that_does_not_exist_is_said_before_the_store_is_asked() {
         assert!(known_reason("exhausted").is_ok());
         assert!(known_reason("exausted").unwrap_err().to_string().contains("exausted"));
+        assert!(known_reason("dropped").is_ok() && known_class("timeout").is_ok());
+        assert!(known_class("slow").unwrap_err().to_string().contains("`slow` is no class"));
     }
 }

@@ -1,4 +1,4 @@
-//! `health`: does a router answer? For containers and scripts: one line, and exit code 0 or 1.
+//! `health`: does a router answer? For containers and scripts: one line or one JSON object, and exit code 0 or 1.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,6 +8,7 @@ use router_api::{
 };
 use router_effects::{Performer, PerformerOptions};
 use router_http::AdminClient;
+use serde::Serialize;
 
 use crate::{
     Ended,
@@ -37,16 +38,46 @@ pub(crate) fn run(global: &Global, args: &HealthArgs, out: &mut Output) -> anyho
             }
         },
     };
-    match answer {
-        Ok(said) => {
-            out.line(format_args!("{} {}", styled(GOOD, "healthy:"), harmless(&said)))?;
-            Ok(Ended::Well)
-        }
-        Err(why) => {
-            out.line(format_args!("{} {}", styled(BAD, "unhealthy:"), harmless(&why)))?;
-            Ok(Ended::Badly)
+    let healthy = answer.is_ok();
+    if args.json.json {
+        let (said, status) = answer.map_or_else(|why| (why, None), |well| (well.said, well.status));
+        out.json(&HealthAnswer {
+            schema: "event-router.health.v1",
+            healthy,
+            said,
+            version: status.as_ref().map(|status| status.version.clone()),
+            routes_on: status.as_ref().map(|status| names(status, |state| state != RouteState::Disabled)),
+            routes_paused: status.as_ref().map(|status| names(status, |state| state == RouteState::Paused)),
+        })?;
+    } else {
+        match answer {
+            Ok(well) => out.line(format_args!("{} {}", styled(GOOD, "healthy:"), harmless(&well.said)))?,
+            Err(why) => out.line(format_args!("{} {}", styled(BAD, "unhealthy:"), harmless(&why)))?,
         }
     }
+    Ok(if healthy { Ended::Well } else { Ended::Badly })
+}
+
+/// For programs. What only the router itself can tell is null where a door was asked, or nobody answered.
+#[derive(Serialize)]
+struct HealthAnswer {
+    schema: &'static str,
+    healthy: bool,
+    /// The line that people get.
+    said: String,
+    version: Option<String>,
+    routes_on: Option<Vec<String>>,
+    routes_paused: Option<Vec<String>>,
+}
+
+/// A router answers.
+struct Well {
+    said: String,
+    status: Option<RouterStatus>,
+}
+
+fn names(status: &RouterStatus, wanted: impl Fn(RouteState) -> bool) -> Vec<String> {
+    status.routes.iter().filter(|route| wanted(route.state)).map(|route| route.name.to_string()).collect()
 }
 
 /// What a URL of the command line is.
@@ -61,7 +92,7 @@ impl std::str::FromStr for HealthUrl {
     }
 }
 
-fn ask_socket(store: &std::path::Path) -> Result<String, String> {
+fn ask_socket(store: &std::path::Path) -> Result<Well, String> {
     let asked = block_on(async {
         let asking = async {
             let client = AdminClient::connect(store).await.map_err(|error| error.to_string())?;
@@ -70,14 +101,14 @@ fn ask_socket(store: &std::path::Path) -> Result<String, String> {
         Ok(tokio::time::timeout(PATIENCE, asking).await)
     });
     match asked {
-        Ok(Ok(Ok(status))) => Ok(sentence(&status)),
+        Ok(Ok(Ok(status))) => Ok(Well { said: sentence(&status), status: Some(status) }),
         Ok(Ok(Err(why))) => Err(why),
         Ok(Err(_)) => Err(format!("the router does not answer within {} s", PATIENCE.as_secs())),
         Err(error) => Err(format!("{error:#}")),
     }
 }
 
-fn ask_door(url: &HealthUrl) -> Result<String, String> {
+fn ask_door(url: &HealthUrl) -> Result<Well, String> {
     let port: Arc<dyn EffectPort> = Performer::new(PerformerOptions::default()).map_err(|error| error.to_string())?;
     let effect = Effect {
         name: "health".to_owned(),
@@ -88,7 +119,9 @@ fn ask_door(url: &HealthUrl) -> Result<String, String> {
     let cx = EffectContext { route: "health".to_owned(), handling: "health".to_owned(), remaining: PATIENCE, cancellation: Cancellation::never() };
     let asked = block_on(async { Ok(port.perform(effect, None, &cx).await) });
     match asked {
-        Ok(Ok(EffectReply::Http(reply))) if (200..300).contains(&reply.status) => Ok(format!("{} answers {}", url.0.url(), reply.status)),
+        Ok(Ok(EffectReply::Http(reply))) if (200..300).contains(&reply.status) => {
+            Ok(Well { said: format!("{} answers {}", url.0.url(), reply.status), status: None })
+        }
         Ok(Ok(EffectReply::Http(reply))) => Err(format!("{} answers {}", url.0.url(), reply.status)),
         Ok(Ok(_)) => Err("the answer is none of HTTP".to_owned()),
         Ok(Err(error)) => Err(format!("{}: {error}", url.0.url())),

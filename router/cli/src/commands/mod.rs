@@ -12,6 +12,7 @@ pub(crate) mod new;
 pub(crate) mod plugins;
 pub(crate) mod publish;
 pub(crate) mod redrive;
+pub(crate) mod registry;
 pub(crate) mod routes;
 pub(crate) mod run;
 pub(crate) mod schema;

@@ -1,7 +1,7 @@
 //! `dead-letters redrive` and `discard`: letters back into their queues, or away for good.
 
 use anyhow::bail;
-use router_api::{DeadLetterSelection, FailureClass, RedriveRequest};
+use router_api::{DeadLetterSelection, RedriveRequest};
 use router_core::config::Config;
 use router_http::{Named, schema};
 use serde_json::{Map, Value, json};
@@ -10,7 +10,10 @@ use crate::{
     Ended,
     access::{Access, Purpose},
     args::{DiscardArgs, RedriveArgs, SelectionArgs},
-    commands::{block_on, dead_letters::known_reason},
+    commands::{
+        block_on,
+        dead_letters::{known_class, known_reason},
+    },
     terminal::{BAD, GOOD, Output, counted, harmless, styled},
 };
 
@@ -62,10 +65,8 @@ fn selection(args: SelectionArgs) -> anyhow::Result<DeadLetterSelection> {
     if let Some(reason) = &reason {
         known_reason(reason)?;
     }
-    if let Some(class) = &class
-        && serde_json::from_value::<FailureClass>(json!(class)).is_err()
-    {
-        bail!("`{class}` is no class of failures: there are error, timeout, panic, unreachable, busy, rejected, crash");
+    if let Some(class) = &class {
+        known_class(class)?;
     }
     let narrowed = route.is_some() || reason.is_some() || class.is_some() || !fields.is_empty() || limit.is_some() || !ids.is_empty();
     if !narrowed && !all {

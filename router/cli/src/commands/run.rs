@@ -28,7 +28,7 @@ use crate::{
     args::Global,
     log::{self, LogGuard},
     log_observer::LogObserver,
-    reload::{Reloader, ReloadingAdmin},
+    reload::{Reloader, ReloadingAdmin, log_taken_up, status_line},
     setup::{self, InvalidConfig, Setup},
     store_key,
     system::{OsChance, SystemClock, host_name},
@@ -116,6 +116,7 @@ async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result
             Ok(applied) => {
                 interrupted.iter().for_each(|line| info!("{line}"));
                 announce(&config, &applied.waiting);
+                log_taken_up(&applied.taken_up);
                 let mut tasks = doors.serve(&stopping, &telemetry);
                 tasks.push(tokio::spawn(router.raise_alerts(alerts, stopping.clone().cancelled_owned())));
                 info!("ready");
@@ -226,12 +227,6 @@ fn announce(config: &Config, waiting: &[(router_api::RouteName, u64)]) {
         let events = counted(*events, "event waits", "events wait");
         warn!(route = route.as_str(), "{events} in the queue of route `{route}`, which is off or gone");
     }
-}
-
-/// What a service manager shows of a running router.
-fn status_line(config: &Config) -> String {
-    let on = config.routes.iter().filter(|route| route.enabled).count() as u64;
-    format!("{} on, configuration {}", counted(on, "route", "routes"), config.hash.get(..12).unwrap_or(&config.hash))
 }
 
 /// The routes first, each within its `drain_ms`; the doors stay open meanwhile, so that no producer loses an event and `events` answers

@@ -21,7 +21,7 @@ use router_api::{Clock, RouteMode, RouteName, RouteState, RouterStatus};
 
 use self::{
     exposition::{Counter, Exposition, Kind},
-    route::{CLASSES, Done, REASONS, RouteNumbers},
+    route::{CLASSES, COUNTS, Count, Done, REASONS, RouteNumbers},
 };
 use crate::observe::{Observer, RouterEvent};
 
@@ -193,6 +193,10 @@ impl Metrics {
         for route in &status.routes {
             out.sample(&[("route", route.name.as_str())], route.open_bursts);
         }
+        out.family("event_router_failing_bursts", Kind::Gauge, "Bursts of the route that have failed and wait for their next attempt.");
+        for route in &status.routes {
+            out.sample(&[("route", route.name.as_str())], route.failing_bursts);
+        }
     }
 }
 
@@ -202,29 +206,19 @@ fn seconds(at: Timestamp) -> f64 {
 
 type Routes<'a> = [(&'a str, &'a RouteNumbers)];
 
-/// A counter with a sample for each route.
-fn counted(out: &mut Exposition, name: &'static str, help: &str, routes: &Routes<'_>, count: impl Fn(&RouteNumbers) -> u64) {
-    out.family(name, Kind::Counter, help);
-    for (route, numbers) in routes {
-        out.sample(&[("route", route)], count(numbers));
-    }
-}
-
 fn of_the_routes(out: &mut Exposition, routes: &Routes<'_>) {
-    counted(out, "event_router_received_events_total", "Deliveries taken from the route's queue, repeated ones included.", routes, |route| {
-        route.received.get()
-    });
-    counted(out, "event_router_filtered_events_total", "Deliveries that the route's patterns or filter did not want any more.", routes, |route| {
-        route.filtered.get()
-    });
-    counted(out, "event_router_matched_events_total", "Events that came to the handler for their first attempt.", routes, |route| route.matched.get());
+    for (count, name, help) in COUNTS {
+        out.family(name, Kind::Counter, help);
+        for (route, numbers) in routes {
+            out.sample(&[("route", route)], numbers.count(count).get());
+        }
+    }
     out.family("event_router_handled_events_total", Kind::Counter, "Events that need nothing more, by outcome.");
     for (route, numbers) in routes {
         for done in Done::ALL {
             out.sample(&[("route", route), ("outcome", done.name())], numbers.done(done).get());
         }
     }
-    counted(out, "event_router_attempts_total", "Handlings begun; a burst is one.", routes, |route| route.attempts.get());
     out.family("event_router_retries_total", Kind::Counter, "Handlings that failed and are repeated, by class of failure.");
     for (route, numbers) in routes {
         for class in CLASSES {
@@ -237,17 +231,6 @@ fn of_the_routes(out: &mut Exposition, routes: &Routes<'_>) {
             out.sample(&[("route", route), ("reason", reason.name())], numbers.buried(reason).get());
         }
     }
-    counted(out, "event_router_redriven_events_total", "Dead letters that an operator put back into the queue.", routes, |route| route.redriven.get());
-    counted(out, "event_router_discarded_events_total", "Dead letters that an operator deleted.", routes, |route| route.discarded.get());
-    counted(out, "event_router_emitted_events_total", "Events that the route's handler emitted.", routes, |route| route.emitted.get());
-    counted(out, "event_router_reconnects_total", "Times that the route lost its queue, or could not open it, and took it up again.", routes, |route| {
-        route.consumers_lost.get()
-    });
-    counted(out, "event_router_pauses_total", "Times that the route paused because its target was down.", routes, |route| route.pauses.get());
-    counted(out, "event_router_held_up_total", "Times that waiting events filled half the route's window.", routes, |route| route.held_up.get());
-    counted(out, "event_router_settlement_delays_total", "Settlements and emits that could not be recorded at once.", routes, |route| {
-        route.settlements_delayed.get()
-    });
     out.family("event_router_running_events", Kind::Gauge, "Events that the route's handler works on now.");
     for (route, numbers) in routes {
         out.sample(&[("route", route)], numbers.running());
@@ -274,7 +257,7 @@ fn of_the_routes(out: &mut Exposition, routes: &Routes<'_>) {
 fn under_faststream_names(out: &mut Exposition, routes: &Routes<'_>) {
     out.family("received_messages_total", Kind::Counter, "As event_router_received_events_total.");
     for (route, numbers) in routes {
-        out.sample(&[("handler", route)], numbers.received.get());
+        out.sample(&[("handler", route)], numbers.count(Count::Received).get());
     }
     out.family(
         "received_processed_messages_total",
@@ -283,7 +266,7 @@ fn under_faststream_names(out: &mut Exposition, routes: &Routes<'_>) {
     );
     for (route, numbers) in routes {
         let acked = [Done::Handled, Done::Shadowed, Done::Duplicate].map(|done| numbers.done(done).get()).iter().sum::<u64>();
-        let skipped = numbers.done(Done::Skipped).get() + numbers.filtered.get();
+        let skipped = numbers.done(Done::Skipped).get() + numbers.count(Count::Filtered).get();
         let rejected = REASONS.map(|reason| numbers.buried(reason).get()).iter().sum::<u64>();
         for (status, count) in [("acked", acked), ("skipped", skipped), ("nacked", numbers.failed_events.get()), ("rejected", rejected)] {
             out.sample(&[("handler", route), ("status", status)], count);
@@ -310,16 +293,16 @@ impl Observer for Metrics {
             RouterEvent::RouteStarted { route } => {
                 let _ = self.route(route);
             }
-            RouterEvent::Received { route, .. } => self.route(route).received.add(1),
-            RouterEvent::Filtered { route, .. } => self.route(route).filtered.add(1),
+            RouterEvent::Received { route, .. } => self.route(route).count(Count::Received).add(1),
+            RouterEvent::Filtered { route, .. } => self.route(route).count(Count::Filtered).add(1),
             RouterEvent::Duplicate { route, .. } => self.route(route).done(Done::Duplicate).add(1),
             RouterEvent::Started { route, attempt, events, .. } => {
                 let numbers = self.route(route);
                 let events = *events as u64;
-                numbers.attempts.add(1);
+                numbers.count(Count::Attempts).add(1);
                 numbers.begin(events);
                 if *attempt == 1 {
-                    numbers.matched.add(events);
+                    numbers.count(Count::Matched).add(events);
                     numbers.burst_size.observe(events);
                 }
             }
@@ -340,13 +323,13 @@ impl Observer for Metrics {
                 numbers.failed_events.add(*events as u64);
             }
             RouterEvent::Buried { route, reason, events, .. } => self.route(route).buried(*reason).add(*events as u64),
-            RouterEvent::Emitted { route, .. } => self.route(route).emitted.add(1),
-            RouterEvent::Redriven { route, ids } => self.route(route).redriven.add(ids.len() as u64),
-            RouterEvent::Discarded { route, ids } => self.route(route).discarded.add(ids.len() as u64),
-            RouterEvent::ConsumerLost { route, .. } => self.route(route).consumers_lost.add(1),
-            RouterEvent::RoutePaused { route, .. } => self.route(route).pauses.add(1),
-            RouterEvent::RouteHeldUp { route, .. } => self.route(route).held_up.add(1),
-            RouterEvent::SettlementDelayed { route, .. } => self.route(route).settlements_delayed.add(1),
+            RouterEvent::Emitted { route, .. } => self.route(route).count(Count::Emitted).add(1),
+            RouterEvent::Redriven { route, ids } => self.route(route).count(Count::Redriven).add(ids.len() as u64),
+            RouterEvent::Discarded { route, ids } => self.route(route).count(Count::Discarded).add(ids.len() as u64),
+            RouterEvent::ConsumerLost { route, .. } => self.route(route).count(Count::Reconnects).add(1),
+            RouterEvent::RoutePaused { route, .. } => self.route(route).count(Count::Pauses).add(1),
+            RouterEvent::RouteHeldUp { route, .. } => self.route(route).count(Count::HeldUp).add(1),
+            RouterEvent::SettlementDelayed { route, .. } => self.route(route).count(Count::SettlementDelays).add(1),
             RouterEvent::StoreTrouble { .. } => self.store_troubles.add(1),
             RouterEvent::ConfigApplied { hash } => {
                 let now = self.clock.now();

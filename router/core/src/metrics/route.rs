@@ -96,7 +96,7 @@ pub(super) const CLASSES: [FailureClass; 7] = [
 ];
 
 /// All reasons, in the order of their counters.
-pub(super) const REASONS: [DeadLetterReason; 7] = [
+pub(super) const REASONS: [DeadLetterReason; 8] = [
     DeadLetterReason::Undecodable,
     DeadLetterReason::Rejected,
     DeadLetterReason::Exhausted,
@@ -104,27 +104,49 @@ pub(super) const REASONS: [DeadLetterReason; 7] = [
     DeadLetterReason::Crashed,
     DeadLetterReason::Loop,
     DeadLetterReason::Parked,
+    DeadLetterReason::Dropped,
+];
+
+/// What is counted of a route as one number: what [`COUNTS`] says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Count {
+    Received,
+    Filtered,
+    Matched,
+    Attempts,
+    Redriven,
+    Discarded,
+    Emitted,
+    Reconnects,
+    Pauses,
+    HeldUp,
+    SettlementDelays,
+}
+
+/// Each of them with its family's name and meaning.
+pub(super) const COUNTS: [(Count, &str, &str); 11] = [
+    (Count::Received, "event_router_received_events_total", "Deliveries taken from the route's queue, repeated ones included."),
+    (Count::Filtered, "event_router_filtered_events_total", "Deliveries that the route's patterns or filter did not want any more."),
+    (Count::Matched, "event_router_matched_events_total", "Events that came to the handler for their first attempt."),
+    (Count::Attempts, "event_router_attempts_total", "Handlings begun; a burst is one."),
+    (Count::Redriven, "event_router_redriven_events_total", "Dead letters that an operator put back into the queue."),
+    (Count::Discarded, "event_router_discarded_events_total", "Dead letters that an operator deleted."),
+    (Count::Emitted, "event_router_emitted_events_total", "Events that the route's handler emitted."),
+    (Count::Reconnects, "event_router_reconnects_total", "Times that the route lost its queue, or could not open it, and took it up again."),
+    (Count::Pauses, "event_router_pauses_total", "Times that the route paused because its target was down."),
+    (Count::HeldUp, "event_router_held_up_total", "Times that waiting events filled half the route's window."),
+    (Count::SettlementDelays, "event_router_settlement_delays_total", "Settlements and emits that could not be recorded at once."),
 ];
 
 /// What is counted of one route. All numbers are of this process.
 #[derive(Debug)]
 pub(super) struct RouteNumbers {
-    pub received: Counter,
-    pub filtered: Counter,
-    pub matched: Counter,
+    counts: [Counter; COUNTS.len()],
     done: [Counter; Done::ALL.len()],
-    pub attempts: Counter,
     retries: [Counter; CLASSES.len()],
     /// Events, where `retries` counts handlings.
     pub failed_events: Counter,
     buried: [Counter; REASONS.len()],
-    pub emitted: Counter,
-    pub redriven: Counter,
-    pub discarded: Counter,
-    pub consumers_lost: Counter,
-    pub pauses: Counter,
-    pub held_up: Counter,
-    pub settlements_delayed: Counter,
     running: AtomicI64,
     pub burst_size: Histogram,
     pub handling: Histogram,
@@ -134,21 +156,11 @@ pub(super) struct RouteNumbers {
 impl Default for RouteNumbers {
     fn default() -> Self {
         Self {
-            received: Counter::default(),
-            filtered: Counter::default(),
-            matched: Counter::default(),
+            counts: Default::default(),
             done: Default::default(),
-            attempts: Counter::default(),
             retries: Default::default(),
             failed_events: Counter::default(),
             buried: Default::default(),
-            emitted: Counter::default(),
-            redriven: Counter::default(),
-            discarded: Counter::default(),
-            consumers_lost: Counter::default(),
-            pauses: Counter::default(),
-            held_up: Counter::default(),
-            settlements_delayed: Counter::default(),
             running: AtomicI64::new(0),
             burst_size: Histogram::new(Unit::Count, BURST_BOUNDS),
             handling: Histogram::new(Unit::Seconds, HANDLING_BOUNDS),
@@ -158,6 +170,10 @@ impl Default for RouteNumbers {
 }
 
 impl RouteNumbers {
+    pub(super) fn count(&self, count: Count) -> &Counter {
+        &self.counts[count as usize]
+    }
+
     pub(super) fn done(&self, done: Done) -> &Counter {
         &self.done[Done::ALL.iter().position(|other| *other == done).unwrap_or_default()]
     }
@@ -181,5 +197,15 @@ impl RouteNumbers {
     /// Events that a handler works on now.
     pub(super) fn running(&self) -> i64 {
         self.running.load(Ordering::Relaxed).max(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_count_stands_at_its_place_in_the_table() {
+        assert!(COUNTS.iter().enumerate().all(|(at, (count, ..))| *count as usize == at));
     }
 }

@@ -52,7 +52,18 @@ fn status(routes: Vec<RouteStatus>) -> RouterStatus {
 }
 
 fn route(route: &str, queue: Option<QueueStats>) -> RouteStatus {
-    RouteStatus { name: name(route), handler: "log".into(), mode: RouteMode::Live, state: RouteState::Paused, note: None, queue, open_bursts: 2 }
+    RouteStatus {
+        name: name(route),
+        handler: "log".into(),
+        mode: RouteMode::Live,
+        state: RouteState::Paused,
+        note: None,
+        queue,
+        open_bursts: 2,
+        failing_bursts: 1,
+        rates: None,
+        breaker: None,
+    }
 }
 
 #[test]
@@ -127,8 +138,8 @@ fn every_reason_and_every_class_has_a_counter_of_its_own() {
     for (at, class) in CLASSES.into_iter().enumerate() {
         has(&text, &format!("event_router_retries_total{{route=\"r\",class=\"{class}\"}} {}", at + 1));
     }
-    assert_eq!(REASONS.len(), 7);
-    assert_eq!(DeadLetterReason::Parked, REASONS[6]);
+    // The last one of the list of the port is the last one here.
+    assert_eq!((REASONS.len(), REASONS[7]), (DeadLetterReason::Dropped as usize + 1, DeadLetterReason::Dropped));
 }
 
 #[test]
@@ -153,6 +164,7 @@ fn a_route_that_did_nothing_has_zeros_and_its_queue_is_shown() {
         "event_router_lag_seconds{route=\"r\"} 90",
         "event_router_lag_seconds{route=\"unbound\"} 0",
         "event_router_open_bursts{route=\"r\"} 2",
+        "event_router_failing_bursts{route=\"r\"} 1",
     ] {
         has(&text, line);
     }

@@ -64,8 +64,9 @@ impl MemoryConsumer {
         let items: Vec<_> = deliveries.iter().filter_map(|delivery| Some((delivery.tag, data.queues.get_mut(&self.route)?.remove(delivery.tag)?))).collect();
         match settlement {
             Settlement::Done { fates, inbox } => {
-                for ((_, item), fate) in items.iter().zip(&fates) {
-                    data.note(item.seq, &self.route, DeliveryState::Finished(fate.clone()), item.attempts, now);
+                for ((tag, item), fate) in items.iter().zip(&fates) {
+                    let attempts = deliveries.iter().find(|delivery| delivery.tag == *tag).map_or(item.attempts, |delivery| delivery.attempts);
+                    data.note(item.seq, &self.route, DeliveryState::Finished(fate.clone()), attempts, now);
                 }
                 for key in inbox.into_iter().flatten() {
                     data.inbox.insert((self.route.clone(), key.key), key.expires_at);
