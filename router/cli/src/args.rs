@@ -98,7 +98,7 @@ pub(crate) enum Command {
     Check(Json),
     /// List the linked plugins, or show the reference of one
     Plugins(PluginsArgs),
-    /// Print the JSON Schema of the configuration, or those of the events
+    /// Print the JSON Schema of the configuration, those of the events, or the OpenAPI document of the HTTP door
     Schema(SchemaArgs),
     /// Take an event in
     Publish(PublishArgs),
@@ -200,6 +200,8 @@ pub(crate) struct SchemaArgs {
 pub(crate) enum SchemaOf {
     /// The shapes of events that are known
     Events,
+    /// The HTTP endpoints and the admin API, as an OpenAPI document
+    Openapi,
 }
 
 #[derive(Debug, Args)]

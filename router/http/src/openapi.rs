@@ -29,7 +29,8 @@ pub fn openapi() -> Value {
         let path = paths.entry(operation.path).or_insert_with(|| json!({}));
         path[method] = operation.described;
     }
-    json!({
+    let (schemas, responses) = shapes.into_components();
+    let mut document = json!({
         "openapi": "3.1.0",
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
         "info": {
@@ -50,12 +51,43 @@ pub fn openapi() -> Value {
         ],
         "paths": paths,
         "components": {
-            "schemas": shapes.into_components(),
+            "schemas": schemas,
+            "responses": responses,
             "securitySchemes": {
                 "token": { "type": "http", "scheme": "bearer", "description": "One of `[http] tokens`" },
             },
         },
-    })
+    });
+    in_plain_words(&mut document);
+    document
+}
+
+/// Descriptions are the doc comments of the types; what they say to readers of the source is said to everybody.
+fn in_plain_words(value: &mut Value) {
+    match value {
+        Value::Object(map) => map.iter_mut().for_each(|(name, value)| match value {
+            Value::String(text) if name == "description" => *text = without_links(text).replace("`None`", "null"),
+            value => in_plain_words(value),
+        }),
+        Value::Array(items) => items.iter_mut().for_each(in_plain_words),
+        _ => {}
+    }
+}
+
+/// A link to an item of the source becomes its name.
+fn without_links(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, link)) = rest.split_once("[`") {
+        plain.push_str(before);
+        let Some((name, after)) = link.split_once("`]") else {
+            rest = &rest[before.len()..];
+            break;
+        };
+        plain.push_str(&format!("`{}`", name.rsplit("::").next().unwrap_or(name)));
+        rest = after;
+    }
+    plain + rest
 }
 
 /// The path of the document. It tells nothing about this router, so it needs a token only where everything does.
@@ -85,9 +117,22 @@ mod tests {
         let document = openapi();
         let mut found = BTreeSet::new();
         references(&document, &mut found);
-        let schemas = document["components"]["schemas"].as_object().unwrap();
-        let there: BTreeSet<String> = schemas.keys().map(|name| format!("#/components/schemas/{name}")).collect();
+        let named = |kind: &str| {
+            let all = document["components"][kind].as_object().unwrap().keys();
+            all.map(|name| format!("#/components/{kind}/{name}")).collect::<Vec<_>>()
+        };
+        let there: BTreeSet<String> = named("schemas").into_iter().chain(named("responses")).collect();
         assert_eq!(found, there);
+    }
+
+    #[test]
+    fn descriptions_are_for_readers_who_do_not_know_the_source() {
+        assert_eq!(without_links("see [`crate::Context::note`], and [`A`]: [x]"), "see `note`, and `A`: [x]");
+        assert_eq!(without_links("an open [`A"), "an open [`A");
+        let text = openapi().to_string();
+        for word in ["[`", "`None`", "`Some", "crate::"] {
+            assert!(!text.contains(word), "{word}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fs;
 
 use router_tests::{Home, workspace};
 
-const GENERATED: [&str; 3] = ["config/router.schema.json", "config/PLUGINS.md", "config/REFERENCE.md"];
+const GENERATED: [&str; 4] = ["config/router.schema.json", "config/PLUGINS.md", "config/REFERENCE.md", "docs/openapi.json"];
 
 #[test]
 fn the_schema_of_the_configuration_is_the_committed_one() {

@@ -1,4 +1,5 @@
-//! `schema`: the JSON Schema of the configuration, those of the events, and the files that are generated from the source.
+//! `schema`: the JSON Schema of the configuration, those of the events, the OpenAPI document of the doors, and the files that are
+//! generated from the source.
 
 use std::fs;
 
@@ -16,12 +17,16 @@ use crate::{
 /// The shapes of events that are on the wire, one definition for each dialect.
 static EVENTS: &str = include_str!("../../schemas/events.schema.json");
 
+/// Where the description of the doors lies.
+const OPENAPI_FILE: &str = "docs/openapi.json";
+
 pub(crate) fn run(args: &SchemaArgs, out: &mut Output) -> anyhow::Result<Ended> {
     match args.of {
         Some(SchemaOf::Events) => {
             let schema: Value = serde_json::from_str(EVENTS).context("the schema of the events is part of the program")?;
             out.json(&schema)?;
         }
+        Some(SchemaOf::Openapi) => out.json(&router_http::openapi())?,
         None if args.write => write(args, out)?,
         None => out.json(&config::config_schema(&Registry::linked()?))?,
     }
@@ -33,8 +38,12 @@ fn write(args: &SchemaArgs, out: &mut Output) -> anyhow::Result<()> {
     if !args.dir.join("config").is_dir() {
         bail!("`{}` has no `config` directory: run it in the repository, or name it with `--dir`", args.dir.display());
     }
-    for (name, content) in config::generated_files(&registry) {
+    let openapi = serde_json::to_string_pretty(&router_http::openapi()).context("JSON can be written")? + "\n";
+    for (name, content) in config::generated_files(&registry).into_iter().chain([(OPENAPI_FILE, openapi)]) {
         let path = args.dir.join(name);
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).with_context(|| format!("cannot make `{}`", directory.display()))?;
+        }
         let unchanged = fs::read_to_string(&path).is_ok_and(|present| present == content);
         if !unchanged {
             fs::write(&path, content).with_context(|| format!("cannot write `{}`", path.display()))?;

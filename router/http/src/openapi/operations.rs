@@ -69,29 +69,33 @@ fn answers(shapes: &mut Shapes, description: &str, content: Option<Value>, error
         good["content"] = content;
     }
     all.insert("200".to_owned(), good);
-    let error = shapes.answer::<ErrorAnswer>();
     for status in errors {
-        let mut answer = json!({ "description": meaning(*status), "content": json_of(error.clone()) });
-        if matches!(status, 503 | 507) {
-            answer["headers"] = json!({ "Retry-After": { "schema": { "type": "string" }, "description": "In seconds" } });
-        }
-        all.insert(status.to_string(), answer);
+        all.insert(status.to_string(), error(shapes, *status));
     }
     all
 }
 
-/// The errors of Bloodbank's endpoints have its shape, except those of the guard in front of all paths.
-fn as_bloodbank(shapes: &mut Shapes, answers: &mut Map<String, Value>, fields: bool) {
-    let (detail, error) = (shapes::detail(shapes), shapes.answer::<ErrorAnswer>());
-    for (status, answer) in answers.iter_mut() {
-        match status.as_str() {
-            "200" | "401" | "403" => {}
-            "400" => answer["content"] = json_of(json!({ "anyOf": [detail, error] })),
-            _ => answer["content"] = json_of(detail.clone()),
-        }
+/// An error of these doors.
+fn error(shapes: &mut Shapes, status: u16) -> Value {
+    shapes.response(format!("Error{status}"), |shapes| refusal(status, shapes.answer::<ErrorAnswer>()))
+}
+
+fn refusal(status: u16, shape: Value) -> Value {
+    let mut answer = json!({ "description": meaning(status), "content": json_of(shape) });
+    if matches!(status, 503 | 507) {
+        answer["headers"] = json!({ "Retry-After": { "schema": { "type": "string" }, "description": "In seconds" } });
     }
-    if fields {
-        answers.insert("422".to_owned(), json!({ "description": meaning(422), "content": json_of(detail) }));
+    answer
+}
+
+/// The errors of Bloodbank's endpoints have its shape, except those of the guard in front of all paths.
+fn as_bloodbank(shapes: &mut Shapes, answers: &mut Map<String, Value>) {
+    for status in INTAKE.iter().copied().filter(|status| !matches!(status, 401 | 403)).chain([422]) {
+        let answer = shapes.response(format!("Detail{status}"), |shapes| {
+            let detail = shapes::detail(shapes);
+            refusal(status, if status == 400 { json!({ "anyOf": [detail, shapes.answer::<ErrorAnswer>()] }) } else { detail })
+        });
+        answers.insert(status.to_string(), answer);
     }
 }
 
@@ -170,7 +174,7 @@ fn bloodbank(shapes: &mut Shapes, all: &mut Vec<Operation>) {
     let envelope = shapes::envelope(shapes);
     for (path, key, body) in shapes::described_bodies(shapes) {
         let mut responses = answers(shapes, "The envelope that is on the bus", Some(json_of(envelope.clone())), INTAKE);
-        as_bloodbank(shapes, &mut responses, true);
+        as_bloodbank(shapes, &mut responses);
         let name = shapes::camel(&["post", path.trim_start_matches("/events/")]);
         let name = name[..1].to_ascii_lowercase() + &name[1..];
         let described = json!({
@@ -190,7 +194,7 @@ fn bloodbank(shapes: &mut Shapes, all: &mut Vec<Operation>) {
             "required": ["ok", "routing_key", "event_id"],
         });
         let mut responses = answers(shapes, "The event is on disk", Some(json_of(answer)), INTAKE);
-        as_bloodbank(shapes, &mut responses, true);
+        as_bloodbank(shapes, &mut responses);
         let described = json!({
             "operationId": format!("post{}", shapes::camel(&["agent", action])),
             "tags": ["bloodbank"],
@@ -213,7 +217,7 @@ fn bloodbank(shapes: &mut Shapes, all: &mut Vec<Operation>) {
         "required": ["status", "event_id"],
     });
     let mut responses = answers(shapes, "The event is on disk", Some(json_of(answer)), INTAKE);
-    as_bloodbank(shapes, &mut responses, true);
+    as_bloodbank(shapes, &mut responses);
     all.push(post(
         "/events/custom",
         json!({
@@ -232,7 +236,7 @@ fn bloodbank(shapes: &mut Shapes, all: &mut Vec<Operation>) {
     });
     let body = shapes::publish(shapes);
     let mut responses = answers(shapes, "The event is on disk", Some(json_of(answer)), INTAKE);
-    as_bloodbank(shapes, &mut responses, true);
+    as_bloodbank(shapes, &mut responses);
     all.push(post(
         "/publish",
         json!({

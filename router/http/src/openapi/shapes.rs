@@ -13,6 +13,7 @@ pub(super) struct Shapes {
     answers: SchemaGenerator,
     requests: SchemaGenerator,
     others: Map<String, Value>,
+    responses: Map<String, Value>,
 }
 
 const PREFIX: &str = "#/components/schemas/";
@@ -29,7 +30,12 @@ impl Shapes {
             settings.meta_schema = None;
             settings
         };
-        Self { answers: settings().for_serialize().into_generator(), requests: settings().for_deserialize().into_generator(), others: Map::new() }
+        Self {
+            answers: settings().for_serialize().into_generator(),
+            requests: settings().for_deserialize().into_generator(),
+            others: Map::new(),
+            responses: Map::new(),
+        }
     }
 
     /// What is written.
@@ -71,6 +77,16 @@ impl Shapes {
         named(name)
     }
 
+    /// An answer that many operations give.
+    pub(super) fn response(&mut self, name: String, response: impl FnOnce(&mut Self) -> Value) -> Value {
+        let reference = json!({ "$ref": format!("#/components/responses/{name}") });
+        if !self.responses.contains_key(&name) {
+            let response = response(self);
+            self.responses.insert(name, response);
+        }
+        reference
+    }
+
     /// What a verb answers: the name of the shape, and the result.
     pub(super) fn verb<T: JsonSchema>(&mut self, schema: &str) -> Value {
         let result = self.answer::<T>();
@@ -81,13 +97,14 @@ impl Shapes {
         })
     }
 
-    pub(super) fn into_components(mut self) -> Map<String, Value> {
+    /// All shapes and all answers that are referred to by name.
+    pub(super) fn into_components(mut self) -> (Map<String, Value>, Map<String, Value>) {
         let mut all = self.others;
         for (name, schema) in self.answers.take_definitions(true).into_iter().chain(self.requests.take_definitions(true)) {
             // What is read and written is described once, in the words of who writes it.
             all.entry(name).or_insert(schema);
         }
-        all
+        (all, self.responses)
     }
 }
 
