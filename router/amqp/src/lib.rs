@@ -7,6 +7,7 @@
 
 mod admin;
 mod archive;
+mod arguments;
 mod backoff;
 mod bindings;
 mod bound;
@@ -24,6 +25,7 @@ mod properties;
 mod publisher;
 mod pump;
 mod returns;
+mod scratch;
 mod topology;
 mod transport;
 mod waits;

@@ -1,1 +1,250 @@
-//! (being written)
+//! Makes what the routes need on the broker: exchanges, queues, bindings.
+//!
+//! ```text
+//!                      patterns                                     key = queue
+//!   exchange ─────────────────────────► route's queue ◄──────────────────── return exchange ──► lost (what no queue wants)
+//!                                          │     ▲                               ▲
+//!                       given up on        │     └── consumer                    │ after their time
+//!   default exchange ──► ….dead  ◄─────────┘                 waits 1 s … 1024 s ─┘
+//! ```
+//!
+//! Everything is looked at before it is made, since looking needs no permission to make, and is held against what it should be
+//! before it is used. Old bindings go when the new ones stand.
+
+use std::collections::BTreeSet;
+
+use lapin::{ExchangeKind, types::FieldTable};
+use router_api::{RouteName, Subscription};
+
+use crate::{
+    AmqpOptions, Topology,
+    arguments::{self, Difference, Form},
+    connection::Session,
+    failure::Failure,
+    names,
+    scratch::Scratch,
+};
+
+/// Refusals of a broker that are followed to find out how an adopted queue was made.
+const PROBES_MAX: usize = 16;
+
+/// What one route has on the broker, as far as we made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Bound {
+    pub(crate) route: RouteName,
+    pub(crate) queue: String,
+    /// With which it is bound to the exchange.
+    pub(crate) patterns: BTreeSet<String>,
+}
+
+impl Bound {
+    /// What `subscription` wants.
+    pub(crate) fn of(subscription: &Subscription) -> Self {
+        Self {
+            route: subscription.route.clone(),
+            queue: names::queue_of(subscription),
+            patterns: subscription.patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
+        }
+    }
+}
+
+/// What [`declare`] did.
+#[derive(Debug, Default)]
+pub(crate) struct Declared {
+    /// What was made, one sentence each.
+    pub(crate) made: Vec<String>,
+    /// What an adopted queue costs, one sentence each.
+    pub(crate) notes: Vec<String>,
+    /// Routes that cannot work until somebody acts. The others stand.
+    pub(crate) refused: Vec<(RouteName, Failure)>,
+}
+
+/// Makes everything that `wanted` needs, and takes away the bindings in `before` that are not wanted any more: after the new ones
+/// stand, and only if nothing was refused.
+///
+/// # Errors
+///
+/// When the session is of no use, or the broker refuses something that all routes need.
+pub(crate) async fn declare(session: &Session, options: &AmqpOptions, wanted: &[Subscription], before: &[Bound]) -> Result<Declared, Failure> {
+    let mut declared = Declared::default();
+    if options.topology == Topology::Off {
+        return Ok(declared);
+    }
+    let mut maker = Maker { scratch: Scratch::new(session), options, declared: &mut declared };
+    maker.shared().await?;
+    for subscription in wanted {
+        match maker.route(subscription).await {
+            Ok(()) => {}
+            Err(failure) if failure.is_refused() => maker.declared.refused.push((subscription.route.clone(), failure)),
+            Err(failure) => return Err(failure),
+        }
+    }
+    if options.topology == Topology::Declare && maker.declared.refused.is_empty() {
+        maker.unbind(wanted, before).await?;
+    }
+    maker.scratch.end().await;
+    Ok(declared)
+}
+
+struct Maker<'a> {
+    scratch: Scratch<'a>,
+    options: &'a AmqpOptions,
+    declared: &'a mut Declared,
+}
+
+impl Maker<'_> {
+    /// What all routes need.
+    async fn shared(&mut self) -> Result<(), Failure> {
+        let exchange = self.options.exchange.clone();
+        self.exchange(&exchange, ExchangeKind::Topic, FieldTable::default()).await?;
+        self.exchange(names::LOST, ExchangeKind::Fanout, FieldTable::default()).await?;
+        self.queue(names::LOST, arguments::lost_queue()).await?;
+        self.bind(names::LOST, names::LOST, &[""]).await?;
+        self.exchange(names::RETURN, ExchangeKind::Direct, arguments::return_exchange()).await?;
+        for step in names::WAIT_STEPS {
+            let name = names::wait_of(step);
+            self.exchange(&name, ExchangeKind::Fanout, FieldTable::default()).await?;
+            self.queue(&name, arguments::wait_queue(step)).await?;
+            self.bind(&name, &name, &[""]).await?;
+        }
+        Ok(())
+    }
+
+    async fn route(&mut self, subscription: &Subscription) -> Result<(), Failure> {
+        let bound = Bound::of(subscription);
+        // First, so that nothing can be given up on without a place for it.
+        self.queue(&names::dead_queue(&bound.route), arguments::dead_queue()).await?;
+        let wanted = arguments::route_queue(subscription, self.options);
+        if subscription.queue.name.is_some() {
+            self.adopt(subscription, &bound.queue, wanted).await?;
+        } else {
+            self.queue(&bound.queue, wanted).await?;
+        }
+        self.bind(&bound.queue, names::RETURN, &[&bound.queue]).await?;
+        let patterns: Vec<&str> = bound.patterns.iter().map(String::as_str).collect();
+        self.bind(&bound.queue, &self.options.exchange, &patterns).await
+    }
+
+    async fn exchange(&mut self, name: &str, kind: ExchangeKind, arguments: FieldTable) -> Result<(), Failure> {
+        let is_there = self.scratch.has_exchange(name).await?;
+        if self.options.topology == Topology::Verify {
+            return if is_there { Ok(()) } else { Err(missing(&format!("exchange `{name}`"))) };
+        }
+        match self.scratch.exchange(name, kind, arguments).await {
+            Err(failure) if is_there && may_not_make(&failure) => {}
+            Err(failure) if failure.is_inequivalent() => return Err(other_exchange(name, failure)),
+            other => other?,
+        }
+        if !is_there {
+            self.declared.made.push(format!("made exchange `{name}`"));
+        }
+        Ok(())
+    }
+
+    /// One of our own queues: exactly as it should be, or refused.
+    async fn queue(&mut self, name: &str, arguments: FieldTable) -> Result<(), Failure> {
+        let is_there = self.scratch.look(name).await?.is_some();
+        if self.options.topology == Topology::Verify {
+            return if is_there { Ok(()) } else { Err(missing(&format!("queue `{name}`"))) };
+        }
+        let form = Form::of(arguments);
+        match self.scratch.queue(name, &form).await {
+            Err(failure) if is_there && may_not_make(&failure) => {}
+            Err(failure) if failure.is_inequivalent() => return Err(other_queue(name, failure)),
+            other => other?,
+        }
+        if !is_there {
+            self.declared.made.push(format!("made queue `{name}` ({})", arguments::shown(&form.arguments)));
+        }
+        Ok(())
+    }
+
+    /// Somebody else's queue: as it is, if it is there.
+    async fn adopt(&mut self, subscription: &Subscription, name: &str, wanted: FieldTable) -> Result<(), Failure> {
+        if self.scratch.look(name).await?.is_none() {
+            return self.queue(name, wanted).await;
+        }
+        let (route, parallel) = (&subscription.route, subscription.queue.parallel);
+        match form_of(&mut self.scratch, name, wanted).await? {
+            Some(form) => {
+                let costs = form.costs(parallel);
+                self.declared.notes.extend(costs.into_iter().map(|cost| format!("route `{route}` adopts queue `{name}`: {cost}")));
+            }
+            None => self.declared.notes.push(format!("route `{route}` adopts queue `{name}`, and the broker does not say how it was made")),
+        }
+        Ok(())
+    }
+
+    async fn bind(&mut self, queue: &str, exchange: &str, keys: &[&str]) -> Result<(), Failure> {
+        if self.options.topology == Topology::Verify {
+            return Ok(());
+        }
+        self.scratch.bind(queue, exchange, keys).await
+    }
+
+    async fn unbind(&mut self, wanted: &[Subscription], before: &[Bound]) -> Result<(), Failure> {
+        let wanted: Vec<Bound> = wanted.iter().map(Bound::of).collect();
+        for old in before {
+            let keeps = |pattern: &&String| wanted.iter().any(|new| new.queue == old.queue && new.patterns.contains(*pattern));
+            let gone: Vec<&String> = old.patterns.iter().filter(|pattern| !keeps(pattern)).collect();
+            for pattern in &gone {
+                self.scratch.unbind(&old.queue, &self.options.exchange, pattern).await?;
+            }
+            if !gone.is_empty() {
+                let patterns: Vec<String> = gone.iter().map(|pattern| format!("`{pattern}`")).collect();
+                self.declared.made.push(format!("queue `{}` collects no more {}, and keeps what waits in it", old.queue, patterns.join(", ")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How a queue that is there was made, as far as the broker compares it. It tells one difference with each refusal.
+///
+/// # Errors
+///
+/// When the session is of no use. A broker that does not let us find out answers `None`.
+pub(crate) async fn form_of(scratch: &mut Scratch<'_>, queue: &str, guess: FieldTable) -> Result<Option<Form>, Failure> {
+    let mut form = Form::of(guess);
+    for _ in 0..PROBES_MAX {
+        match scratch.queue(queue, &form).await {
+            Ok(()) => return Ok(Some(form)),
+            Err(failure) if failure.is_inequivalent() => match Difference::of(failure.sentence()) {
+                Some(difference) if form.follow(&difference) => {}
+                _ => return Ok(None),
+            },
+            Err(failure) if failure.is_refused() => return Ok(None),
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(None)
+}
+
+/// Is it only that this user may use it and not make it?
+fn may_not_make(failure: &Failure) -> bool {
+    failure.code() == Some(lapin::protocol::AMQPSoftError::ACCESSREFUSED.get_id())
+}
+
+fn missing(what: &str) -> Failure {
+    Failure::refused(format!("{what} is not there, and `topology = \"verify\"` makes nothing: make it, or set `topology = \"declare\"`"))
+}
+
+fn other_exchange(name: &str, failure: Failure) -> Failure {
+    let sentence = match Difference::of(failure.sentence()) {
+        Some(difference) => format!("exchange `{name}` is another one: {}", difference.sentence()),
+        None => failure.sentence().to_owned(),
+    };
+    failure.explained(format!("{sentence}; take another exchange, or delete that one if nobody uses it"))
+}
+
+/// What is different, and how to get away from it without losing what waits.
+pub(crate) fn other_queue(name: &str, failure: Failure) -> Failure {
+    let sentence = match Difference::of(failure.sentence()) {
+        Some(difference) => format!("queue `{name}` was made in another way: {}", difference.sentence()),
+        None => failure.sentence().to_owned(),
+    };
+    failure.explained(format!(
+        "{sentence}; adopt it as it is with `queue = \"{name}\"` in the route, or give the route a new one with `queue = \"{name}.v2\"`, let a route \
+         without `on` and with `queue = \"{name}\"` handle what waits in the old one, and then delete that"
+    ))
+}

@@ -30,6 +30,7 @@ pub(crate) async fn send(publisher: &Publisher, queue: &str, body: Bytes, proper
     if publisher.publish(&exchange, queue, body, properties).await?.routed {
         return Ok(());
     }
+    publisher.suspect();
     // A fanout exchange without its queue, or a return exchange without its alternate: somebody has deleted what we made.
     Err(PublishFailure::Refused(format!("exchange `{exchange}` leads to no queue, so nothing can wait or come back through it")))
 }

@@ -51,6 +51,13 @@ pub(crate) struct Dead {
     hops: u8,
 }
 
+impl Dead {
+    /// As the delivery had it.
+    pub(crate) fn identity(&self) -> &str {
+        &self.identity
+    }
+}
+
 /// What `message` is to the core.
 pub(crate) fn incoming(message: lapin::message::Delivery, now: Timestamp) -> Incoming {
     let ours = message.exchange.as_str() == names::RETURN;
@@ -174,7 +181,7 @@ pub(crate) fn dead(route: &RouteName, message: &lapin::message::Delivery, now: T
                 burst: None,
                 traceparent: traceparent_of(headers),
             };
-            (hashed(&[route.as_str(), &identity, &buried_at.to_string()]), letter)
+            (letter.reference(&identity), letter)
         }
     };
     let stored = StoredDeadLetter { id, key, body: Bytes::copy_from_slice(&message.data), stored_at, seq: None, letter };
@@ -335,7 +342,7 @@ fn history_json(history: &[AttemptRecord]) -> String {
 
 /// A letter has the same id however often it is published, so that a repeat is known as one.
 fn letter_id(delivery: &Delivery, letter: &DeadLetter) -> String {
-    hashed(&[letter.route.as_str(), &delivery.identity, &delivery.tag.to_string(), &letter.buried_at.to_string()])
+    letter.reference(&delivery.identity)
 }
 
 fn hashed(parts: &[&str]) -> String {

@@ -1,0 +1,127 @@
+//! A channel for questions that the broker may refuse: a refusal costs the channel, and the next question gets a new one.
+
+use std::future::Future;
+
+use lapin::{
+    Channel, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{FieldTable, ShortString},
+};
+
+use crate::{
+    arguments::Form,
+    connection::Session,
+    failure::{Failure, LIMIT, within},
+};
+
+/// See the head of this file. Bound to one session.
+pub(crate) struct Scratch<'a> {
+    session: &'a Session,
+    open: Option<Channel>,
+}
+
+/// What the broker knows of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct QueueCount {
+    /// Waiting to be handed out.
+    pub(crate) ready: u32,
+    pub(crate) consumers: u32,
+}
+
+impl<'a> Scratch<'a> {
+    pub(crate) fn new(session: &'a Session) -> Self {
+        Self { session, open: None }
+    }
+
+    /// Does `what` on a channel that is open. The channel survives only what succeeds.
+    pub(crate) async fn ask<T, F>(&mut self, what: &str, call: impl FnOnce(Channel) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = lapin::Result<T>>,
+    {
+        let channel = match self.open.take().filter(|channel| channel.status().connected()) {
+            Some(channel) => channel,
+            None => self.session.channel(what).await?,
+        };
+        let answer = within(what, LIMIT, call(channel.clone())).await?;
+        self.open = Some(channel);
+        Ok(answer)
+    }
+
+    /// Gives the channel back to the broker.
+    pub(crate) async fn end(mut self) {
+        if let Some(channel) = self.open.take() {
+            // Nothing depends on it, and the session's end would do.
+            drop(within("closing a channel", LIMIT, channel.close(200, "done".into())).await);
+        }
+    }
+
+    /// Looks at a queue without touching it; `None` where there is none.
+    pub(crate) async fn look(&mut self, queue: &str) -> Result<Option<QueueCount>, Failure> {
+        let name = short("queue", queue)?;
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let answer = self.ask(&format!("queue `{queue}`"), |channel| async move { channel.queue_declare(name, options, FieldTable::default()).await }).await;
+        match answer {
+            Ok(queue) => Ok(Some(QueueCount { ready: queue.message_count(), consumers: queue.consumer_count() })),
+            Err(failure) if failure.is_missing() => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Is there such an exchange?
+    pub(crate) async fn has_exchange(&mut self, exchange: &str) -> Result<bool, Failure> {
+        let name = short("exchange", exchange)?;
+        let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+        let what = format!("exchange `{exchange}`");
+        let call = |channel: Channel| async move { channel.exchange_declare(name, ExchangeKind::Topic, options, FieldTable::default()).await };
+        match self.ask(&what, call).await {
+            Ok(()) => Ok(true),
+            Err(failure) if failure.is_missing() => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Makes a queue, or holds one that is there against `form`.
+    pub(crate) async fn queue(&mut self, queue: &str, form: &Form) -> Result<(), Failure> {
+        let name = short("queue", queue)?;
+        let Form { durable, auto_delete, exclusive, .. } = *form;
+        let options = QueueDeclareOptions { durable, auto_delete, exclusive, ..QueueDeclareOptions::default() };
+        let arguments = form.arguments.clone();
+        self.ask(&format!("queue `{queue}`"), |channel| async move { channel.queue_declare(name, options, arguments).await }).await.map(drop)
+    }
+
+    /// Makes a durable exchange, or holds one that is there against it.
+    pub(crate) async fn exchange(&mut self, exchange: &str, kind: ExchangeKind, arguments: FieldTable) -> Result<(), Failure> {
+        let name = short("exchange", exchange)?;
+        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        self.ask(&format!("exchange `{exchange}`"), |channel| async move { channel.exchange_declare(name, kind, options, arguments).await }).await
+    }
+
+    /// Binds `queue` to `exchange` with each of `keys`. The broker answers once for all of them.
+    pub(crate) async fn bind(&mut self, queue: &str, exchange: &str, keys: &[&str]) -> Result<(), Failure> {
+        let Some((last, others)) = keys.split_last() else { return Ok(()) };
+        let what = format!("binding queue `{queue}` to exchange `{exchange}`");
+        let (queue, exchange) = (short("queue", queue)?, short("exchange", exchange)?);
+        for key in others {
+            let (queue, exchange, key) = (queue.clone(), exchange.clone(), short("routing pattern", key)?);
+            let options = QueueBindOptions { nowait: true };
+            self.ask(&what, |channel| async move { channel.queue_bind(queue, exchange, key, options, FieldTable::default()).await }).await?;
+        }
+        let key = short("routing pattern", last)?;
+        self.ask(&what, |channel| async move { channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default()).await }).await
+    }
+
+    /// Takes a binding away. One that is not there, on a queue that is not there, is no failure.
+    pub(crate) async fn unbind(&mut self, queue: &str, exchange: &str, key: &str) -> Result<(), Failure> {
+        let what = format!("taking the binding `{key}` of queue `{queue}` from exchange `{exchange}`");
+        let (queue, exchange, key) = (short("queue", queue)?, short("exchange", exchange)?, short("routing pattern", key)?);
+        match self.ask(&what, |channel| async move { channel.queue_unbind(queue, exchange, key, FieldTable::default()).await }).await {
+            Err(failure) if failure.is_missing() => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// A name as AMQP can carry it. The type itself panics at a longer one.
+pub(crate) fn short(what: &str, name: &str) -> Result<ShortString, Failure> {
+    ShortString::try_new(name).map_err(|_| Failure::refused(format!("the name of the {what} has {} bytes, and AMQP knows at most 255", name.len())))
+}
