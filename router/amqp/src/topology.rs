@@ -11,14 +11,13 @@
 //! Everything is looked at before it is made, since looking needs no permission to make, and is held against what it should be
 //! before it is used. Old bindings go when the new ones stand.
 
-use std::collections::BTreeSet;
-
 use lapin::{ExchangeKind, types::FieldTable};
-use router_api::{RouteName, Subscription};
+use router_api::{RouteName, RoutingPattern, Subscription};
 
 use crate::{
     AmqpOptions, Topology,
     arguments::{self, Difference, Form},
+    bindings::{Bindings, Stale},
     connection::Session,
     failure::Failure,
     names,
@@ -27,26 +26,6 @@ use crate::{
 
 /// Refusals of a broker that are followed to find out how an adopted queue was made.
 const PROBES_MAX: usize = 16;
-
-/// What one route has on the broker, as far as we made it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Bound {
-    pub(crate) route: RouteName,
-    pub(crate) queue: String,
-    /// With which it is bound to the exchange.
-    pub(crate) patterns: BTreeSet<String>,
-}
-
-impl Bound {
-    /// What `subscription` wants.
-    pub(crate) fn of(subscription: &Subscription) -> Self {
-        Self {
-            route: subscription.route.clone(),
-            queue: names::queue_of(subscription),
-            patterns: subscription.patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
-        }
-    }
-}
 
 /// What [`declare`] did.
 #[derive(Debug, Default)]
@@ -59,19 +38,21 @@ pub(crate) struct Declared {
     pub(crate) refused: Vec<(RouteName, Failure)>,
 }
 
-/// Makes everything that `wanted` needs, and takes away the bindings in `before` that are not wanted any more: after the new ones
-/// stand, and only if nothing was refused.
+/// Makes everything that `wanted`, the complete set, needs, and takes away the bindings in `record` that are not wanted any more: after
+/// the new ones stand, and only if nothing was refused.
 ///
 /// # Errors
 ///
 /// When the session is of no use, or the broker refuses something that all routes need.
-pub(crate) async fn declare(session: &Session, options: &AmqpOptions, wanted: &[Subscription], before: &[Bound]) -> Result<Declared, Failure> {
+pub(crate) async fn declare(session: &Session, options: &AmqpOptions, wanted: &[Subscription], record: &Bindings) -> Result<Declared, Failure> {
     let mut declared = Declared::default();
     if options.topology == Topology::Off {
         return Ok(declared);
     }
     let mut maker = Maker { scratch: Scratch::new(session), options, declared: &mut declared };
     maker.shared().await?;
+    let makes = options.topology == Topology::Declare;
+    let stale = if makes { maker.stale(wanted, record).await } else { Vec::new() };
     for subscription in wanted {
         match maker.route(subscription).await {
             Ok(()) => {}
@@ -79,8 +60,8 @@ pub(crate) async fn declare(session: &Session, options: &AmqpOptions, wanted: &[
             Err(failure) => return Err(failure),
         }
     }
-    if options.topology == Topology::Declare && maker.declared.refused.is_empty() {
-        maker.unbind(wanted, before).await?;
+    if makes && maker.declared.refused.is_empty() {
+        maker.unbind(&stale, record).await?;
     }
     maker.scratch.end().await;
     Ok(declared)
@@ -111,18 +92,18 @@ impl Maker<'_> {
     }
 
     async fn route(&mut self, subscription: &Subscription) -> Result<(), Failure> {
-        let bound = Bound::of(subscription);
+        let queue = names::queue_of(subscription);
         // First, so that nothing can be given up on without a place for it.
-        self.queue(&names::dead_queue(&bound.route), arguments::dead_queue()).await?;
+        self.queue(&names::dead_queue(&subscription.route), arguments::dead_queue()).await?;
         let wanted = arguments::route_queue(subscription, self.options);
         if subscription.queue.name.is_some() {
-            self.adopt(subscription, &bound.queue, wanted).await?;
+            self.adopt(subscription, &queue, wanted).await?;
         } else {
-            self.queue(&bound.queue, wanted).await?;
+            self.queue(&queue, wanted).await?;
         }
-        self.bind(&bound.queue, names::RETURN, &[&bound.queue]).await?;
-        let patterns: Vec<&str> = bound.patterns.iter().map(String::as_str).collect();
-        self.bind(&bound.queue, &self.options.exchange, &patterns).await
+        self.bind(&queue, names::RETURN, &[&queue]).await?;
+        let patterns: Vec<&str> = subscription.patterns.iter().map(RoutingPattern::as_str).collect();
+        self.bind(&queue, &self.options.exchange, &patterns).await
     }
 
     async fn exchange(&mut self, name: &str, kind: ExchangeKind, arguments: FieldTable) -> Result<(), Failure> {
@@ -182,18 +163,21 @@ impl Maker<'_> {
         self.scratch.bind(queue, exchange, keys).await
     }
 
-    async fn unbind(&mut self, wanted: &[Subscription], before: &[Bound]) -> Result<(), Failure> {
-        let wanted: Vec<Bound> = wanted.iter().map(Bound::of).collect();
-        for old in before {
-            let keeps = |pattern: &&String| wanted.iter().any(|new| new.queue == old.queue && new.patterns.contains(*pattern));
-            let gone: Vec<&String> = old.patterns.iter().filter(|pattern| !keeps(pattern)).collect();
-            for pattern in &gone {
-                self.scratch.unbind(&old.queue, &self.options.exchange, pattern).await?;
-            }
-            if !gone.is_empty() {
-                let patterns: Vec<String> = gone.iter().map(|pattern| format!("`{pattern}`")).collect();
-                self.declared.made.push(format!("queue `{}` collects no more {}, and keeps what waits in it", old.queue, patterns.join(", ")));
-            }
+    /// Which bindings of ours are to go. Recorded before anything is bound, so that none of ours is ever unknown.
+    async fn stale(&mut self, wanted: &[Subscription], record: &Bindings) -> Vec<Stale> {
+        record.begin(wanted).await.unwrap_or_else(|error| {
+            self.declared.notes.push(format!("the record of our bindings cannot be kept, so that no binding is taken away: {error}"));
+            Vec::new()
+        })
+    }
+
+    async fn unbind(&mut self, stale: &[Stale], record: &Bindings) -> Result<(), Failure> {
+        for Stale { queue, pattern, .. } in stale {
+            self.scratch.unbind(queue, &self.options.exchange, pattern.as_str()).await?;
+            self.declared.made.push(format!("queue `{queue}` collects no more `{pattern}`, and keeps what waits in it"));
+        }
+        if let Err(error) = record.finish(stale).await {
+            self.declared.notes.push(format!("the record of our bindings cannot be kept: {error}"));
         }
         Ok(())
     }
