@@ -55,6 +55,8 @@ pub enum Answer {
     Hang,
     /// Done after so long on the clock.
     Take(Duration),
+    /// Answers so after so long on the clock.
+    Then(Duration, Box<Answer>),
     /// Emits an event of this key, then answers.
     Emit(&'static str, Box<Answer>),
     /// Emits an event with this text in it.
@@ -132,6 +134,10 @@ impl Handler for ScriptedHandler {
                 Answer::Take(duration) => {
                     self.script.clock.sleep(duration).await;
                     Answer::Done
+                }
+                Answer::Then(duration, then) => {
+                    self.script.clock.sleep(duration).await;
+                    *then
                 }
                 Answer::Emit(key, then) => {
                     cx.emit(&RoutingKey::new(key).unwrap(), serde_json::json!({ "made": "here" }));

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use router_api::{DeadLetterReason, FailureClass, Fate, Publication, RouteMode, RoutingKey};
-use router_core::observe::RouterEvent;
+use router_api::{DeadLetterReason, FailureClass, Fate, Publication, RouteCommand, RouteMode, RoutingKey};
+use router_core::{filter::EventFilter, observe::RouterEvent};
 use router_testkit::event;
 
-use crate::bench::{Answer, Bench, HOUR, SECOND, ids, route};
+use crate::bench::{Answer, Bench, HOUR, SECOND, ids, ordered, route};
 
 #[tokio::test]
 async fn an_event_is_handled_once_by_each_route_that_wants_it() {
@@ -279,4 +279,94 @@ async fn what_a_handler_notes_is_kept_with_the_fate() {
     bench.pass(5 * SECOND).await;
     let noted = |event: &RouterEvent| matches!(event, RouterEvent::Finished { fate: Fate::Handled { note: Some(note), .. }, .. } if note == "failed: exit code 1, 7 files");
     assert_eq!(bench.observer.count(noted), 1);
+}
+
+#[tokio::test]
+async fn a_repetition_that_is_too_old_is_a_duplicate_all_the_same() {
+    let bench = Bench::new();
+    let mut aging = route("aging");
+    aging.max_age = Some(HOUR);
+    bench.apply(&[aging]).await;
+    bench.send("a.b", "e1").await;
+    bench.settle_down().await;
+    bench.router.admin().command(&"aging".parse().unwrap(), RouteCommand::Pause).await.unwrap();
+    bench.settle_down().await;
+    bench.send("a.b", "e1").await;
+    bench.send("a.b", "e2").await;
+    bench.pass(2 * HOUR).await;
+    bench.router.admin().command(&"aging".parse().unwrap(), RouteCommand::Resume).await.unwrap();
+    bench.pass(SECOND).await;
+    let mut settled = bench.settled();
+    settled.sort();
+    assert_eq!(settled, ["buried: too-old", "duplicate", "handled"]);
+}
+
+#[tokio::test]
+async fn a_route_in_shadow_buries_nothing_and_says_what_it_would_have_given_up_on() {
+    let bench = Bench::new();
+    let mut shadow = route("shadow");
+    (shadow.mode, shadow.max_age, shadow.hops_max) = (RouteMode::Shadow, Some(HOUR), 0);
+    bench.apply(&[shadow]).await;
+    use router_api::Transport;
+    let key = || RoutingKey::new("a.b").unwrap();
+    let fates = || {
+        let settled = bench.transport.settled().into_iter().map(|settled| settled.how);
+        settled.map(|how| format!("{how:?}")).collect::<Vec<_>>()
+    };
+    bench.transport.publish(Publication::new(key(), &b"not json"[..])).await.unwrap();
+    bench.transport.publish(Publication { hops: 1, ..Publication::new(key(), r#"{"event_id":"e1"}"#) }).await.unwrap();
+    bench.settle_down().await;
+    bench.router.admin().command(&"shadow".parse().unwrap(), RouteCommand::Pause).await.unwrap();
+    bench.settle_down().await;
+    bench.send("a.b", "e2").await;
+    bench.pass(2 * HOUR).await;
+    bench.router.admin().command(&"shadow".parse().unwrap(), RouteCommand::Resume).await.unwrap();
+    bench.pass(SECOND).await;
+    let fates = fates();
+    assert_eq!(fates.len(), 3, "{fates:?}");
+    for (fate, reason) in fates.iter().zip(["undecodable", "loop", "too-old"]) {
+        assert!(fate.contains("Shadowed") && fate.contains(&format!("would fail: {reason}: ")), "{fate}");
+    }
+    assert!(bench.dead_letters().await.is_empty() && bench.calls().is_empty());
+}
+
+#[tokio::test]
+async fn notes_of_an_event_that_ends_filtered_or_as_a_duplicate_are_not_kept() {
+    let bench = Bench::new();
+    bench.behave(|_| Answer::RetryAfter(100 * SECOND));
+    bench.apply(&[ordered("one")]).await;
+    bench.send_in("s1", "e1").await;
+    bench.send_in("s2", "e2").await;
+    bench.settle_down().await;
+    let name = "one".parse().unwrap();
+    use router_api::Store;
+    assert_eq!(bench.store.noted_attempts(&name).await.unwrap().len(), 2);
+    // One of them is done meanwhile, by another router.
+    let later = router_api::Clock::now(&bench.clock).checked_add(jiff::SignedDuration::from_hours(9)).unwrap();
+    bench.store.inbox_insert(&name, vec![router_api::InboxKey { key: "e1".into(), expires_at: later }]).await.unwrap();
+    let mut narrower = ordered("one");
+    narrower.when = EventFilter::compile(&serde_json::json!({ "session_id": ["s1"] })).unwrap();
+    bench.apply(&[narrower]).await;
+    bench.pass(HOUR).await;
+    let mut settled = bench.settled();
+    settled.sort();
+    assert_eq!(settled, ["duplicate", "filtered"]);
+    assert_eq!(bench.store.noted_attempts(&name).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_failed_in_hand_or_with_the_process_stands_in_the_archive_when_the_event_is_handled() {
+    let bench = Bench::new();
+    bench.behave(|call| if call.ids[0] == "held" && call.attempt < 3 { Answer::Retry } else { Answer::Hang });
+    bench.apply(&[ordered("one")]).await;
+    bench.send_in("s1", "held").await;
+    bench.send_in("s2", "crashed").await;
+    bench.pass(10 * SECOND).await;
+    let bench = bench.crash(&[ordered("one")], |_| Answer::Done).await;
+    bench.pass(HOUR).await;
+    let events = bench.router.admin().events(&router_api::EventQuery::default()).await.unwrap();
+    let mut attempts: Vec<(String, u32)> = events.iter().map(|event| (event.id.clone().unwrap(), event.deliveries[0].attempts)).collect();
+    attempts.sort();
+    // Two that failed in hand and one that the process died of; and one that it died of.
+    assert_eq!(attempts, [("crashed".into(), 1), ("held".into(), 3)]);
 }

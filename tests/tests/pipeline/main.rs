@@ -4,6 +4,8 @@
 mod attacks;
 mod bench;
 mod bursts;
+mod dropping;
+mod enabling;
 mod failures;
 mod fates;
 mod operating;

@@ -1,6 +1,7 @@
 //! `Router::apply`: only what changed restarts, any failure changes nothing, what waits stays.
 
-use router_core::ApplyError;
+use router_api::{BreakerState, Clock as _};
+use router_core::{ApplyError, config::RouteConfig};
 
 use crate::bench::{Answer, Bench, SECOND, ids, route};
 
@@ -102,4 +103,64 @@ async fn every_configuration_in_force_is_kept_with_its_hash() {
     bench.apply(&[route("one")]).await;
     bench.apply(&[route("one"), route("two")]).await;
     assert_eq!(bench.state.configs().len(), 2);
+}
+
+#[tokio::test]
+async fn a_slow_drain_does_not_delay_a_quick_one() {
+    let bench = Bench::new();
+    bench.behave(|call| if call.route == "a-slow" { Answer::Take(20 * SECOND) } else { Answer::Done });
+    bench.apply(&[route("a-slow"), route("b-quick")]).await;
+    bench.send("a.b", "e1").await;
+    bench.settle_down().await;
+    let changed = ["a-slow", "b-quick"].map(|name| RouteConfig { concurrency: 1, ..route(name) });
+    let begun = bench.clock.monotonic();
+    let (reload, watching) = (bench.router.apply(bench.config(&changed)), async {
+        bench.settle_down().await;
+        bench.send("a.b", "e2").await;
+        bench.pass(SECOND).await;
+        let quick = bench.calls().iter().filter(|call| call.route == "b-quick" && call.ids[0] == "e2").count();
+        assert_eq!(quick, 1, "it has started again while the other one still drains");
+        bench.pass(60 * SECOND).await;
+    });
+    let (applied, ()) = tokio::join!(reload, watching);
+    assert_eq!(applied.unwrap().restarted.len(), 2);
+    assert!(bench.clock.monotonic() - begun >= 20 * SECOND);
+    let mut called: Vec<_> = bench.calls().into_iter().map(|call| (call.route, call.ids[0].clone())).collect();
+    called.sort();
+    assert_eq!(called, [("a-slow".into(), "e1".into()), ("a-slow".into(), "e2".into()), ("b-quick".into(), "e1".into()), ("b-quick".into(), "e2".into())]);
+}
+
+#[tokio::test]
+async fn what_a_route_did_lately_is_kept_over_a_reload() {
+    let bench = Bench::new();
+    bench.behave(|call| if call.ids[0] == "bad" { Answer::Reject } else { Answer::Done });
+    bench.apply(&[route("one")]).await;
+    for id in ["e1", "e2", "bad"] {
+        bench.send("a.b", id).await;
+    }
+    bench.settle_down().await;
+    bench.apply(&[RouteConfig { concurrency: 1, ..route("one") }]).await;
+    let rates = async || bench.router.admin().status().await.unwrap().routes[0].rates.unwrap();
+    let now = rates().await;
+    assert_eq!((now.handled, now.failed, now.window_s, now.handled_per_minute), (2, 1, 60, 2.0));
+    bench.pass(600 * SECOND).await;
+    assert_eq!((rates().await.handled, rates().await.failed), (0, 0));
+}
+
+#[tokio::test]
+async fn the_breaker_is_shown_while_it_is_open_and_while_it_probes() {
+    let bench = Bench::new();
+    bench.behave(|_| Answer::PauseFor(60 * SECOND));
+    let breaker = async || bench.router.admin().status().await.unwrap().routes[0].breaker;
+    bench.apply(&[route("one")]).await;
+    assert_eq!(breaker().await, Some(BreakerState::Closed));
+    bench.send("a.b", "e1").await;
+    let before = bench.clock.now();
+    bench.settle_down().await;
+    assert_eq!(breaker().await, Some(BreakerState::Open { until: before.checked_add(jiff::SignedDuration::from_secs(60)).unwrap() }));
+    bench.behave(|_| Answer::Take(10 * SECOND));
+    bench.pass(61 * SECOND).await;
+    assert_eq!(breaker().await, Some(BreakerState::Probing));
+    bench.pass(20 * SECOND).await;
+    assert_eq!(breaker().await, Some(BreakerState::Closed));
 }
