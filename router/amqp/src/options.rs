@@ -100,6 +100,12 @@ impl AmqpOptions {
             management: None,
         }
     }
+
+    /// The URL for people: without the password, and without the query.
+    #[must_use]
+    pub fn shown_url(&self) -> String {
+        crate::failure::shown_url(&self.url)
+    }
 }
 
 impl fmt::Debug for AmqpOptions {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ArchivedEvent, DecodeLimits, Envelope, DeadLetterQuery, DeadLetterReason, EventQuery, FailureClass, Publication, Published, QueueStats, RouteMode, RouteName, StoreError, StoredDeadLetter, TransportError,
+    ArchivedEvent, Condition, DecodeLimits, Envelope, DeadLetterQuery, DeadLetterReason, EventQuery, FailureClass, Publication, Published, QueueStats, RouteMode, RouteName, StoreError, StoredDeadLetter, TransportError,
 };
 
 /// Why the router could not do what it was asked for.
@@ -115,6 +115,9 @@ pub struct RouterStatus {
     pub transport: String,
     /// Of the configuration in force.
     pub config_hash: String,
+    /// How the transport is.
+    #[serde(default)]
+    pub condition: Condition,
     /// Every route of the configuration, in its order.
     pub routes: Vec<RouteStatus>,
 }

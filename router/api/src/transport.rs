@@ -397,6 +397,12 @@ impl Condition {
     }
 }
 
+impl Default for Condition {
+    fn default() -> Self {
+        Self::well()
+    }
+}
+
 /// What would happen to one thing on the broker, or why nobody can tell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanLine {

@@ -36,6 +36,11 @@ pub(crate) struct Global {
     #[arg(short, long, value_name = "FILE|DIR", global = true, action = ArgAction::Append, help_heading = GLOBAL)]
     pub(crate) config: Vec<PathBuf>,
 
+    /// A file with variables for the configuration's references, a line `NAME=VALUE` each; may be given more than once. What the
+    /// environment says counts before it
+    #[arg(long, value_name = "FILE", global = true, action = ArgAction::Append, help_heading = GLOBAL, hide_short_help = true)]
+    pub(crate) env_file: Vec<PathBuf>,
+
     /// Log more, twice for everything; `explain` tells all reasons and shows the body
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet", help_heading = GLOBAL)]
     pub(crate) verbose: u8,
@@ -95,7 +100,9 @@ pub(crate) enum Command {
     /// Watch a recorded coding session flow through the shipped routes; nothing is sent or run
     Demo(DemoArgs),
     /// Check the configuration without touching a network: shows every problem at once
-    Check(Json),
+    ///
+    /// With `--broker` it also asks RabbitMQ what `run` would change there, and changes nothing.
+    Check(CheckArgs),
     /// List the linked plugins, or show the reference of one
     Plugins(PluginsArgs),
     /// Print the JSON Schema of the configuration, those of the events, or the OpenAPI document of the HTTP door
@@ -139,7 +146,8 @@ impl Command {
     /// Was an answer for programs asked for?
     pub(crate) fn wants_json(&self) -> bool {
         match self {
-            Self::Check(json) | Self::Config { command: ConfigCommand::Show(json) } => json.json,
+            Self::Check(args) => args.json.json,
+            Self::Config { command: ConfigCommand::Show(json) } => json.json,
             Self::Plugins(args) => args.json.json,
             Self::Publish(args) => args.json.json,
             Self::Events(args) => args.json.json,
@@ -166,6 +174,15 @@ impl Command {
             Self::Run | Self::Demo(_) | Self::Schema(_) | Self::New { .. } | Self::Completions { .. } => false,
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Show what `run` would change on RabbitMQ, and what it would be refused there
+    #[arg(long)]
+    pub(crate) broker: bool,
+    #[command(flatten)]
+    pub(crate) json: Json,
 }
 
 #[derive(Debug, Args)]

@@ -5,12 +5,15 @@
 mod access;
 mod args;
 mod body_text;
+mod broker;
 mod commands;
+mod env_file;
 mod event_input;
 mod fates;
 mod log;
 mod log_observer;
 mod log_pipe;
+mod management;
 mod memory_store;
 mod reload;
 mod session;
@@ -96,7 +99,7 @@ fn dispatch(line: CommandLine, out: &mut Output) -> anyhow::Result<Ended> {
     match command {
         Command::Run => commands::run::run(&global),
         Command::Demo(args) => commands::demo::run(&global, &args, out),
-        Command::Check(json) => commands::check::run(&global, json, out),
+        Command::Check(args) => commands::check::run(&global, &args, out),
         Command::Plugins(args) => commands::plugins::run(&args, out),
         Command::Schema(args) => commands::schema::run(&args, out),
         Command::Publish(args) => commands::publish::run(&global, &args, out),
@@ -141,7 +144,8 @@ impl Global {
     /// Begins the log of a command that is no service: quiet unless asked.
     fn begin_quiet_log(&self) -> anyhow::Result<log::LogGuard> {
         let format = self.log_format.map(Into::into).unwrap_or_default();
-        log::begin(&log::level("warn", self.verbose, self.quiet), format)
+        // What the broker says is the command's own answer.
+        log::begin(&log::level("warn,router_amqp=off", self.verbose, self.quiet), format)
     }
 
     /// The same, but what a route writes into the log on purpose is shown.

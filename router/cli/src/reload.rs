@@ -2,12 +2,16 @@
 
 use std::sync::{Arc, Mutex};
 
+use anyhow::bail;
 use async_trait::async_trait;
 use router_api::{
     Accepted, Admin, AdminError, ArchivedEvent, Clock as _, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, EnableRequest, Enabled, EventQuery,
     Publication, Published, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus, StoredDeadLetter, TakenUp,
 };
-use router_core::{Router, config::Config};
+use router_core::{
+    Router,
+    config::{Config, Located, Origin},
+};
 use tracing::{error, info, warn};
 
 use crate::{args::Global, setup, system::SystemClock, systemd, terminal::counted};
@@ -21,16 +25,16 @@ pub(crate) struct Reloader {
     in_force: Mutex<String>,
     /// What a service manager shows of the configuration in force.
     status_line: Mutex<String>,
-    /// Held from the reading of a configuration until it is in force, or refused: of two reloads at once the one that read the older
-    /// text must not come last.
-    one_at_a_time: tokio::sync::Mutex<()>,
+    /// Where the configuration in force was read. Held from the reading of the next one until it is in force, or refused: of two
+    /// reloads at once the one that read the older text must not come last.
+    located: tokio::sync::Mutex<Located>,
 }
 
 impl Reloader {
-    pub(crate) fn new(router: Arc<Router>, global: Global, started_with: Config) -> Self {
+    pub(crate) fn new(router: Arc<Router>, global: Global, started_with: Config, located: Located) -> Self {
         let in_force = Mutex::new(started_with.hash.clone());
         let status_line = Mutex::new(status_line(&started_with));
-        Self { router, global, started_with, in_force, status_line, one_at_a_time: tokio::sync::Mutex::default() }
+        Self { router, global, started_with, in_force, status_line, located: tokio::sync::Mutex::new(located) }
     }
 
     /// Loads the configuration anew and applies it, and writes into the log what came of it.
@@ -54,15 +58,15 @@ impl Reloader {
     }
 
     async fn load_anew(&self, switched_on: Option<(&RouteName, EnableRequest)>) -> Result<(Reloaded, Option<Enabled>), String> {
-        let turn = self.one_at_a_time.lock().await;
+        let mut located = self.located.lock().await;
         systemd::reloading().await;
-        let result = self.load_and_apply(switched_on).await;
+        let result = self.load_and_apply(&mut located, switched_on).await;
         let mut status = self.status_line.lock().map(|line| line.clone()).unwrap_or_default();
         if result.is_err() {
             status.push_str("; the last reload was refused");
         }
         systemd::ready(status).await;
-        drop(turn);
+        drop(located);
         match &result {
             Ok((reloaded, _)) => {
                 let names = |names: &[RouteName]| names.iter().map(RouteName::as_str).collect::<Vec<_>>().join(", ");
@@ -85,19 +89,21 @@ impl Reloader {
         result
     }
 
-    async fn load_and_apply(
-        &self,
-        switched_on: Option<(&RouteName, EnableRequest)>,
-    ) -> Result<(Reloaded, Option<Enabled>), String> {
-        let global = self.global.clone();
+    async fn load_and_apply(&self, located: &mut Located, switched_on: Option<(&RouteName, EnableRequest)>) -> Result<(Reloaded, Option<Enabled>), String> {
+        let (global, before) = (self.global.clone(), located.clone());
         // It reads files, and runs its own small runtime.
-        let loaded = tokio::task::spawn_blocking(move || setup::load(&global)).await.map_err(|error| error.to_string())?;
+        let loaded = tokio::task::spawn_blocking(move || {
+            let found = setup::locate(&global)?;
+            still_there(&before, &found)?;
+            setup::load_located(&global, found)
+        });
+        let loaded = loaded.await.map_err(|error| error.to_string())?;
         let refused = |error| {
             let error = format!("{error:#}");
             self.router.refused(&error);
             error
         };
-        let config = loaded.map_err(refused)?.config;
+        let setup::Setup { config, located: found, .. } = loaded.map_err(refused)?;
         let needs_restart = self.needs_restart(&config);
         let (hash, status_line) = (config.hash.clone(), status_line(&config));
         let (enabled, applied) = match switched_on {
@@ -107,6 +113,7 @@ impl Reloader {
                 (Some(enabled), applied)
             }
         };
+        *located = found;
         if let Ok(mut in_force) = self.in_force.lock() {
             in_force.clone_from(&hash);
         }
@@ -151,6 +158,20 @@ pub(crate) fn log_taken_up(taken_up: &[TakenUp]) {
         let (waited, since_text) = (counted(*events, "event", "events"), since.map(|since| format!(" since {since}")).unwrap_or_default());
         info!(route = route.as_str(), events, "route `{route}` is on, and takes up what waited for it: {waited}{since_text}");
     }
+}
+
+/// A configuration that has gone is no wish to run with the next one that is found, or with the built-in one: that would switch off
+/// every route because of a careless rename. Files of `routes.d` may go.
+fn still_there(before: &Located, found: &Located) -> anyhow::Result<()> {
+    let gone = before.files.iter().find(|file| file.file_name().is_some_and(|name| name == "router.toml") && !found.files.contains(file));
+    if let Some(file) = gone {
+        let file = file.strip_prefix(&before.cwd).unwrap_or(file).display();
+        bail!("`{file}`, which the configuration in force came from, is not there any more; put it back, or restart the router without it");
+    }
+    if before.origin != Origin::BuiltIn && before.origin != found.origin {
+        bail!("the configuration in force came from {}, where there is none any more; put it back, or restart the router without it", before.name());
+    }
+    Ok(())
 }
 
 /// The router's admin port with a reload.

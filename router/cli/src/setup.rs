@@ -4,10 +4,10 @@ use std::{fmt, sync::Arc};
 
 use anyhow::Context as _;
 use router_api::{DryRun, EffectPort, Registry};
-use router_core::config::{self, Config, Environment as _, Loaded, Located, ProcessEnvironment, Report};
+use router_core::config::{self, Config, Environment, Loaded, Located, Report};
 use router_effects::{Performer, PerformerOptions};
 
-use crate::args::Global;
+use crate::{args::Global, env_file::FileEnvironment};
 
 /// A command's surroundings.
 pub(crate) struct Setup {
@@ -37,6 +37,11 @@ impl InvalidConfig {
         Self { rendered: report.render(colour).trim_end().to_owned() }
     }
 
+    /// From sentences that say everything, each with its place.
+    pub(crate) fn rendered(text: &str) -> Self {
+        Self { rendered: text.to_owned() }
+    }
+
     /// From an error that came to light when a route was built.
     pub(crate) fn message(message: impl fmt::Display) -> Self {
         Self { rendered: format!("error: {message}") }
@@ -58,7 +63,7 @@ impl std::error::Error for InvalidConfig {}
 /// [`InvalidConfig`] with all problems at once.
 pub(crate) fn load(global: &Global) -> anyhow::Result<Setup> {
     let located = locate(global)?;
-    load_located(located)
+    load_located(global, located)
 }
 
 /// Loads the configuration for a command that runs no handler, such as `explain`: a program that a route would run need not be on
@@ -68,14 +73,19 @@ pub(crate) fn load(global: &Global) -> anyhow::Result<Setup> {
 ///
 /// [`InvalidConfig`] with all problems at once.
 pub(crate) fn load_to_read(global: &Global) -> anyhow::Result<Setup> {
-    load_with(locate(global)?, |effects| Arc::new(DryRun::over(effects)))
+    load_with(locate(global)?, &environment(global)?, |effects| Arc::new(DryRun::over(effects)))
 }
 
 /// Where the configuration is.
 pub(crate) fn locate(global: &Global) -> anyhow::Result<Located> {
     let cwd = std::env::current_dir().context("the working directory is gone")?;
-    let variable = ProcessEnvironment.variable("EVENT_ROUTER_CONFIG").map_err(|reason| anyhow::anyhow!("`EVENT_ROUTER_CONFIG` {reason}"))?;
+    let variable = environment(global)?.variable("EVENT_ROUTER_CONFIG").map_err(|reason| anyhow::anyhow!("`EVENT_ROUTER_CONFIG` {reason}"))?;
     Ok(config::locate(&global.config, variable.as_deref(), &cwd))
+}
+
+/// The variables that a configuration may refer to.
+pub(crate) fn environment(global: &Global) -> Result<FileEnvironment, InvalidConfig> {
+    FileEnvironment::read(&global.env_file)
 }
 
 /// The configuration that is compiled in, whatever lies around.
@@ -85,14 +95,14 @@ pub(crate) fn built_in() -> anyhow::Result<Located> {
 }
 
 /// Loads a configuration that is already found.
-pub(crate) fn load_located(located: Located) -> anyhow::Result<Setup> {
-    load_with(located, |effects| effects)
+pub(crate) fn load_located(global: &Global, located: Located) -> anyhow::Result<Setup> {
+    load_with(located, &environment(global)?, |effects| effects)
 }
 
-fn load_with(located: Located, wrap: impl FnOnce(Arc<dyn EffectPort>) -> Arc<dyn EffectPort>) -> anyhow::Result<Setup> {
+fn load_with(located: Located, environment: &dyn Environment, wrap: impl FnOnce(Arc<dyn EffectPort>) -> Arc<dyn EffectPort>) -> anyhow::Result<Setup> {
     let registry = Registry::linked()?;
     let effects = wrap(Performer::new(PerformerOptions::default())?);
-    let loaded = crate::commands::block_on(async { Ok(config::load(&located, &registry, Arc::clone(&effects), &ProcessEnvironment).await) })?;
+    let loaded = crate::commands::block_on(async { Ok(config::load(&located, &registry, Arc::clone(&effects), environment).await) })?;
     match loaded {
         Ok(Loaded { config, report }) => Ok(Setup { config, report, located, registry, effects }),
         Err(problems) => Err(InvalidConfig::new(&problems.report).into()),
@@ -109,7 +119,7 @@ pub(crate) mod tests {
         let file = directory.path().join("router.toml");
         std::fs::write(&file, toml).unwrap();
         let located = config::locate(&[file], None, directory.path());
-        match load_with(located, |effects| Arc::new(DryRun::over(effects))) {
+        match load_with(located, &FileEnvironment::default(), |effects| Arc::new(DryRun::over(effects))) {
             Ok(setup) => setup.config,
             Err(error) => panic!("{error}"),
         }

@@ -20,14 +20,23 @@ const KEY_BYTES: usize = 32;
 ///
 /// When the file cannot be read or written, or holds something else.
 pub(crate) fn of_store(store: &Path, chance: &dyn Chance) -> anyhow::Result<[u8; KEY_BYTES]> {
-    let mut path = store.as_os_str().to_owned();
-    path.push(".key");
-    let path = PathBuf::from(path);
+    let path = path_of(store);
     match OpenOptions::new().read(true).open(&path) {
         Ok(file) => read(file, &path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => make(&path, chance).with_context(|| format!("cannot make the key file `{}`", path.display())),
         Err(error) => Err(error).with_context(|| format!("cannot read the key file `{}`", path.display())),
     }
+}
+
+/// Was a key made for `store`?
+pub(crate) fn is_there(store: &Path) -> bool {
+    path_of(store).exists()
+}
+
+fn path_of(store: &Path) -> PathBuf {
+    let mut path = store.as_os_str().to_owned();
+    path.push(".key");
+    PathBuf::from(path)
 }
 
 fn read(file: fs::File, path: &Path) -> anyhow::Result<[u8; KEY_BYTES]> {

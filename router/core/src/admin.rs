@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use router_api::{
     Accepted, Admin, AdminError, ArchivedEvent, Clock, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, DecodeLimits, EnableFrom, EnableRequest,
     Enabled, Envelope, EventQuery, FrozenBurst, Publication, Published, QueueStats, RedriveRequest, Redriven, RouteCommand, RouteCommanded, RouteName,
-    RouteState, RouteStatus, RouterStatus, Store, StoredDeadLetter, Transport,
+    RouteState, RouteStatus, RouterStatus, Store, StoredDeadLetter, Transport, TransportError,
 };
 
 use crate::{
@@ -91,7 +91,7 @@ fn route_status(config: &RouteConfig, status: Status, queues: &[QueueStats], rec
     }
 }
 
-/// The bursts that are given up on, or why there is none.
+/// What a burst's events are given up on for, or why there is none.
 async fn bursts_to_drop(store: &dyn Store, config: &RouteConfig, handles: bool) -> Result<Vec<FrozenBurst>, AdminError> {
     let name = &config.name;
     if config.coalesce.is_none() {
@@ -109,8 +109,17 @@ fn events_of(bursts: &[FrozenBurst]) -> u64 {
     bursts.iter().map(|burst| burst.members.len() as u64).sum()
 }
 
+/// The queues; none while the transport is away, which its condition tells.
+async fn queues(transport: &dyn Transport) -> Result<Vec<QueueStats>, AdminError> {
+    match transport.admin().queues().await {
+        Err(TransportError::Unavailable(_)) if !transport.admin().condition().reachable => Ok(Vec::new()),
+        queues => Ok(queues?),
+    }
+}
+
 fn router_status(transport: &dyn Transport, started_at: Timestamp, config_hash: String, routes: Vec<RouteStatus>) -> RouterStatus {
-    RouterStatus { version: env!("CARGO_PKG_VERSION").to_owned(), started_at, transport: transport.name().to_owned(), config_hash, routes }
+    let (version, transport, condition) = (env!("CARGO_PKG_VERSION").to_owned(), transport.name().to_owned(), transport.admin().condition());
+    RouterStatus { version, started_at, transport, config_hash, condition, routes }
 }
 
 async fn dead_letter(transport: &dyn Transport, id: &str) -> Result<StoredDeadLetter, AdminError> {
@@ -122,7 +131,7 @@ impl Admin for RouterAdmin {
     async fn status(&self) -> Result<RouterStatus, AdminError> {
         let now = self.shown.now().clone();
         let transport = &*self.parts.transport;
-        let queues = transport.admin().queues().await?;
+        let queues = queues(transport).await?;
         let routes = now.routes.iter().map(|(config, parts)| {
             let status = parts.as_ref().map_or_else(|| Status::idle(config), |parts| parts.status());
             route_status(config, status, &queues, parts.as_ref().map(|_| &*self.parts.recent))
@@ -231,7 +240,7 @@ impl RouterAdmin {
 #[async_trait]
 impl Admin for StoreAdmin {
     async fn status(&self) -> Result<RouterStatus, AdminError> {
-        let queues = self.transport.admin().queues().await?;
+        let queues = queues(&*self.transport).await?;
         let routes = self.config.routes.iter().map(|config| route_status(config, Status::idle(config), &queues, None)).collect();
         Ok(router_status(&*self.transport, self.opened_at, self.config.hash.clone(), routes))
     }

@@ -20,8 +20,10 @@ use tokio::{
 use crate::{
     admin::RouterAdmin,
     alerts::DeadLetterAlerts,
+    archiving::{Archiving, Rules},
     config::{Config, RouteConfig},
-    matcher,
+    fates::FateLog,
+    matcher::{self, RouteMatcher},
     memory::{Memory, is_paused, set_skips},
     observe::{Observer, Observers, RouterEvent},
     parts::{Now, Parts, RouteParts, Shown, Status},
@@ -43,6 +45,7 @@ pub struct RouterBuilder {
     handlers: Option<tokio::runtime::Handle>,
     host: String,
     fingerprint_key: Option<[u8; 32]>,
+    archiving: Option<Arc<Archiving>>,
 }
 
 /// What [`Router::apply`] did.
@@ -117,6 +120,7 @@ pub struct Router {
     parts: Arc<Parts>,
     solitude: Solitude,
     fingerprint_key: [u8; 32],
+    archiving: Option<Arc<Archiving>>,
     shown: Arc<Shown>,
     state: tokio::sync::Mutex<State>,
     /// Of running routes; apart from `state`, so that a drain under way can be cut short.
@@ -166,6 +170,7 @@ impl Router {
             handlers: None,
             host: "localhost".to_owned(),
             fingerprint_key: None,
+            archiving: None,
         }
     }
 
@@ -221,7 +226,10 @@ impl Router {
     /// State of every queue; none where the transport cannot tell, which is told.
     async fn queues(&self) -> Vec<QueueStats> {
         self.parts.transport.admin().queues().await.unwrap_or_else(|error| {
-            self.parts.observers.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+            // A transport that is away says so by its condition.
+            if !matches!(error, TransportError::Unavailable(_)) {
+                self.parts.observers.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+            }
             Vec::new()
         })
     }
@@ -234,6 +242,9 @@ impl Router {
         let redactor = Redactor::new(&config.redact, self.fingerprint_key)
             .map_err(|problems| ApplyError::Redact(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
 
+        if let Some(fates) = &self.parts.fates {
+            fates.begin(&self.parts.store, &self.parts.observers);
+        }
         let mut built: Vec<Built> = Vec::new();
         for route in config.routes.iter().filter(|route| route.enabled) {
             // A route that an interrupted call left draining is not the same, whatever its configuration.
@@ -296,7 +307,12 @@ impl Router {
         let idle = self.queues().await.into_iter().filter(|queue| !enabled(&queue.route));
         applied.waiting = idle.map(|queue| (queue.route, queue.ready + queue.waiting)).filter(|(_, events)| *events > 0).collect();
         self.parts.recent.keep(|name| config.routes.iter().any(|route| route.name == *name));
-        *self.parts.redactor.write().expect("no code panics while it holds the redactor") = Some(Arc::new(redactor));
+        let redactor = Arc::new(redactor);
+        *self.parts.redactor.write().expect("no code panics while it holds the redactor") = Some(Arc::clone(&redactor));
+        if let Some(archiving) = &self.archiving {
+            let routes = config.routes.iter().filter(|route| route.enabled).map(RouteMatcher::of).collect();
+            archiving.follow(Rules { redactor, decode: config.limits.decode, routes });
+        }
         *self.shown.now() = Now {
             config_hash: config.hash,
             decode: config.limits.decode,
@@ -387,6 +403,9 @@ impl Router {
             let names: Vec<RouteName> = state.running.keys().cloned().collect();
             drained.cancelled += self.join_first(&mut state, names.iter()).await.1;
         }
+        if let Some(fates) = &self.parts.fates {
+            fates.flush().await;
+        }
         drained
     }
 
@@ -459,6 +478,14 @@ impl RouterBuilder {
         self
     }
 
+    /// The archive of the bus, which gets its rules from the router's configurations; the same one that the transport hands what it sees
+    /// to. With it the store is told what became of events, unless the transport keeps an archive of its own.
+    #[must_use]
+    pub fn archiving(mut self, archiving: Arc<Archiving>) -> Self {
+        self.archiving = Some(archiving);
+        self
+    }
+
     /// The router, with no route yet: see [`Router::apply`].
     ///
     /// # Panics
@@ -476,6 +503,7 @@ impl RouterBuilder {
         let recent = Arc::new(Recent::new(Arc::clone(&self.clock)));
         let mut observers = self.observers;
         observers.add(Arc::clone(&recent) as Arc<dyn Observer>);
+        let fates = (self.archiving.is_some() && !self.transport.features().archives).then(|| FateLog::new(Arc::clone(&self.clock)));
         Router {
             registry: self.registry,
             shown: Arc::new(Shown::new(self.clock.now())),
@@ -490,9 +518,11 @@ impl RouterBuilder {
                 handlers: self.handlers.unwrap_or_else(tokio::runtime::Handle::current),
                 host: self.host,
                 redactor: RwLock::default(),
+                fates,
             }),
             solitude: Solitude::default(),
             fingerprint_key,
+            archiving: self.archiving,
             state: tokio::sync::Mutex::default(),
             cancellers: Mutex::default(),
         }

@@ -15,7 +15,7 @@ use axum::{
 };
 use http::StatusCode;
 use jiff::Timestamp;
-use router_api::{RouteMode, RouteName, RouteState, RouterStatus};
+use router_api::{Condition, RouteMode, RouteName, RouteState, RouterStatus};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -143,13 +143,21 @@ impl ReadyAnswer {
         if draining {
             reasons.push("the router is stopping".to_owned());
         }
-        let (transport, error, statuses) = match status {
-            Ok(status) => (Some(status.transport), None, status.routes),
+        let (transport, error, condition, statuses) = match status {
+            Ok(status) => (Some(status.transport), None, status.condition, status.routes),
             Err(error) => {
                 reasons.push(format!("the store does not answer: {error}"));
-                (None, Some(error), Vec::new())
+                (None, Some(error), Condition::well(), Vec::new())
             }
         };
+        let away = (!condition.reachable || !condition.accepts).then(|| {
+            let what = if condition.reachable { "takes no events" } else { "is away" };
+            match condition.troubles.is_empty() {
+                true => format!("the transport {what}"),
+                false => format!("the transport {what}: {}", condition.troubles.join("; ")),
+            }
+        });
+        reasons.extend(away.clone());
         let routes: Vec<ReadyRoute> = statuses
             .into_iter()
             .filter(|route| route.state != RouteState::Disabled)
@@ -164,7 +172,7 @@ impl ReadyAnswer {
             schema: Self::SCHEMA.into(),
             ready: reasons.is_empty(),
             reasons,
-            transport: ReadyPart { name: transport, ready: error.is_none() && lost.is_none(), error: error.clone().or(lost) },
+            transport: ReadyPart { name: transport, ready: error.is_none() && lost.is_none() && away.is_none(), error: error.clone().or(away).or(lost) },
             store: ReadyPart { name: None, ready: error.is_none(), error },
             routes,
             config,
@@ -202,7 +210,8 @@ mod tests {
     }
 
     fn status(routes: Vec<RouteStatus>) -> Result<RouterStatus, String> {
-        Ok(RouterStatus { version: "1".into(), started_at: Timestamp::UNIX_EPOCH, transport: "embedded".into(), config_hash: "h".into(), routes })
+        let (version, transport, config_hash) = ("1".into(), "embedded".into(), "h".into());
+        Ok(RouterStatus { version, started_at: Timestamp::UNIX_EPOCH, transport, config_hash, condition: Condition::well(), routes })
     }
 
     fn applied() -> Readiness {
@@ -252,6 +261,24 @@ mod tests {
         assert!(!answer.ready && !answer.store.ready && !answer.transport.ready);
         assert_eq!(answer.store.error.as_deref(), Some("disk I/O error"));
         assert_eq!(answer.reasons, ["the store does not answer: disk I/O error"]);
+    }
+
+    #[test]
+    fn a_transport_that_is_away_or_takes_nothing_is_named_with_its_troubles() {
+        for (reachable, accepts, expected) in [
+            (false, false, "the transport is away: no route to host"),
+            (true, false, "the transport takes no events: no route to host"),
+        ] {
+            let mut status = status(vec![route("r", RouteMode::Live, RouteState::Running)]).unwrap();
+            status.condition = Condition { reachable, accepts, troubles: vec!["no route to host".into()], reconnects: 3 };
+            let answer = answer(&applied(), Ok(status.clone()));
+            assert!(!answer.ready && !answer.transport.ready && answer.store.ready, "{answer:?}");
+            assert_eq!((answer.reasons.as_slice(), answer.transport.error.as_deref()), ([expected.to_owned()].as_slice(), Some(expected)));
+        }
+        // What is only worth knowing makes nothing unready.
+        let mut status = status(Vec::new()).unwrap();
+        status.condition = Condition { troubles: vec!["there are no streams, so the archive is off".into()], ..Condition::well() };
+        assert!(answer(&applied(), Ok(status)).ready);
     }
 
     #[test]

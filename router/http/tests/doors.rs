@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use router_api::{
-    Admin, AdminError, ArchivedEvent, BoxFuture, Chance, Clock, DeadLetterQuery, DecodeLimits, Destination, EventQuery, Publication, Published, RouterStatus,
+    Admin, AdminError, ArchivedEvent, BoxFuture, Chance, Clock, Condition, DeadLetterQuery, DecodeLimits, Destination, EventQuery, Publication, Published, RouterStatus,
     RoutingKey, StoredDeadLetter, TransportError,
 };
 use router_http::{Access, AdminClient, AdminSocket, Door, DoorError, DoorParts, ServeLimits};
@@ -39,7 +39,8 @@ struct FakeAdmin {
 #[async_trait]
 impl Admin for FakeAdmin {
     async fn status(&self) -> Result<RouterStatus, AdminError> {
-        Ok(RouterStatus { version: "0".into(), started_at: jiff::Timestamp::UNIX_EPOCH, transport: "fake".into(), config_hash: "h".into(), routes: Vec::new() })
+        let (version, transport, config_hash, condition) = ("0".into(), "fake".into(), "h".into(), Condition::well());
+        Ok(RouterStatus { version, started_at: jiff::Timestamp::UNIX_EPOCH, transport, config_hash, condition, routes: Vec::new() })
     }
 
     async fn publish(&self, publication: Publication) -> Result<Published, AdminError> {

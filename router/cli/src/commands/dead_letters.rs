@@ -23,7 +23,7 @@ pub(crate) fn run(global: &Global, command: DeadLettersCommand, out: &mut Output
         DeadLettersCommand::List(args) => list(&config, args, out)?,
         DeadLettersCommand::Show { id, json } => {
             let letter = block_on(async {
-                let access = Access::open(&config, Purpose::Read).await?;
+                let access = Access::open(&config, Purpose::Letters).await?;
                 let letter = access.admin().dead_letter(&id).await;
                 access.close().await;
                 Ok(letter?)
@@ -65,7 +65,7 @@ fn list(config: &Config, args: LettersArgs, out: &mut Output) -> anyhow::Result<
     }
     let query = DeadLetterQuery { route, reason, class, limit: Some(limit) };
     let (letters, groups) = block_on(async {
-        let access = Access::open(config, Purpose::Read).await?;
+        let access = Access::open(config, Purpose::Letters).await?;
         let letters = if flat || json.json { Some(access.admin().dead_letters(&query).await) } else { None };
         let groups = if flat && !json.json { None } else { Some(access.admin().dead_letter_groups(&query).await) };
         access.close().await;

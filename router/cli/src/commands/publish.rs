@@ -1,7 +1,8 @@
-//! `publish`: takes an event in, through the running router or straight into its store.
+//! `publish`: takes an event in, through the running router, or straight into its store or to its broker.
 
 use anyhow::bail;
 use router_api::{Accepted, Clock as _, DecodeError, Envelope, Publication};
+use router_core::config::TransportConfig;
 use router_http::PublishedAnswer;
 use uuid::Uuid;
 
@@ -46,6 +47,14 @@ pub(crate) fn run(global: &Global, args: &PublishArgs, out: &mut Output) -> anyh
     let Accepted { published, event_id, .. } = accepted;
     if args.json.json {
         out.json(&PublishedAnswer { schema: PublishedAnswer::SCHEMA.into(), key, event_id, seq: published.seq, routed: published.routed })?;
+        return Ok(Ended::Well);
+    }
+    if matches!(config.transport, TransportConfig::Amqp(_)) {
+        out.line(format_args!("{} {} is confirmed by the broker", styled(GOOD, "✓"), styled(BOLD, harmless(key.as_str()))))?;
+        if !published.routed {
+            let why = "no route's pattern fits the key, or no router has made its queues there yet (`event-router run`)";
+            out.line(format_args!("  {} {why}", styled(WARN, "no queue wants it:")))?;
+        }
         return Ok(Ended::Well);
     }
     let number = published.seq.map(|seq| format!(" as number {seq}")).unwrap_or_default();

@@ -20,7 +20,7 @@ use crate::{
 pub(crate) fn redrive(config: &Config, args: RedriveArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let request = RedriveRequest { selection: selection(args.selection)?, dry_run: args.dry_run, rate: args.rate, canary: args.canary };
     let (redriven, running) = block_on(async {
-        let access = Access::open(config, Purpose::Read).await?;
+        let access = Access::open(config, Purpose::Letters).await?;
         let redriven = access.admin().redrive(&request).await;
         let running = access.is_running();
         access.close().await;
@@ -47,7 +47,7 @@ pub(crate) fn redrive(config: &Config, args: RedriveArgs, out: &mut Output) -> a
 pub(crate) fn discard(config: &Config, args: DiscardArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let selection = selection(args.selection)?;
     let discarded = block_on(async {
-        let access = Access::open(config, Purpose::Read).await?;
+        let access = Access::open(config, Purpose::Letters).await?;
         let discarded = access.admin().discard(&selection).await;
         access.close().await;
         Ok(discarded?)

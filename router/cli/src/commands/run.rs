@@ -8,7 +8,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::{Context as _, bail};
 use router_api::{Admin, Chance, Clock, Store, Transport};
 use router_core::{
-    ApplyError, Router,
+    Applied, ApplyError, Router,
     alerts::dead_letter_alerts,
     config::{Config, Severity, TransportConfig},
 };
@@ -26,6 +26,7 @@ use crate::{
     Ended,
     access::store_options,
     args::Global,
+    broker::{self, FirstEvents, Serving},
     log::{self, LogGuard},
     log_observer::LogObserver,
     reload::{Reloader, ReloadingAdmin, log_taken_up, status_line},
@@ -94,17 +95,27 @@ async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result
     let observer = Arc::new(LogObserver::new(Arc::clone(&clock)));
     let telemetry = RouterTelemetry::new(Arc::clone(&clock), &config.store.path);
     let (watch, alerts) = dead_letter_alerts(Arc::clone(&clock), Arc::clone(&chance), host_name());
-    let (transport, store): (Arc<dyn Transport>, Arc<dyn Store>) = (embedded.clone(), embedded.clone());
-    let router = Router::builder(registry, transport, store, Arc::clone(&effects), clock, chance)
+    let store: Arc<dyn Store> = embedded.clone();
+    let broker = match &config.transport {
+        TransportConfig::Embedded => None,
+        TransportConfig::Amqp(amqp) => Some(Arc::new(Serving::start(&config, amqp, &effects, &store, &clock, &chance)?)),
+    };
+    let transport: Arc<dyn Transport> = broker.as_ref().map_or_else(|| embedded.clone() as Arc<dyn Transport>, |broker| broker.transport());
+    let mut building = Router::builder(registry, transport, store, Arc::clone(&effects), clock, chance)
         .observer(observer.clone())
         .observer(telemetry.clone())
         .observer(Arc::new(watch))
         .handlers(handlers)
         .host(host_name())
-        .fingerprint_key(key)
-        .build();
-    let router = Arc::new(router);
-    let reloader = Arc::new(Reloader::new(Arc::clone(&router), global, config.clone()));
+        .fingerprint_key(key);
+    if let Some(broker) = &broker {
+        building = building.observer(Arc::new(FirstEvents::default()));
+        if let Some(archiving) = broker.archiving() {
+            building = building.archiving(archiving);
+        }
+    }
+    let router = Arc::new(building.build());
+    let reloader = Arc::new(Reloader::new(Arc::clone(&router), global, config.clone(), located));
     let admin: Arc<dyn Admin> = Arc::new(ReloadingAdmin { admin: router.admin(), reloader: Arc::clone(&reloader) });
 
     // Asked before the routes take them up.
@@ -112,27 +123,44 @@ async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result
     // The doors are bound before a route starts, so that a taken port costs nothing; they answer when the routes are there.
     let stopping = CancellationToken::new();
     let served = match doors(&config, admin).await {
-        Ok(doors) => match router.apply(config.clone()).await {
-            Ok(applied) => {
-                interrupted.iter().for_each(|line| info!("{line}"));
-                announce(&config, &applied.waiting);
-                log_taken_up(&applied.taken_up);
-                let mut tasks = doors.serve(&stopping, &telemetry);
-                tasks.push(tokio::spawn(router.raise_alerts(alerts, stopping.clone().cancelled_owned())));
-                info!("ready");
-                systemd::ready(status_line(&config)).await;
-                signals.until_stop(Some(&reloader)).await;
-                stop(&router, &mut signals, stopping, tasks).await;
-                Ok(())
+        Ok(doors) => {
+            let begun = tokio::select! {
+                begun = begin(&router, &config, broker.as_deref()) => Some(begun),
+                () = signals.until_ended() => None,
+            };
+            match begun {
+                Some(Ok((applied, reached))) => {
+                    interrupted.iter().for_each(|line| info!("{line}"));
+                    announce(&config, &applied.waiting);
+                    log_taken_up(&applied.taken_up);
+                    let mut tasks = doors.serve(&stopping, &telemetry);
+                    tasks.push(tokio::spawn(router.raise_alerts(alerts, stopping.clone().cancelled_owned())));
+                    match broker.clone().filter(|_| !reached) {
+                        Some(broker) => tasks.push(tokio::spawn(await_return(broker, stopping.clone()))),
+                        None => info!("ready"),
+                    }
+                    // Also without its broker: who waits for it does not become better by being started again.
+                    systemd::ready(status_line(&config)).await;
+                    signals.until_stop(Some(&reloader)).await;
+                    stop(&router, &mut signals, stopping, tasks).await;
+                    Ok(())
+                }
+                Some(Err(error)) => Err(error),
+                None => {
+                    info!("stopping: the router had not started yet");
+                    router.drain().await;
+                    Ok(())
+                }
             }
-            Err(error @ (ApplyError::Build { .. } | ApplyError::NoPlugin { .. } | ApplyError::Redact(_))) => Err(InvalidConfig::message(error).into()),
-            Err(error) => Err(error.into()),
-        },
+        }
         Err(error) => Err(error),
     };
     // Programs that stay read what they were given to its end.
     effects.close().await;
     observer.finish();
+    if let Some(broker) = &broker {
+        broker.close().await;
+    }
     if tokio::time::timeout(CLOSE, embedded.close()).await.is_err() {
         bail!("the store did not close within {} s; nothing that was accepted is lost", CLOSE.as_secs());
     }
@@ -142,8 +170,27 @@ async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result
     served
 }
 
+/// Reaches the broker, if there is one and it is there, and starts the routes. False for a broker that has to be waited for.
+async fn begin(router: &Router, config: &Config, broker: Option<&Serving>) -> anyhow::Result<(Applied, bool)> {
+    let reached = match broker {
+        Some(broker) => broker.reach().await?,
+        None => true,
+    };
+    match router.apply(config.clone()).await {
+        Ok(applied) => Ok((applied, reached)),
+        Err(error @ (ApplyError::Build { .. } | ApplyError::NoPlugin { .. } | ApplyError::Redact(_))) => Err(InvalidConfig::message(error).into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn await_return(broker: Arc<Serving>, stopping: CancellationToken) {
+    tokio::select! {
+        () = broker.await_return() => info!("ready"),
+        () = stopping.cancelled() => {}
+    }
+}
+
 async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<Embedded>> {
-    let TransportConfig::Embedded = config.transport else { bail!("`amqp` is not in this build yet") };
     let path = config.store.path.display();
     let embedded = match Embedded::open_waiting(store_options(config), Arc::clone(clock), STORE_PATIENCE).await {
         Ok(embedded) => embedded,
@@ -217,7 +264,10 @@ fn announce(config: &Config, waiting: &[(router_api::RouteName, u64)]) {
             router_api::RouteMode::Live => "live",
             router_api::RouteMode::Shadow => "shadow: writes nothing outside",
         };
-        info!(route = name, handler, "route `{name}` is on ({handler}, {mode})");
+        match config.transport {
+            TransportConfig::Embedded => info!(route = name, handler, "route `{name}` is on ({handler}, {mode})"),
+            TransportConfig::Amqp(_) => info!(route = name, handler, "route `{name}` is on ({handler}, {mode}), queue `{}`", broker::queue_of(route)),
+        }
     }
     let off: Vec<&str> = config.routes.iter().filter(|route| !route.enabled).map(|route| route.name.as_str()).collect();
     if !off.is_empty() {
@@ -280,6 +330,14 @@ impl Signals {
     fn listen() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("signals cannot be listened to");
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())?, hangup: listen(SignalKind::hangup())? })
+    }
+
+    /// Resolves at SIGTERM or SIGINT. A SIGHUP that comes meanwhile is kept for later.
+    async fn until_ended(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 
     /// Resolves at SIGTERM or SIGINT. SIGHUP loads the configuration anew, beside everything else; without a reloader it changes

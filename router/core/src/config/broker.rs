@@ -187,9 +187,14 @@ impl Written<'_> {
             wrong("has more than one `/` behind the host", "a virtual host with a `/` in its name is written with `%2F`");
             return None;
         }
+        if url.fragment().is_some() {
+            wrong("has a `#` in it, and what follows is not read", "a `#` within the password is written as `%23`");
+            return None;
+        }
         // A certificate may say who we are instead.
-        let external = url.query_pairs().any(|(key, value)| key == "auth_mechanism" && value.eq_ignore_ascii_case("external"));
-        if url.username().is_empty() && !external {
+        let by_other_means = |value: &str| ["external", "anonymous"].iter().any(|known| value.eq_ignore_ascii_case(known));
+        let needs_user = !url.query_pairs().any(|(key, value)| key == "auth_mechanism" && by_other_means(&value));
+        if url.username().is_empty() && needs_user {
             wrong("names no user, and none is guessed", shape);
             return None;
         }

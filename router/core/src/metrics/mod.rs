@@ -62,6 +62,7 @@ pub struct Metrics {
     unmatched: Counter,
     redactions: Counter,
     store_troubles: Counter,
+    fates_lost: Counter,
     reloads_applied: Counter,
     reloads_refused: Counter,
     config: Mutex<Option<(String, Timestamp)>>,
@@ -80,6 +81,7 @@ impl Metrics {
             unmatched: Counter::default(),
             redactions: Counter::default(),
             store_troubles: Counter::default(),
+            fates_lost: Counter::default(),
             reloads_applied: Counter::default(),
             reloads_refused: Counter::default(),
             config: Mutex::default(),
@@ -132,12 +134,22 @@ impl Metrics {
             out.family("event_router_start_time_seconds", Kind::Gauge, "When the router started, in seconds since 1970.");
             out.sample(&[], seconds(status.started_at));
         }
+        if let Some(condition) = status.map(|status| &status.condition) {
+            out.family("event_router_transport_up", Kind::Gauge, "1 when events can be taken from the transport, else 0.");
+            out.sample(&[], u8::from(condition.reachable));
+            out.family("event_router_transport_accepts", Kind::Gauge, "1 when the transport takes new events, else 0.");
+            out.sample(&[], u8::from(condition.accepts));
+            out.family("event_router_transport_reconnects_total", Kind::Counter, "How often the transport was reached again after it was lost.");
+            out.sample(&[], condition.reconnects);
+        }
         if let Some(bytes) = process.store_bytes {
             out.family("event_router_store_size_bytes", Kind::Gauge, "Bytes of the store on disk, its write-ahead log included.");
             out.sample(&[], bytes);
         }
         out.family("event_router_store_troubles_total", Kind::Counter, "Troubles with the store beside the delivery; no event is lost by them.");
         out.sample(&[], self.store_troubles.get());
+        out.family("event_router_fates_lost_total", Kind::Counter, "Settled events of which the archive does not tell what became, since the store lagged.");
+        out.sample(&[], self.fates_lost.get());
         out.family("event_router_log_lines_dropped_total", Kind::Counter, "Log lines that were left out because the log was not read fast enough.");
         out.sample(&[], process.log_lines_dropped);
         out.family("event_router_accepted_events_total", Kind::Counter, "Events taken in from outside through this router's doors.");
@@ -331,6 +343,7 @@ impl Observer for Metrics {
             RouterEvent::RouteHeldUp { route, .. } => self.route(route).count(Count::HeldUp).add(1),
             RouterEvent::SettlementDelayed { route, .. } => self.route(route).count(Count::SettlementDelays).add(1),
             RouterEvent::StoreTrouble { .. } => self.store_troubles.add(1),
+            RouterEvent::FatesLost { events } => self.fates_lost.add(*events),
             RouterEvent::ConfigApplied { hash } => {
                 let now = self.clock.now();
                 let before = self.config.lock().expect("no code panics while it holds the configuration").replace((hash.clone(), now));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use router_api::{BoxFuture, DeadLetterReason, Envelope, FailureClass, QueueStats, RouteStatus, RoutingKey};
+use router_api::{BoxFuture, Condition, DeadLetterReason, Envelope, FailureClass, QueueStats, RouteStatus, RoutingKey};
 
 use super::*;
 
@@ -48,7 +48,8 @@ fn has(text: &str, line: &str) {
 }
 
 fn status(routes: Vec<RouteStatus>) -> RouterStatus {
-    RouterStatus { version: "1".into(), started_at: Timestamp::UNIX_EPOCH, transport: "embedded".into(), config_hash: "h".into(), routes }
+    let (version, transport, config_hash) = ("1".into(), "embedded".into(), "h".into());
+    RouterStatus { version, started_at: Timestamp::UNIX_EPOCH, transport, config_hash, condition: Condition::well(), routes }
 }
 
 fn route(route: &str, queue: Option<QueueStats>) -> RouteStatus {

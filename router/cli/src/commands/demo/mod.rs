@@ -42,7 +42,7 @@ const STEP: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(global: &Global, args: &DemoArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let _log = global.begin_quiet_log()?;
-    let setup = if global.config.is_empty() { setup::load_located(setup::built_in()?)? } else { setup::load(global)? };
+    let setup = if global.config.is_empty() { setup::load_located(global, setup::built_in()?)? } else { setup::load(global)? };
     let directory = tempfile::Builder::new().prefix("event-router-demo-").tempdir().context("no temporary directory can be made")?;
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let played = runtime.block_on(play(setup, args.speed, directory.path(), &telling::program(&global.config), out));

@@ -91,6 +91,7 @@ async fn a_url_that_cannot_be_used_is_refused_without_being_shown() {
         ("amqp://localhost:5672/", "names no user"),
         ("amqp://u:hunter22@localhost/a/b", "more than one `/`"),
         ("amqp://u:hunter22@localhost:99999/", "is no URL"),
+        ("amqp://u:hunter22@localhost/#x", "has a `#` in it"),
     ] {
         for text in [format!("[transport]\nkind = 'amqp'\nurl = '{url}'\n{ROUTE}"), format!("[transport]\nkind = 'amqp'\nurl = '${{URL}}'\n{ROUTE}")] {
             let (usable, said) = said(&text, &FixedEnvironment::default().with("URL", url)).await;
@@ -126,7 +127,7 @@ async fn a_password_in_the_file_is_warned_about_and_shown_nowhere() {
 
 #[tokio::test]
 async fn what_is_unsafe_beyond_this_machine_is_warned_about() {
-    let local = ["amqp://guest:x@localhost/", "amqp://guest:x@127.1.2.3:5672/", "amqp://guest:x@[::1]/", "amqps://u:x@broker.lan/"];
+    let local = ["amqp://guest:x@localhost/", "amqp://guest:x@127.1.2.3:5672/", "amqp://guest:x@[::1]/", "amqps://u:x@broker.lan/", "amqps://broker.lan/?auth_mechanism=EXTERNAL"];
     for url in local {
         let (usable, said) = said(&on_broker("", ""), &FixedEnvironment::default().with("BROKER", url)).await;
         assert!(usable && said.is_empty(), "{url}: {said:#?}");
