@@ -22,7 +22,7 @@ use crate::{
 
 /// Runs a check, such as the tests, in the directory where a session writes files.
 ///
-/// Put `coalesce = { by = "working_directory" }` on the route: then a burst of writes makes one run, which may see all their files as
+/// Put `coalesce = { by = "working_directory", quiet_ms = 2_000 }` on the route: then a burst of writes makes one run, which may see all their files as
 /// `{{ files }}`, and writes that come while it runs make exactly one more.
 ///
 /// After the run the event `ci.run.finished` is emitted, with the payload
