@@ -74,7 +74,7 @@ impl Cluster {
     ///
     /// When they do not.
     pub fn await_members(&self, expected: usize) {
-        let seen = |node: &Broker| node.try_ask("", "length(rabbit_nodes:list_running())").ok().and_then(|count| count.as_u64());
+        let seen = |node: &Broker| node.try_ask("", "length([N || N <- [node() | nodes()], rabbit:is_running(N)])").ok().and_then(|count| count.as_u64());
         eventually("the nodes see each other", || self.running().all(|node| seen(node) == u64::try_from(expected).ok()).then_some(()));
     }
 

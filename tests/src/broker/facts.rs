@@ -116,21 +116,19 @@ const COUNT: &str = "\
         case amqqueue:get_type(Q) of \
             rabbit_quorum_queue -> \
                 Ask = fun(F) -> case catch ra:consistent_query(Lead, F, 2000) of {ok, N, _} -> N; _ -> undefined end end, \
-                {Ask(fun rabbit_fifo:query_messages_ready/1), Ask(fun rabbit_fifo:query_messages_checked_out/1)}; \
+                {Ask(fun rabbit_fifo:query_messages_ready/1), Ask(fun rabbit_fifo:query_messages_checked_out/1), Ask(fun rabbit_fifo:query_consumer_count/1)}; \
             _ -> \
-                case catch rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged]) of \
-                    [{_, R}, {_, U}] when is_integer(R), is_integer(U) -> {R, U}; \
-                    [{_, R}, _] when is_integer(R) -> {R, 0}; \
-                    _ -> {undefined, undefined} \
+                case catch rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged, consumers]) of \
+                    [{_, R}, {_, U}, {_, C}] when is_integer(R) -> {R, if is_integer(U) -> U; true -> 0 end, if is_integer(C) -> C; true -> 0 end}; \
+                    _ -> {undefined, undefined, undefined} \
                 end \
         end \
     end, \
     Queue = fun(Q) -> \
         {resource, _, _, Name} = amqqueue:get_name(Q), \
         {Lead, Members} = Leader(Q), \
-        {Ready, Unacked} = Count(Q, Lead), \
+        {Ready, Unacked, Consumers} = Count(Q, Lead), \
         Node = case Lead of {_, N} -> N; _ -> undefined end, \
-        Consumers = case catch rabbit_amqqueue:info(Q, [consumers]) of [{_, C}] when is_integer(C) -> C; _ -> 0 end, \
         Policy = case rabbit_policy:name(Q) of none -> null; P -> P end, \
         Kind = case amqqueue:get_type(Q) of rabbit_quorum_queue -> quorum; rabbit_stream_queue -> stream; _ -> classic end, \
         #{name => Name, kind => Kind, durable => amqqueue:is_durable(Q), arguments => Plain(table, amqqueue:get_arguments(Q)), \
@@ -148,7 +146,7 @@ impl Broker {
         let list = format!("[Queue(Q) || Q <- rabbit_amqqueue:list({})]", binary(vhost));
         let definitions = format!("{PLAIN}{COUNT}");
         // While a leader is elected nobody can say how much a queue holds.
-        let complete = |queue: &Value| queue["ready"].is_u64() && queue["unacked"].is_u64() && queue["leader"] != "undefined";
+        let complete = |queue: &Value| queue["ready"].is_u64() && queue["unacked"].is_u64() && queue["consumers"].is_u64() && queue["leader"] != "undefined";
         let queues = eventually("every queue says what it holds", || {
             let answer = self.ask(&definitions, &list);
             answer.as_array().is_none_or(|queues| queues.iter().all(complete)).then_some(answer)

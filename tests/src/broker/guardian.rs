@@ -27,7 +27,7 @@ while read -r word group; do
             ;;
     esac
 done
-for group in $groups; do kill -KILL -- "-$group" 2> /dev/null; done
+for group in $groups; do kill -KILL "-$group" 2> /dev/null; done
 for _ in 1 2 3 4 5 6 7 8 9 10; do
     rm -rf -- "$1" 2> /dev/null && break
     sleep 0.2
