@@ -1,7 +1,7 @@
 //! `config`: the effective configuration, and having a running router load it anew.
 
 use anyhow::bail;
-use router_api::{Clock as _, Reloaded, RouteName, TakenUp};
+use router_api::{AdminError, Clock as _, Reloaded, RouteName, TakenUp};
 use router_http::{Named, schema};
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use crate::{
     access::{Access, Purpose},
     args::{Global, Json},
     commands::block_on,
-    setup,
+    setup::{self, InvalidConfig},
     system::SystemClock,
     terminal::{DIM, GOOD, Output, counted, harmless, styled, time},
 };
@@ -77,7 +77,11 @@ pub(crate) fn reload(global: &Global, json: Json, out: &mut Output) -> anyhow::R
         }
         let reloaded = access.admin().reload().await;
         access.close().await;
-        Ok(reloaded?)
+        match reloaded {
+            // Right here, and refused by the running router: a file that is gone, or one that changed in between.
+            Err(AdminError::Invalid(problems)) => Err(InvalidConfig::message(problems).into()),
+            other => Ok(other?),
+        }
     })?;
     if json.json {
         out.json(&Named::new(schema::RELOADED, reloaded))?;
