@@ -5,6 +5,10 @@ use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use serde_json::Value;
@@ -22,6 +26,9 @@ pub(super) struct House {
     epmd: Child,
     epmd_port: Port,
     cookie: String,
+    /// Names under which a question can be asked: two at once under one name would be refused, and a node never forgets one.
+    callers: Mutex<Vec<u32>>,
+    callers_made: AtomicU32,
 }
 
 impl House {
@@ -44,7 +51,7 @@ impl House {
         let mut command = installation.epmd();
         command.args(["-port", &epmd_port.number().to_string(), "-address", "127.0.0.1", "-relaxed_command_check"]);
         let epmd = start(command, &guardian, "epmd");
-        let mut house = Self { installation, guardian, epmd, epmd_port, cookie };
+        let mut house = Self { installation, guardian, epmd, epmd_port, cookie, callers: Mutex::default(), callers_made: AtomicU32::new(0) };
         let address = house.epmd_port.address();
         eventually("epmd listens", || {
             let ended = house.epmd.try_wait().expect("a child can be asked");
@@ -75,18 +82,26 @@ impl House {
         let answer = self.directory().join(format!("answer-{}", uuid::Uuid::new_v4().simple()));
         let inside = super::erlang::string(&self.installation.inside(&answer).to_string_lossy());
         let question = format!("{definitions} ok = file:write_file({inside}, rabbit_json:encode({expression})), ok.\n");
-        self.evaluate(distribution, &question)?;
+        let caller = self.free_callers().pop();
+        let caller = caller.unwrap_or_else(|| self.callers_made.fetch_add(1, Ordering::Relaxed));
+        let evaluated = self.evaluate(distribution, &format!("ask{}-{caller}", std::process::id()), &question);
+        self.free_callers().push(caller);
+        evaluated?;
         let text = fs::read(&answer).map_err(|error| format!("the node's answer cannot be read: {error}"))?;
         let _ = fs::remove_file(&answer);
         serde_json::from_slice(&text).map_err(|error| format!("the node's answer is no JSON: {error}"))
     }
 
-    fn evaluate(&self, distribution: &Port, question: &str) -> Result<(), String> {
+    fn free_callers(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn evaluate(&self, distribution: &Port, caller: &str, question: &str) -> Result<(), String> {
         use std::io::Write;
 
         let mut command = self.installation.erl_call(ANSWER_LIMIT_S);
         self.acquaint(&mut command);
-        command.args(["-address", &distribution.address().to_string(), "-c", &self.cookie, "-e"]);
+        command.args(["-address", &distribution.address().to_string(), "-c", &self.cookie, "-h", caller, "-e"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("`erl_call` cannot be started: {error}"))?;
         // A program that ended early shows by what it printed why it did.
