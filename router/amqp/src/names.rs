@@ -59,6 +59,11 @@ pub(crate) fn dead_queue(route: &RouteName) -> String {
     format!("{PREFIX}{route}.dead")
 }
 
+/// Whoever has this exclusive queue looks at the dead letters of `route`.
+pub(crate) fn look_lock(route: &RouteName) -> String {
+    format!("{PREFIX}sys.look.{route}")
+}
+
 /// The exchange, and the queue, of one step of the ladder of waits.
 pub(crate) fn wait_of(step_s: u64) -> String {
     format!("{PREFIX}sys.wait.{step_s}")

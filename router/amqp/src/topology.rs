@@ -205,7 +205,7 @@ pub(crate) async fn form_of(scratch: &mut Scratch<'_>, queue: &str, guess: Field
 }
 
 /// Is it only that this user may use it and not make it?
-fn may_not_make(failure: &Failure) -> bool {
+pub(crate) fn may_not_make(failure: &Failure) -> bool {
     failure.code() == Some(lapin::protocol::AMQPSoftError::ACCESSREFUSED.get_id())
 }
 
@@ -213,7 +213,7 @@ fn missing(what: &str) -> Failure {
     Failure::refused(format!("{what} is not there, and `topology = \"verify\"` makes nothing: make it, or set `topology = \"declare\"`"))
 }
 
-fn other_exchange(name: &str, failure: Failure) -> Failure {
+pub(crate) fn other_exchange(name: &str, failure: Failure) -> Failure {
     let sentence = match Difference::of(failure.sentence()) {
         Some(difference) => format!("exchange `{name}` is another one: {}", difference.sentence()),
         None => failure.sentence().to_owned(),

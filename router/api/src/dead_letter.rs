@@ -157,8 +157,8 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// Names the letter where its transport numbers none: the same for every copy of it, whoever looks. `identity` is that of the
-    /// delivery ([`crate::Delivery::identity`]).
+    /// Names the letter where its transport numbers none, as `<route>.<hash>`: the same for every copy of it, whoever looks. `identity`
+    /// is that of the delivery ([`crate::Delivery::identity`]).
     #[must_use]
     pub fn reference(&self, identity: &str) -> String {
         let mut hash = Sha256::new();
@@ -167,7 +167,7 @@ impl DeadLetter {
             hash.update(part.as_bytes());
         }
         hash.update(self.buried_at.as_microsecond().to_be_bytes());
-        hash.finalize().iter().take(REFERENCE_BYTES).fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+        hash.finalize().iter().take(REFERENCE_BYTES).fold(format!("{}.", self.route), |text, byte| text + &format!("{byte:02x}"))
     }
 
     /// The class of the last failed attempt; `None` where nothing was tried.
