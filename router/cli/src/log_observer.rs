@@ -182,6 +182,11 @@ impl Observer for LogObserver {
                     error!(error = error.as_str(), "the store is in trouble, no event is lost by it");
                 }
             }
+            RouterEvent::FatesLost { events } => {
+                if self.admits("fates-lost", "") {
+                    warn!(events, "the archive does not tell what became of {}: the store could not keep up", terminal::counted(*events, "event", "events"));
+                }
+            }
             RouterEvent::Duplicate { route, key, dedup_key } => {
                 debug!(route = route.as_str(), key = key.as_str(), dedup_key = dedup_key.as_str(), "route `{route}` has done `{key}` before");
             }

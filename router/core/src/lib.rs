@@ -4,11 +4,13 @@
 
 mod admin;
 pub mod alerts;
+mod archiving;
 mod attempt;
 mod breaker;
 pub mod config;
 mod dead_letter_groups;
 pub mod explain;
+mod fates;
 pub mod filter;
 mod lanes;
 mod matcher;
@@ -27,6 +29,7 @@ mod solitude;
 mod worker;
 
 pub use admin::{StoreAdmin, take_in};
+pub use archiving::Archiving;
 pub use matcher::RouteMatcher;
 pub use router::{Applied, ApplyError, Drained, Router, RouterBuilder, build_handler, shadow_all};
 

@@ -58,6 +58,8 @@ pub enum RouterEvent {
     Draining,
     /// A settlement was not recorded and is tried again.
     SettlementDelayed { route: RouteName, error: String },
+    /// What became of so many events is missing in the archive, since the store could not keep up. The events themselves are settled.
+    FatesLost { events: u64 },
     /// Something beside the delivery went wrong; nothing is lost.
     StoreTrouble { error: String },
 }

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     config::RouteConfig,
+    fates::FateLog,
     matcher::RouteMatcher,
     memory::Memory,
     observe::Observers,
@@ -31,6 +32,8 @@ pub(crate) struct Parts {
     pub host: String,
     /// Of the configuration in force; none before the first one.
     pub redactor: RwLock<Option<Arc<Redactor>>>,
+    /// Where the transport keeps no archive of its own and the store keeps one of the bus.
+    pub fates: Option<FateLog>,
 }
 
 impl Parts {

@@ -448,6 +448,9 @@ impl Worker {
             if let Err(error) = route.parts.store.note_attempts(&route.config.name, noted).await {
                 self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
             }
+            if let (Some(log), Some(last)) = (&route.parts.fates, batch.history.last()) {
+                log.held(&route.config.name, batch.items.iter().map(|item| &item.delivery), &last.error, batch.failed, delay);
+            }
             self.tell(failed);
             return End::Hold { batch, until: clock.monotonic() + delay, answered: true };
         }
@@ -604,9 +607,15 @@ impl Worker {
     /// Settles, and goes on trying while the session lives: what was done must be recorded. False when the session is over.
     async fn settle(&self, mut deliveries: Vec<Delivery>, settlement: impl Fn() -> Settlement) -> bool {
         let mut wait = RECORD_AGAIN_FIRST;
+        let fates = self.route.parts.fates.as_ref().map(|log| (log, log.of(&self.route.config.name, &deliveries, &settlement())));
         loop {
             match self.consumer.settle(deliveries, settlement()).await {
-                Ok(()) => return true,
+                Ok(()) => {
+                    if let Some((log, records)) = fates {
+                        log.note(records);
+                    }
+                    return true;
+                }
                 Err((SettleError::SessionOver, _)) => return false,
                 Err((error @ SettleError::NotRecorded(_), back)) => {
                     deliveries = back;
