@@ -1,6 +1,7 @@
 //! The promises of the pipeline (ARCHITECTURE.md), each shown on a whole router over the transport in memory, on a clock that
 //! stands still until the test moves it.
 
+mod archiving;
 mod attacks;
 mod bench;
 mod bursts;
@@ -11,4 +12,5 @@ mod fates;
 mod operating;
 mod order;
 mod reload;
+mod renewal;
 mod restarts;
