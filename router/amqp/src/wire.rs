@@ -489,3 +489,6 @@ fn milliseconds(duration: Duration) -> i64 {
 fn cut(text: &str, bytes_max: usize) -> String {
     text[..text.floor_char_boundary(bytes_max)].to_owned()
 }
+
+#[cfg(test)]
+mod tests;
