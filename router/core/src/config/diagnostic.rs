@@ -1,7 +1,7 @@
 //! What `check` has to say: one [`Diagnostic`] for each problem, gathered in a [`Report`] that prints itself for people (with the
 //! line and a caret) and serializes for machines.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
@@ -114,12 +114,44 @@ impl Draft {
     }
 }
 
-/// What comes from a file must not steer a terminal.
+/// What comes from a file must neither steer a terminal nor look like what it is not: such characters appear as `\u{…}`.
 fn printable(text: &str) -> String {
-    if !text.chars().any(char::is_control) {
+    if !text.chars().any(is_deceptive) {
         return text.to_owned();
     }
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+    text.chars().map(|c| if is_deceptive(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+/// Moves the cursor, has no width, turns the text around it, or is a space that TOML does not take for one.
+fn is_deceptive(c: char) -> bool {
+    c.is_control()
+        || (c.is_whitespace() && c != ' ')
+        || matches!(c, '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}')
+        || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// A line of a file, [`printable`] but for its tabs, and where the marked part of it lies then.
+fn printable_line(line: &str, marked: Range<usize>) -> (String, Range<usize>) {
+    // The end of a line as other systems write it.
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    let (mut shown, mut start, mut end) = (String::with_capacity(line.len()), None, None);
+    for (at, c) in line.char_indices() {
+        // Inside of a character is at its beginning, so that the mark stays on it.
+        if start.is_none() && marked.start < at + c.len_utf8() {
+            start = Some(shown.len());
+        }
+        if end.is_none() && marked.end <= at {
+            end = Some(shown.len());
+        }
+        if is_deceptive(c) && c != '\t' {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    let start = start.unwrap_or(shown.len());
+    let end = end.unwrap_or(shown.len()).max(start);
+    (shown, start..end)
 }
 
 impl Report {
@@ -240,7 +272,8 @@ impl Report {
         let text = source.shown.get(line.clone()).unwrap_or_default();
         let start = place.span.start.clamp(line.start, line.end) - line.start;
         let end = place.span.end.clamp(line.start + start, line.end) - line.start;
-        Snippet::source(text).line_start(place.line).path(place.file.as_ref()).fold(false).annotation(kind.span(start..end).label(label))
+        let (text, marked) = printable_line(text, start..end);
+        Snippet::source(text).line_start(place.line).path(printable(&place.file)).fold(false).annotation(kind.span(marked).label(label))
     }
 }
 
@@ -338,6 +371,38 @@ warning[later]: a second thing
         let report = Report::new(sources, drafts);
         assert_eq!((report.diagnostics().len(), report.count(Severity::Error)), (Report::DIAGNOSTICS_MAX, 1));
         assert_eq!(report.summary().as_deref(), Some("1 error, 999 warnings, 1001 more that are not shown"));
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_shown_in_messages_and_in_the_line_with_the_mark_still_on_it() {
+        let mut sources = Sources::default();
+        let text = "a = 1\n\tb = 'l\u{200b}o\u{202e}g'\u{a0}# é\n";
+        let file = sources.add("a.toml", Path::new("/x"), text.to_owned());
+        let start = text.find("'l").expect("it is there");
+        let end = text.find("g'").expect("it is there") + 2;
+        let report = Report::new(sources, vec![Draft::error("e", "no plugin `l\u{200b}o\u{202e}g`").at(Span { file, start, end })]);
+        let shown = report.render(false);
+        assert!(shown.starts_with("error[e]: no plugin `l\\u{200b}o\\u{202e}g`\n"), "{shown}");
+        let lines: Vec<&str> = shown.lines().collect();
+        let line = lines.iter().position(|line| line.contains("b = ")).expect("the line is shown");
+        assert!(lines[line].ends_with("b = 'l\\u{200b}o\\u{202e}g'\\u{a0}# é"), "{shown}");
+        let (begin, marks) = (lines[line + 1].find('^').expect("it is marked"), lines[line + 1].matches('^').count());
+        assert_eq!(lines[line].get(begin..begin + marks), Some("'l\\u{200b}o\\u{202e}g'"), "{shown}");
+    }
+
+    #[test]
+    fn marks_stay_within_their_line_wherever_they_lie() {
+        for (line, marked, expected) in [
+            ("", 0..0, ("", 0..0)),
+            ("ab", 2..2, ("ab", 2..2)),
+            ("ab", 1..2, ("ab", 1..2)),
+            ("\u{200b}b", 0..3, ("\\u{200b}b", 0..8)),
+            ("\u{200b}b", 1..4, ("\\u{200b}b", 0..9)),
+            ("ab\r", 1..3, ("ab", 1..2)),
+            ("b\u{200b}", 4..4, ("b\\u{200b}", 9..9)),
+        ] {
+            assert_eq!(printable_line(line, marked), (expected.0.to_owned(), expected.1), "{line:?}");
+        }
     }
 
     #[test]
