@@ -135,6 +135,7 @@ pub struct DeadLetterSelection {
     /// Whose last failure is of this class, as [`crate::FailureClass::name`] prints it.
     pub class: Option<String>,
     /// Whose event fits this filter, of the shape of a route's `when`.
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub when: Option<serde_json::Value>,
     /// At most so many, the oldest first.
     pub limit: Option<u32>,

@@ -152,7 +152,7 @@ async fn dead_letter(State(admin): Asked, UrlPath(id): UrlPath<String>) -> Answe
 }
 
 fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ErrorAnswer> {
-    query.map(|Query(parameters)| parameters).map_err(|rejection| ErrorAnswer::new(ErrorKind::BadRequest, rejection.body_text()))
+    query.map(|Query(parameters)| parameters).map_err(|rejection| ErrorAnswer::of_query(&rejection))
 }
 
 fn within_limit(wanted: Option<u32>) -> Result<Option<u32>, ErrorAnswer> {

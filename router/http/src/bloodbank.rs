@@ -12,7 +12,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
-use router_api::{Accepted, Chance, Clock, DecodeError, Envelope, Publication, RoutingKey};
+use router_api::{Accepted, Chance, Clock, DecodeError, Envelope, KeyError, Publication, RoutingKey};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -149,11 +149,14 @@ async fn store(intake: &Intake, came: &Came, key: RoutingKey, body: Bytes) -> Re
 }
 
 fn key(text: &str, name: &str) -> Result<RoutingKey, Refusal> {
-    let sentence = |why: String| Refusal::Sentence(StatusCode::BAD_REQUEST, format!("`{name}` is no routing key: {why}"));
+    let sentence = |why: String| Refusal::Sentence(StatusCode::BAD_REQUEST, format!("{name} is no routing key: {why}"));
     if text.is_empty() {
         return Err(sentence("it is empty".to_owned()));
     }
-    RoutingKey::new(text).map_err(|error| sentence(format!("it is or has {error}")))
+    RoutingKey::new(text).map_err(|error| match error {
+        KeyError::TooLong(_) => sentence(format!("it is {error}")),
+        KeyError::Control(_) => sentence(format!("it {error}")),
+    })
 }
 
 async fn schema_event(intake: &Intake, request: Request, event_type: &str, fields: Fields, origin: Origin) -> Result<Response, Refusal> {
@@ -161,7 +164,7 @@ async fn schema_event(intake: &Intake, request: Request, event_type: &str, field
     let body = parse(intake, body)?;
     let now = intake.clock.now();
     let payload = Field::Nested(schema::check(fields, &body, now).map_err(Refusal::Fields)?);
-    let key = key(event_type, "event_type")?;
+    let key = key(event_type, "`event_type`")?;
     let event_id = v2::fresh_id(&*intake.chance);
     let source = Source { host: came.host.clone(), kind: origin.kind, app: origin.app, meta: None };
     let envelope = v2::envelope(event_id, &key, now, &source, &payload);
@@ -179,7 +182,7 @@ async fn take_custom(intake: &Intake, request: Request) -> Result<Response, Refu
     let (came, body) = read(intake, request).await?;
     let event = parse(intake, body.clone())?;
     let event_type = match &event["event_type"] {
-        Value::String(text) if !text.is_empty() => key(text, "event_type")?,
+        Value::String(text) if !text.is_empty() => key(text, "`event_type`")?,
         Value::Null | Value::String(_) => return Err(wrong("Missing event_type")),
         _ => return Err(wrong("`event_type` is no text")),
     };
@@ -205,7 +208,7 @@ async fn take_publish(intake: &Intake, request: Request) -> Result<Response, Ref
     let body = parse(intake, body)?;
     let now = intake.clock.now();
     schema::check(PUBLISH, &body, now).map_err(Refusal::Fields)?;
-    let event_type = key(body["event_type"].as_str().unwrap_or_default(), "event_type")?;
+    let event_type = key(body["event_type"].as_str().unwrap_or_default(), "`event_type`")?;
     let event_id = v2::fresh_id(&*intake.chance);
     let source = Source { host: came.host.clone(), kind: "manual", app: "http-client", meta: None };
     let envelope = v2::envelope(event_id, &event_type, now, &source, &Field::Plain(body["payload"].clone()));

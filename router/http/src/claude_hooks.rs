@@ -26,7 +26,7 @@ use crate::{
     ingest::{check_content_type, read_body, refused, traceparent},
     paths::{Paths, post},
     v2::{self, Field, Members, Source},
-    wire::{ErrorAnswer, ErrorKind},
+    wire::ErrorAnswer,
 };
 
 /// Bytes of a hook: those of `Write` and `Edit` repeat the whole file several times, most of which is left out of the event.
@@ -65,7 +65,7 @@ async fn hook(State(hooks): State<Hooks>, query: Result<Query<HookQuery>, QueryR
 }
 
 async fn take(hooks: &Hooks, query: Result<Query<HookQuery>, QueryRejection>, request: Request) -> Result<(), ErrorAnswer> {
-    let Query(query) = query.map_err(|rejection| ErrorAnswer::new(ErrorKind::BadRequest, rejection.body_text()))?;
+    let Query(query) = query.map_err(|rejection| ErrorAnswer::of_query(&rejection))?;
     check_content_type(request.headers())?;
     let (parts, body) = request.into_parts();
     let ingest = &hooks.intake.ingest;

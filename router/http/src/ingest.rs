@@ -70,7 +70,7 @@ async fn take_in(
     query: Result<Query<IngestQuery>, axum::extract::rejection::QueryRejection>,
     request: Request,
 ) -> Result<Response, ErrorAnswer> {
-    let Query(query) = query.map_err(|rejection| bad(rejection.body_text()))?;
+    let Query(query) = query.map_err(|rejection| ErrorAnswer::of_query(&rejection))?;
     let form = Form::of(request.headers())?;
     let to = destination(ingest, &query)?;
     let (parts, body) = request.into_parts();
@@ -135,6 +135,22 @@ impl Ingest {
 
     /// Stores an event, and returns how it is stored once it is safe.
     pub(crate) async fn store(&self, publication: Publication) -> Result<Accepted, ErrorAnswer> {
+        let to = publication.to.clone();
+        match (self.hand_over(publication).await, to) {
+            (Err(answer), Destination::Route { route, .. }) if answer.kind == ErrorKind::Refused && self.lacks(&route).await => {
+                Err(ErrorAnswer::new(ErrorKind::NotFound, format!("there is no route `{route}`: {}", answer.error)))
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// A refusal is the sender's mistake if he named a route that nobody knows.
+    async fn lacks(&self, route: &RouteName) -> bool {
+        let status = tokio::time::timeout(self.publish_timeout, self.admin.status()).await;
+        status.is_ok_and(|status| status.is_ok_and(|status| status.routes.iter().all(|known| known.name != *route)))
+    }
+
+    async fn hand_over(&self, publication: Publication) -> Result<Accepted, ErrorAnswer> {
         // In a task of its own: a sender that hangs up does not undo half of what was begun.
         let admin = Arc::clone(&self.admin);
         let publishing = tokio::spawn(async move { admin.accept(publication).await });

@@ -70,7 +70,11 @@ pub(crate) fn routes() -> Paths<Arc<dyn Admin>> {
 fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, ErrorAnswer> {
     body.map(|Json(body)| body).map_err(|rejection| match rejection {
         JsonRejection::MissingJsonContentType(_) => ErrorAnswer::new(ErrorKind::UnsupportedMediaType, "the body needs `Content-Type: application/json`"),
-        other => ErrorAnswer::new(ErrorKind::BadRequest, other.body_text()),
+        other => {
+            let text = other.body_text();
+            let why = text.split_once(": ").filter(|(opening, _)| opening.starts_with("Failed to")).map_or(text.as_str(), |(_, why)| why);
+            ErrorAnswer::new(ErrorKind::BadRequest, format!("the body is not understood: {why}"))
+        }
     })
 }
 
@@ -97,7 +101,7 @@ pub(crate) struct GroupsQuery {
 }
 
 async fn groups(State(admin): Asked, query: Result<Query<GroupsQuery>, QueryRejection>) -> Answer<DeadLetterGroups> {
-    let Query(GroupsQuery { route, reason, class }) = query.map_err(|rejection| ErrorAnswer::new(ErrorKind::BadRequest, rejection.body_text()))?;
+    let Query(GroupsQuery { route, reason, class }) = query.map_err(|rejection| ErrorAnswer::of_query(&rejection))?;
     let groups = admin.dead_letter_groups(&DeadLetterQuery { route, reason, class, limit: None }).await?;
     Ok(Json(Named::new(schema::DEAD_LETTER_GROUPS, groups)))
 }

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use axum::{
     Json,
+    extract::rejection::QueryRejection,
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header};
@@ -184,6 +185,13 @@ impl ErrorAnswer {
     /// True where the rest of the request may still lie unread on the connection.
     fn leaves_body_unread(&self) -> bool {
         matches!(self.kind, ErrorKind::Unauthorized | ErrorKind::Forbidden | ErrorKind::Timeout | ErrorKind::TooLarge | ErrorKind::UnsupportedMediaType)
+    }
+
+    /// A query that is not what the path takes.
+    pub(crate) fn of_query(rejection: &QueryRejection) -> Self {
+        let text = rejection.body_text();
+        let why = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+        Self::new(ErrorKind::BadRequest, format!("the query is not understood: {why}"))
     }
 
     /// The error that the other side had.

@@ -66,6 +66,7 @@ impl<'a> Document<'a> {
                     if let Some(text) = value.as_str() {
                         let good = match said.as_str().expect("a pattern is a text") {
                             "^[a-z][a-z0-9-]{0,62}$" => text.parse::<router_api::RouteName>().is_ok(),
+                            "^[^\\u0000-\\u001f\\u007f-\\u009f]*$" => !text.contains(char::is_control),
                             "^([0-9a-f]{2})*$" => text.len() % 2 == 0 && text.bytes().all(|byte| byte.is_ascii_hexdigit()),
                             pattern => panic!("pattern `{pattern}` is not known to this test"),
                         };

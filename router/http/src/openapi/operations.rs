@@ -112,10 +112,6 @@ fn in_path(name: &str, schema: Value, description: &str) -> Value {
     json!({ "name": name, "in": "path", "required": true, "schema": schema, "description": description })
 }
 
-fn key_schema() -> Value {
-    json!({ "type": "string", "minLength": 1, "maxLength": router_api::RoutingKey::BYTES_MAX })
-}
-
 fn route_schema() -> Value {
     json!({ "type": "string", "pattern": "^[a-z][a-z0-9-]{0,62}$" })
 }
@@ -162,7 +158,7 @@ fn events(shapes: &mut Shapes, all: &mut Vec<Operation>) {
             "security": token_if_any(),
             "parameters": shapes.query::<HookQuery>(None),
             "requestBody": { "required": true, "content": json_of(json!({
-                "type": "object",
+                "description": "Any JSON; what is no hook is answered as well, and means nothing",
                 "properties": { "session_id": { "type": "string" }, "hook_event_name": { "type": "string" }, "cwd": { "type": "string" } },
             })) },
             "responses": answers(shapes, "Nothing, so that the hook changes nothing", None, INTAKE),
@@ -200,7 +196,7 @@ fn bloodbank(shapes: &mut Shapes, all: &mut Vec<Operation>) {
             "tags": ["bloodbank"],
             "summary": format!("Makes an event `agent.{{name}}.{action}`"),
             "security": token_if_any(),
-            "parameters": [in_path("name", json!({ "type": "string", "minLength": 1, "maxLength": 200 }), "The agent")],
+            "parameters": [in_path("name", shapes::agent(action), "The agent")],
             "requestBody": { "required": true, "content": json_of(body) },
             "responses": responses,
         });
@@ -208,7 +204,7 @@ fn bloodbank(shapes: &mut Shapes, all: &mut Vec<Operation>) {
     }
     let custom = json!({
         "type": "object",
-        "properties": { "event_type": key_schema(), "event_id": { "type": ["string", "null"], "format": "uuid" } },
+        "properties": { "event_type": shapes::key(), "event_id": { "type": ["string", "null"], "format": "uuid" } },
         "required": ["event_type"],
     });
     let answer = json!({
@@ -379,6 +375,7 @@ fn reads(shapes: &mut Shapes, all: &mut Vec<Operation>) {
 
 fn verbs(shapes: &mut Shapes, all: &mut Vec<Operation>) {
     let (event, published) = (shapes::event(shapes), shapes.answer::<PublishedAnswer>());
+    let with_not_found: Vec<u16> = INTAKE.iter().copied().chain([404]).collect();
     all.push(post(
         "/api/v1/events",
         json!({
@@ -388,7 +385,7 @@ fn verbs(shapes: &mut Shapes, all: &mut Vec<Operation>) {
             "security": token(),
             "parameters": shapes.query::<IngestQuery>(None),
             "requestBody": { "required": true, "content": json_of(event) },
-            "responses": answers(shapes, "The event is on disk", Some(json_of(published)), INTAKE),
+            "responses": answers(shapes, "The event is on disk", Some(json_of(published)), &with_not_found),
         }),
     ));
     let verb = |id: &str, summary: &str, body: Option<Value>, parameters: Value, responses: Map<String, Value>| {

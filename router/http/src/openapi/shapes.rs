@@ -1,5 +1,6 @@
 //! The shapes of requests and answers, by name.
 
+use router_api::RoutingKey;
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
@@ -108,9 +109,22 @@ impl Shapes {
     }
 }
 
+/// What no routing key has.
+const NO_CONTROL_CHARACTERS: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
+
+/// A routing key.
+pub(super) fn key() -> Value {
+    json!({ "type": "string", "minLength": 1, "maxLength": RoutingKey::BYTES_MAX, "pattern": NO_CONTROL_CHARACTERS })
+}
+
+/// The name of an agent that does this: a key is made of both.
+pub(super) fn agent(action: &str) -> Value {
+    let rest = "agent..".len() + action.len();
+    json!({ "type": "string", "minLength": 1, "maxLength": RoutingKey::BYTES_MAX - rest, "pattern": NO_CONTROL_CHARACTERS })
+}
+
 /// Any event: an object that has a key, or is given one beside it.
 pub(super) fn event(shapes: &mut Shapes) -> Value {
-    let key = || json!({ "type": "string", "minLength": 1, "maxLength": router_api::RoutingKey::BYTES_MAX });
     let schema = json!({
         "description": "Any JSON object. Without `?key=` it needs `event_type` or `type`. Its id is `event_id` or `id`, as its dialect has it.",
         "type": "object",
@@ -125,7 +139,7 @@ pub(super) fn cloud_event(shapes: &mut Shapes) -> Value {
     let text = || json!({ "type": "string", "minLength": 1 });
     let schema = json!({
         "type": "object",
-        "properties": { "specversion": { "const": "1.0" }, "id": text(), "source": text(), "type": text(), "data": {} },
+        "properties": { "specversion": { "const": "1.0" }, "id": text(), "source": text(), "type": key(), "data": {} },
         "required": ["specversion", "id", "source", "type"],
     });
     shapes.other("CloudEvent", schema)
@@ -205,7 +219,9 @@ pub(super) fn actions(shapes: &mut Shapes) -> Vec<(&'static str, Value)> {
 
 /// The body of `/publish`.
 pub(super) fn publish(shapes: &mut Shapes) -> Value {
-    fields(shapes, "TypeAndPayload", PUBLISH)
+    let mut schema = request_schema::described(PUBLISH);
+    schema["properties"]["event_type"] = key();
+    shapes.other("TypeAndPayload", schema)
 }
 
 /// `claude`, `session-start` is `ClaudeSessionStart`.
