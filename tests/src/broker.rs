@@ -141,14 +141,28 @@ impl Broker {
 
     /// Kills the node as a power failure would, as far as a process can tell.
     ///
+    /// One thing is spared: RabbitMQ writes the register of its quorum queues half a second late, and a queue that was declared just
+    /// before a kill comes back empty and never finds a leader (seen on 3.10.8). That is the broker's fault to mend, so the register
+    /// is written first. [`Broker::kill_at_once`] spares nothing.
+    ///
     /// # Panics
     ///
     /// When it does not run.
     pub fn kill(&self) {
+        let _ = self.try_ask("", "length([dets:sync(Table) || Table <- dets:all()])");
+        self.kill_at_once();
+    }
+
+    /// Kills the node and asks it nothing before, for one that cannot answer or for tests of what that costs.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn kill_at_once(&self) {
         self.inner.node.kill(&self.inner.house);
     }
 
-    /// Lets the node stand still: connections stay, and nothing answers.
+    /// Lets the node stand still: connections stay, and nothing answers. To be killed, it is killed at once.
     ///
     /// # Panics
     ///
