@@ -1,5 +1,5 @@
-//! The HTTP door of the built binary: the examples of its page, who holds a taken port, its tokens, hostile requests, and two thousand
-//! connections that say nothing.
+//! The HTTP door of the built binary: the examples of its page, who holds a taken port, its tokens and what they open, hostile requests,
+//! and two thousand connections that say nothing.
 
 use std::{
     fs,
@@ -120,6 +120,105 @@ fn the_doors_tokens_come_from_the_configuration_and_are_told_to_nobody() {
     assert!(!log.contains(token) && !shown.contains(token), "{shown}");
 }
 
+/// A door with a token for one client.
+fn with_token(token: &str, routes: &str) -> Home {
+    let home = Home::new(routes);
+    let text = home.read("config/router.toml").replace("[http]\n", &format!("[http]\ntokens = {{ laptop = \"{token}\" }}\n"));
+    home.write("config/router.toml", &text);
+    home
+}
+
+fn ask(address: SocketAddr, line: &str, token: &str, body: &str) -> router_tests::Answer {
+    let text = format!(
+        "{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    request(address, text.as_bytes()).expect("an answer")
+}
+
+#[test]
+fn the_admin_api_over_tcp_says_without_tokens_how_to_set_one() {
+    let home = Home::new("");
+    let service = home.serve();
+    let answer = ask(service.address(), "POST /api/v1/reload", "0f3c51d2a7e94b6c8d1e", "");
+    assert_eq!(answer.status, 403, "{answer:?}");
+    assert!(answer.json()["error"].as_str().is_some_and(|sentence| sentence.contains("[http] tokens")), "{answer:?}");
+    let log = service.stop().join("\n");
+    assert!(!log.contains("asked for"), "a verb that nobody carried out is not told: {log}");
+}
+
+#[test]
+fn who_asked_for_what_over_tcp_or_the_socket_stands_in_the_log() {
+    let token = "0f3c51d2a7e94b6c8d1e";
+    let home = with_token(token, "[[route]]\nname = \"does\"\non = [\"a\"]\nhandler = \"log\"\n");
+    let service = home.serve();
+    let status = |line: &str, body: &str| ask(service.address(), line, token, body).status;
+    assert_eq!(status("GET /api/v1/status", ""), 200);
+    assert_eq!(status("POST /api/v1/routes/does/pause", ""), 200);
+    assert_eq!(status("POST /api/v1/routes/nobody%0a%1b[31m/pause", ""), 400);
+    assert_eq!(status("POST /api/v1/dead-letters/discard", "{\"ruote\":1}"), 400);
+    assert_eq!(ask(service.address(), "POST /api/v1/routes/does/resume", "0f3c51d2a7e94b6c8d1f", "").status, 401);
+    let _ = home.run(&["routes", "resume", "does"]).code(0);
+    let log = service.stop();
+    let told: Vec<Value> = log.iter().filter_map(|line| serde_json::from_str(line).ok()).filter(|line: &Value| line["verb"].is_string()).collect();
+    let told: Vec<_> = told.iter().map(|line| ["client", "verb", "outcome"].map(|name| line[name].as_str().unwrap_or_default())).collect();
+    assert_eq!(
+        told,
+        [
+            ["laptop", "POST /api/v1/routes/does/pause", "done"],
+            ["laptop", "POST /api/v1/routes/nobody%0a%1b[31m/pause", "refused"],
+            ["laptop", "POST /api/v1/dead-letters/discard", "refused"],
+            ["socket", "POST /api/v1/routes/does/resume", "done"],
+        ],
+        "{log:?}"
+    );
+}
+
+#[test]
+fn a_verb_whose_client_hangs_up_is_carried_out_and_told() {
+    let token = "0f3c51d2a7e94b6c8d1e";
+    let home = with_token(token, "[[route]]\nname = \"does\"\non = [\"a\"]\nhandler = \"log\"\n");
+    let mut service = home.serve();
+    let address = service.address();
+    let mut stream = TcpStream::connect(address).expect("the door is open");
+    let text = format!("POST /api/v1/reload HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(text.as_bytes()).expect("it can be sent");
+    drop(stream);
+    let told = service.wait_for("asked for `POST /api/v1/reload`").expect("it is told");
+    assert!(told.contains("done"), "{told}");
+    service.stop();
+}
+
+#[test]
+fn the_id_in_an_answer_is_the_one_that_the_event_is_found_by() {
+    let home = Home::new("");
+    let service = home.serve();
+    let secret = ["ghp_", "FiNdMeGiThUb0123456789abcdefghijklmnop"].concat();
+    let answers = [
+        post(service.address(), "/events", &format!("{{\"event_type\":\"a\",\"event_id\":\"{secret}\"}}")).expect("an answer"),
+        post(service.address(), "/events", &format!("[{{\"event_type\":\"a\",\"event_id\":\"{secret}\"}}]")).expect("an answer"),
+    ];
+    let published = home.run_with_input(&["publish", "-", "--key", "a", "--json"], format!("{{\"event_id\":\"{secret}\"}}").as_bytes()).code(0).json();
+    let envelope = format!("{{\"session_id\":\"s\",\"error_type\":\"x\",\"error_message\":\"{secret}\"}}");
+    let envelope = post(service.address(), "/events/claude-code/error", &envelope).expect("an answer");
+    assert_eq!(envelope.status, 200, "{envelope:?}");
+    assert!(!envelope.body.contains(&secret), "the answer is what is stored: {envelope:?}");
+    service.stop();
+    // Without a router, the command takes the event in itself.
+    let alone = home.run_with_input(&["publish", "-", "--key", "a", "--json"], format!("{{\"event_id\":\"{secret}\"}}").as_bytes()).code(0).json();
+    let of_batch = answers[1].json()["events"][0].clone();
+    for published in [answers[0].json(), of_batch, published, alone] {
+        let id = published["event_id"].as_str().expect("it has an id").to_owned();
+        assert!(!id.contains(&secret) && !id.is_empty(), "{published}");
+        let found = home.run(&["events", "--json"]).code(0).json();
+        let found = found["events"].as_array().expect("events").iter().find(|event| event["seq"] == published["seq"]).cloned().expect("it is there");
+        assert_eq!(found["id"], published["event_id"]);
+    }
+    let found = home.run(&["events", "--json", "--last", "100"]).code(0).json();
+    let stored = found["events"].as_array().expect("events").iter().find(|event| event["key"] == "session.thread.error").cloned().expect("it is there");
+    assert_eq!(stored["body"].as_str(), Some(envelope.body.as_str()));
+}
+
 #[test]
 fn two_thousand_silent_and_slow_connections_do_not_hold_up_the_others() {
     const CONNECTIONS: usize = 2_000;
@@ -232,7 +331,13 @@ fn hostile() -> Vec<(&'static str, String, &'static [u16])> {
         ("another method", with("DELETE /events", json, ""), &[405]),
         ("a preflight", with("OPTIONS /events", "Origin: http://localhost\r\n", ""), &[405]),
         ("another path", with("POST /../../etc/passwd", json, "{}"), &[404]),
-        ("an admin's path", with("GET /api/v1/status", "", ""), &[401, 403, 404]),
+        ("an admin's path", with("GET /api/v1/status", "", ""), &[403]),
+        ("an admin's verb", with("POST /api/v1/dead-letters/discard", json, "{}"), &[403]),
+        ("an admin's verb in other words", with("POST /api/v1/%64ead-letters/discard", json, "{}"), &[403, 404]),
+        ("an admin's verb behind a detour", with("POST //api/v1/reload", "", ""), &[404]),
+        ("a key that is no text", with("POST /events?key=%ff", json, "{}"), bad),
+        ("a key that is half a letter", with("POST /events?key=a%C3", json, "{}"), bad),
+        ("a query that is no text", with("POST /hooks/claude-code?%ff=1", json, "{}"), bad),
         ("an odd path of an agent", with("POST /events/agent/%ff/heartbeat", json, "{\"agent_name\":\"x\",\"status\":\"ok\"}"), bad),
         ("a line break in an agent", with("POST /events/agent/a%0Ab/heartbeat", json, "{\"agent_name\":\"x\",\"status\":\"ok\"}"), bad),
         ("wrong fields", with("POST /events/claude-code/message", json, "{\"session_id\":[]}"), &[422]),
