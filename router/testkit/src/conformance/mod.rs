@@ -76,9 +76,28 @@ pub trait Subject: Send + Sync {
     /// Ends the process and starts it again: a new [`Subject::transport`] over the same disk or broker.
     async fn restart(&mut self, stop: Stop);
 
-    /// While `failing`, settlements answer [`router_api::SettleError::NotRecorded`].
+    /// While `failing`, settlements answer [`router_api::SettleError::NotRecorded`]. At least the next one does: a transport may mend
+    /// what was broken.
     async fn fail_settles(&self, failing: bool) {
         let _ = failing;
+    }
+
+    /// Does [`Subject::fail_settles`] concern [`router_api::Settlement::Done`] as well? Not where acknowledgements are accepted at
+    /// once.
+    fn fails_done(&self) -> bool {
+        true
+    }
+
+    /// Does [`router_api::TransportAdmin::queues`] know what waits, what is in hand, and how old the oldest event is? A broker tells
+    /// its clients only what is ready.
+    fn counts_exactly(&self) -> bool {
+        true
+    }
+
+    /// Waits until what was settled on `route` has reached disk or broker, where exactly `in_hand` deliveries stay in hand. Nothing to
+    /// wait for where [`router_api::Consumer::settle`] returns no earlier.
+    async fn acknowledged(&self, route: &RouteName, in_hand: u64) {
+        let _ = (route, in_hand);
     }
 
     /// The sessions of the consumers of `route` break.

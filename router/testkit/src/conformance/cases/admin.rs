@@ -103,6 +103,11 @@ pub(super) async fn queues_say_what_waits_what_is_in_hand_and_what_is_dead(bench
     same!(stats.iter().map(|stats| stats.route.as_str()).collect::<Vec<_>>(), ["ape", "zebra"], "routes, sorted, the unbound one included");
     same!((stats[0].ready, stats[0].waiting, stats[0].in_flight, stats[0].dead, stats[0].oldest), (0, 0, 0, 0, None), "the empty queue");
     let zebra = &stats[1];
+    if !bench.subject().counts_exactly() {
+        same!(zebra.dead, 1, "dead");
+        check!((1..=4).contains(&zebra.ready), "one is retried, one is buried, and at most three are in hand: {zebra:?}");
+        return Ok(());
+    }
     // A broker pushes ahead of `next`, so what is ready may be in flight already.
     same!((zebra.ready + zebra.in_flight, zebra.waiting, zebra.dead), (4, 1, 1), "ready and in flight, waiting, dead");
     check!(zebra.in_flight >= 1, "one delivery is in hand: {zebra:?}");

@@ -108,7 +108,9 @@ pub(super) async fn a_queue_without_a_route_cannot_be_consumed(bench: &mut Bench
 }
 
 pub(super) async fn competing_consumers_share_a_queue(bench: &mut Bench) -> CaseResult {
-    bench.bind(&[("one", &["#"])]).await?;
+    let mut shared = subscription("one", &["#"], Wants::all());
+    shared.queue.parallel = true;
+    bench.transport().bind(&[shared]).await?;
     let (first, second) = (bench.consume("one", 5).await?, bench.consume("one", 5).await?);
     bench.publish_all("a", 0..10).await?;
     let mut found = numbers(&bench.take_many(&first, 5).await?);

@@ -4,7 +4,7 @@ use router_api::{DeadLetterQuery, DeadLetterReason};
 
 use crate::conformance::{
     Stop,
-    bench::{Bench, CaseResult, check, number, numbers, same},
+    bench::{Bench, CaseResult, check, number, numbers, route, same},
 };
 
 pub(super) async fn what_waits_survives_a_restart(bench: &mut Bench) -> CaseResult {
@@ -88,6 +88,7 @@ pub(super) async fn what_is_settled_stays_settled_after_a_kill(bench: &mut Bench
     if let Some(delivery) = last.next() {
         bench.bury(&consumer, "one", DeadLetterReason::Exhausted, delivery).await?;
     }
+    bench.subject().acknowledged(&route("one"), 2).await;
     drop((last, consumer));
     bench.restart(Stop::Kill).await;
     bench.bind(&[("one", &["#"])]).await?;

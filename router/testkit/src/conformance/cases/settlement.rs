@@ -1,9 +1,11 @@
 //! What becomes of deliveries in hand.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use router_api::{AttemptRecord, BurstNote, DeadLetterQuery, DeadLetterReason, DeliveryState, Fate, InboxKey, Publication, SettleError, Settlement};
+use router_api::{
+    AttemptRecord, BurstNote, Consumer, DeadLetterQuery, DeadLetterReason, Delivery, DeliveryState, Fate, InboxKey, Publication, SettleError, Settlement,
+};
 
 use crate::conformance::{
     Failure,
@@ -162,19 +164,34 @@ pub(super) async fn a_settlement_that_fails_gives_the_deliveries_back(bench: &mu
     bench.bind(&[("one", &["#"])]).await?;
     bench.publish_all("a", 0..3).await?;
     let consumer = bench.consume("one", 3).await?;
-    let deliveries = bench.take_many(&consumer, 3).await?;
+    let mut deliveries = bench.take_many(&consumer, 3).await?;
     bench.subject().fail_settles(true).await;
-    let deliveries = match consumer.settle(deliveries, handled(3)).await {
-        Err((SettleError::NotRecorded(_), deliveries)) => deliveries,
-        other => return Err(Failure(format!("the settlement was to be not recorded, but there came {other:?}"))),
-    };
-    same!(numbers(&deliveries), [0, 1, 2], "deliveries that are back in hand");
+    if bench.subject().fails_done() {
+        deliveries = not_recorded(&consumer, deliveries, handled(3)).await?;
+    }
+    let letter = bench.letter("one", DeadLetterReason::Exhausted, &deliveries[0]);
+    deliveries = not_recorded(&consumer, deliveries, Settlement::Bury(Box::new(letter.clone()))).await?;
     bench.nothing(&consumer).await?;
     bench.subject().fail_settles(false).await;
+    let last = deliveries.split_off(2);
     bench.done(&consumer, deliveries).await?;
+    consumer.settle(last, Settlement::Bury(Box::new(letter))).await?;
     consumer.close().await;
     same!(numbers(&bench.drain("one").await?), [0_u64; 0], "what is left");
+    same!(bench.transport().admin().dead_letters(&DeadLetterQuery::default()).await?.len(), 1, "dead letters");
     Ok(())
+}
+
+/// Settles, and expects to get everything back.
+async fn not_recorded(consumer: &Arc<dyn Consumer>, deliveries: Vec<Delivery>, settlement: Settlement) -> Result<Vec<Delivery>, Failure> {
+    let expected = numbers(&deliveries);
+    match consumer.settle(deliveries, settlement).await {
+        Err((SettleError::NotRecorded(_), deliveries)) => {
+            same!(numbers(&deliveries), expected, "deliveries that are back in hand");
+            Ok(deliveries)
+        }
+        other => Err(Failure(format!("the settlement was to be not recorded, but there came {other:?}"))),
+    }
 }
 
 pub(super) async fn a_broken_session_gives_back_what_was_in_hand(bench: &mut Bench) -> CaseResult {
