@@ -77,15 +77,6 @@ impl Bindings {
         Ok(self.all().await?.into_iter().filter(|(_, recorded)| recorded.route == *route).map(|(queue, _)| queue).collect())
     }
 
-    /// Bindings of ours that `wanted`, the complete set, does not have.
-    ///
-    /// # Errors
-    ///
-    /// When the store does not answer.
-    pub(crate) async fn stale(&self, wanted: &[Subscription]) -> Result<Vec<Stale>, StoreError> {
-        Ok(stale(&self.all().await?, wanted))
-    }
-
     /// To be called before `wanted`, the complete set, is bound: records it beside what is there already. Returns what is to be unbound
     /// once all of it is bound.
     ///

@@ -10,10 +10,12 @@ use router_api::{RouteName, Subscription};
 
 use crate::{
     AmqpOptions,
+    bindings::Bindings,
     connection::{Bus, OnSession, Session},
     failure::Failure,
     names,
     publisher::Publisher,
+    topology,
 };
 
 /// Between two declarations that are made on suspicion.
@@ -22,36 +24,55 @@ const MEND_EVERY: Duration = Duration::from_secs(2);
 /// The complete set of subscriptions.
 pub(crate) struct Bound {
     options: Arc<AmqpOptions>,
-    wanted: Mutex<Vec<Subscription>>,
+    bindings: Arc<Bindings>,
+    /// None before the first `bind`: then nobody knows what is not wanted any more, and nothing may be taken away.
+    wanted: Mutex<Option<Vec<Subscription>>>,
     /// Two declarations at once would get into each other's way.
     declaring: tokio::sync::Mutex<()>,
 }
 
 impl Bound {
-    pub(crate) fn new(options: Arc<AmqpOptions>) -> Self {
-        Self { options, wanted: Mutex::default(), declaring: tokio::sync::Mutex::default() }
+    pub(crate) fn new(options: Arc<AmqpOptions>, bindings: Arc<Bindings>) -> Self {
+        Self { options, bindings, wanted: Mutex::default(), declaring: tokio::sync::Mutex::default() }
     }
 
     /// Makes `subscriptions` the set that is declared from now on.
     pub(crate) fn set(&self, subscriptions: &[Subscription]) {
-        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = subscriptions.to_vec();
+        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(subscriptions.to_vec());
     }
 
     pub(crate) fn wanted(&self) -> Vec<Subscription> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
     }
 
     /// The queue of a bound route.
     pub(crate) fn queue_of(&self, route: &RouteName) -> Option<String> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|wanted| wanted.route == *route).map(names::queue_of)
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).iter().flatten().find(|wanted| wanted.route == *route).map(names::queue_of)
     }
 
-    /// Makes the broker's side what is wanted.
+    /// Makes the broker's side what is wanted. Fails with what the broker refuses of one route as well, though the others stand then.
     pub(crate) async fn declare(&self, session: &Session) -> Result<(), Failure> {
+        match self.make(session).await?.into_iter().next() {
+            Some((route, failure)) => {
+                let sentence = format!("route `{route}`: {failure}");
+                Err(failure.explained(sentence))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Returns what was refused; everything else stands.
+    async fn make(&self, session: &Session) -> Result<Vec<(RouteName, Failure)>, Failure> {
         let _one = self.declaring.lock().await;
-        let wanted = self.wanted();
-        let _ = (session, wanted, &self.options);
-        Ok(())
+        let Some(wanted) = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return Ok(Vec::new()) };
+        let declared = topology::declare(session, &self.options, &wanted, &self.bindings).await?;
+        for made in &declared.made {
+            tracing::info!("{made}");
+        }
+        for note in &declared.notes {
+            tracing::warn!("{note}");
+        }
+        Ok(declared.refused)
     }
 
     /// Runs beside, and declares again what seems to be gone.
@@ -78,6 +99,10 @@ impl Bound {
 #[async_trait]
 impl OnSession for Bound {
     async fn ready(&self, session: &Session) -> Result<(), Failure> {
-        self.declare(session).await
+        // One route that is refused must not keep the others from the broker. Whoever binds is told; later it is said here only.
+        for (route, failure) in self.make(session).await? {
+            tracing::error!(route = route.as_str(), "route `{route}` gets nothing: {failure}");
+        }
+        Ok(())
     }
 }

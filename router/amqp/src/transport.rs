@@ -7,14 +7,18 @@ use std::{
 
 use async_trait::async_trait;
 use router_api::{
-    Archivist, Chance, Clock, Consumer, Destination, Features, Publication, Published, RouteName, Store, Subscription, Transport, TransportAdmin,
+    Archivist, Chance, Clock, Condition, Consumer, Destination, Features, Publication, Published, RouteName, Store, Subscription, Transport, TransportAdmin,
     TransportError,
 };
 
 use crate::{
     AmqpOptions,
+    admin::Desk,
+    archive::Follower,
+    bindings::Bindings,
     bound::Bound,
     connection::Bus,
+    consumer,
     failure::shown_url,
     names,
     publisher::{PublishFailure, Publisher},
@@ -32,6 +36,7 @@ pub struct AmqpTransport {
     bus: Arc<Bus>,
     publisher: Arc<Publisher>,
     bound: Arc<Bound>,
+    desk: Desk,
     clock: Arc<dyn Clock>,
     consumers: Mutex<Vec<Weak<dyn Consumer>>>,
 }
@@ -48,11 +53,15 @@ impl AmqpTransport {
         chance: Arc<dyn Chance>,
     ) -> Arc<Self> {
         let options = Arc::new(options);
-        let bound = Arc::new(Bound::new(Arc::clone(&options)));
+        let bindings = Arc::new(Bindings::new(Arc::clone(&store), &options));
+        let bound = Arc::new(Bound::new(Arc::clone(&options), Arc::clone(&bindings)));
         let bus = Bus::start(Arc::clone(&options), chance, Arc::clone(&bound) as _);
         let publisher = Publisher::new(Arc::clone(&bus));
-        let _ = (store, archivist);
-        let this = Arc::new(Self { options, bus, publisher, bound, clock, consumers: Mutex::default() });
+        let desk = Desk::new(Arc::clone(&options), Arc::clone(&bus), Arc::clone(&publisher), Arc::clone(&bound), bindings, store, Arc::clone(&clock));
+        if let Some(archivist) = archivist {
+            tokio::spawn(Follower::new(Arc::clone(&options), Arc::clone(&bus), archivist, Arc::clone(&clock)).run());
+        }
+        let this = Arc::new(Self { options, bus, publisher, bound, desk, clock, consumers: Mutex::default() });
         tokio::spawn(Arc::clone(&this.bound).mend(Arc::clone(&this.bus), Arc::clone(&this.publisher)));
         this
     }
@@ -71,6 +80,14 @@ impl AmqpTransport {
                 None => format!("the broker `{}` did not answer within {} s", shown_url(&self.options.url), limit.as_secs()),
             })),
         }
+    }
+}
+
+impl AmqpTransport {
+    /// How the broker is, from what is known without asking it.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        self.bus.condition()
     }
 }
 
@@ -111,8 +128,12 @@ impl Transport for AmqpTransport {
             Ok(session) => session?,
             Err(_) => return Err(TransportError::Unavailable(self.bus.why_away())),
         };
-        let _ = (queue, prefetch, session, &self.clock, &self.consumers);
-        Err(TransportError::Unsupported("being written"))
+        let parts = consumer::Parts { options: Arc::clone(&self.options), publisher: Arc::clone(&self.publisher), clock: Arc::clone(&self.clock) };
+        let taken = consumer::take(session, route.clone(), queue, prefetch, parts).await.map_err(TransportError::from)?;
+        let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        consumers.retain(|consumer| consumer.strong_count() > 0);
+        consumers.push(Arc::downgrade(&taken));
+        Ok(taken)
     }
 
     async fn publish(&self, publication: Publication) -> Result<Published, TransportError> {
@@ -133,7 +154,7 @@ impl Transport for AmqpTransport {
     }
 
     fn admin(&self) -> &dyn TransportAdmin {
-        unimplemented!()
+        &self.desk
     }
 
     async fn close(&self) {

@@ -15,7 +15,7 @@ use router_api::{
     RouteName, RoutingKey,
 };
 use router_core::{
-    Applied, Router,
+    Applied, Router, RouterBuilder,
     config::{
         Breaker, Coalesce, Config, Dedup, HttpConfig, Limits, LogConfig, LogFormat, OnExhausted, RedactConfig, Retention, RetryPolicy, RouteConfig,
         StoreConfig, TransportConfig,
@@ -184,6 +184,16 @@ impl Bench {
 
     /// … with one more observer.
     pub fn watched(state: MemoryState, clock: VirtualClock, watcher: Arc<dyn Observer>) -> Self {
+        Self::assembled(state, clock, |transport| transport, |router| router.observer(watcher))
+    }
+
+    /// A router over parts that the test changes.
+    pub fn assembled(
+        state: MemoryState,
+        clock: VirtualClock,
+        wrap: impl FnOnce(Arc<dyn router_api::Transport>) -> Arc<dyn router_api::Transport>,
+        more: impl FnOnce(RouterBuilder) -> RouterBuilder,
+    ) -> Self {
         let script = Arc::new(Script { calls: Mutex::default(), behaviour: Mutex::new(Box::new(|_| Answer::Done)), clock: clock.clone() });
         let script_id = NEXT.fetch_add(1, Ordering::Relaxed);
         SCRIPTS.lock().unwrap().insert(script_id, Arc::clone(&script));
@@ -194,15 +204,14 @@ impl Bench {
         let registry = Registry::of([Registration::of::<Scripted>()]).unwrap();
         let router = Router::builder(
             registry,
-            Arc::clone(&transport) as _,
+            wrap(Arc::clone(&transport) as _),
             Arc::clone(&store) as _,
             effects as _,
             Arc::new(clock.clone()),
             Arc::new(SeededChance::new(7)),
         )
-        .observer(Arc::clone(&observer) as _)
-        .observer(watcher)
-        .build();
+        .observer(Arc::clone(&observer) as _);
+        let router = more(router).build();
         Self { state, transport, store, clock, observer, router, script, script_id }
     }
 
