@@ -125,13 +125,18 @@ fn tls_of(options: &AmqpOptions, uri: &AMQPUri) -> Result<OwnedTLSConfig, Failur
 
 /// Adds what a person can do.
 fn explained(failure: Failure) -> Failure {
+    let said = failure.sentence();
     let advice = match failure.code() {
         Some(403) => "check the user and the password",
-        Some(530) if failure.sentence().contains("not found") => "check the virtual host, or make it with `rabbitmqctl add_vhost`",
+        Some(530) if said.contains("not found") => "check the virtual host, or make it with `rabbitmqctl add_vhost`",
         Some(530) => "give the user permissions with `rabbitmqctl set_permissions`",
+        None if failure.is_refused() && said.contains("CertificateRequired") => "the broker demands a client certificate: give one, and its key",
+        None if failure.is_refused() && said.contains("UnknownIssuer") => "give the authority that signed the broker's certificate",
+        None if failure.is_refused() && said.contains("received fatal alert") => "the broker does not accept our client certificate",
+        None if failure.is_refused() && said.contains("InvalidContentType") => "is this the broker's port for TLS?",
         _ => return failure,
     };
-    let sentence = format!("{}; {advice}", failure.sentence());
+    let sentence = format!("{said}; {advice}");
     failure.explained(sentence)
 }
 

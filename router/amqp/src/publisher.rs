@@ -14,7 +14,11 @@ use std::{
 use bytes::Bytes;
 use lapin::{BasicProperties, types::ShortString};
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{
+        Notify,
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     time::Instant,
 };
 
@@ -25,8 +29,9 @@ use crate::{
     pump::{Pump, Request},
 };
 
-/// Requests that wait for their turn; who comes later waits for a place.
-const QUEUE: usize = 1_024;
+/// Requests that wait for their turn; who comes later is told to come again. Nobody waits for a place: who is given one first would
+/// not always take it first, and the order would be lost.
+const QUEUE: usize = 16_384;
 /// Beyond the request's own limit, should the pump not answer.
 const GRACE: Duration = Duration::from_secs(1);
 /// What a broker takes at most in any version, as it is shipped. A lower limit is learnt from its first refusal.
@@ -117,11 +122,14 @@ impl Publisher {
         let (answer, answered) = oneshot::channel();
         let properties = properties.with_delivery_mode(2);
         let request = Request { exchange, key, body, properties, answer, deadline: Instant::now() + LIMIT };
-        let asked = async {
-            self.requests.send(request).await.map_err(|_| closed())?;
-            answered.await.unwrap_or_else(|_| Err(closed()))
-        };
-        tokio::time::timeout(LIMIT + GRACE, asked).await.unwrap_or_else(|_| Err(late()))
+        self.requests.try_send(request).map_err(|error| match error {
+            TrySendError::Full(_) => PublishFailure::Unavailable(format!("{QUEUE} publications wait already")),
+            TrySendError::Closed(_) => closed(),
+        })?;
+        match tokio::time::timeout(LIMIT + GRACE, answered).await {
+            Ok(answer) => answer.unwrap_or_else(|_| Err(closed())),
+            Err(_) => Err(late()),
+        }
     }
 }
 

@@ -106,7 +106,8 @@ impl Pump {
             self.refuse_again(&failure);
             tokio::select! {
                 request = self.requests.recv() => match request {
-                    Some(request) => request.answer(Err(failure)),
+                    // It may just have changed: asked anew, it is sent or refused.
+                    Some(request) => self.again.push_back(request),
                     None => return,
                 },
                 () = self.changes.changed() => {}

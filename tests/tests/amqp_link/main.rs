@@ -1,0 +1,8 @@
+//! The link to a real broker: who is let in, what is safe once it is published, and what happens while the broker is away.
+//!
+//! Seen through the transport's own doors and, from outside, through a client of its own.
+
+mod door;
+mod house;
+mod outages;
+mod publishing;
