@@ -192,6 +192,8 @@ async fn await_return(broker: Arc<Serving>, stopping: CancellationToken) {
 
 async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<Embedded>> {
     let path = config.store.path.display();
+    // Looked at before it is there: whoever starts the router in the wrong directory sees that it begins with nothing.
+    let is_new = !config.store.path.exists();
     let embedded = match Embedded::open_waiting(store_options(config), Arc::clone(clock), STORE_PATIENCE).await {
         Ok(embedded) => embedded,
         Err(OpenError::HeldByAnother { pid, .. }) => {
@@ -203,6 +205,7 @@ async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<A
     for finding in embedded.findings() {
         warn!("store `{path}`: {finding}");
     }
+    info!("the store is `{path}`{}", if is_new { ", made now" } else { "" });
     Ok(embedded)
 }
 
