@@ -156,10 +156,12 @@ impl Link {
                         tracing::info!("the broker `{url}` takes events again");
                         self.state.send_modify(|state| state.blocked = None);
                     }
-                    // Also told of a channel, and a moment before the connection's state changes.
+                    // Also told of a channel, which is no reason for the connection, and a moment before the connection's state changes.
                     Some(Event::Error(error)) => {
-                        failure = Failure::of(&format!("the connection to `{url}` is lost"), &error);
                         let _ = tokio::time::timeout(Duration::from_millis(20), self.closing.cancelled()).await;
+                        if !session.connection().status().connected() {
+                            failure = Failure::of(&format!("the connection to `{url}` is lost"), &error);
+                        }
                     }
                     Some(_) => {}
                     None => break,
