@@ -121,6 +121,42 @@ fn a_service_manager_is_told_when_the_router_is_ready_lives_and_stops() {
 }
 
 #[test]
+fn a_service_manager_is_told_when_a_reload_begins_and_ends_whatever_comes_of_it() {
+    let home = Home::new(ROUTE);
+    let mut manager = Manager::new(&home);
+    let mut command = home.command(&["run", "--log-format", "json"]);
+    command.env("NOTIFY_SOCKET", &manager.path);
+    let mut service = Service::begin(command);
+    manager.wait_for("READY=1");
+
+    // What `Type=notify-reload` does: a signal, and then an answer that is not older than the signal.
+    let mut before = 0;
+    let mut reload = |manager: &mut Manager, ask: &dyn Fn()| {
+        ask();
+        let begun = manager.wait_for("RELOADING=1");
+        let at: u64 = begun.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")?.parse().ok()).expect("the message has its time");
+        // A manager takes an answer for its own only if it is younger than the signal.
+        assert!(at > before, "{begun}");
+        before = at;
+        manager.wait_for("READY=1")
+    };
+    let hangup = || service.signal(rustix::process::Signal::HUP);
+    home.configure(&format!("{ROUTE}[[route]]\nname = \"second\"\non = [\"a.b\"]\nhandler = \"log\"\n"));
+    let done = reload(&mut manager, &hangup);
+    assert!(done.contains("STATUS=2 routes on") && !done.contains("refused"), "{done}");
+    home.configure("nonsense");
+    let refused = reload(&mut manager, &hangup);
+    assert!(refused.contains("STATUS=2 routes on") && refused.contains("the last reload was refused"), "{refused}");
+    home.configure(ROUTE);
+    let by_command = reload(&mut manager, &|| drop(home.run(&["config", "reload"]).code(0)));
+    assert!(by_command.contains("STATUS=1 route on"), "{by_command}");
+
+    service.signal(rustix::process::Signal::TERM);
+    manager.wait_for("STOPPING=1");
+    assert_eq!(service.wait().code(), Some(0));
+}
+
+#[test]
 fn a_watchdog_of_another_process_is_left_alone_and_a_dead_manager_stops_nobody() {
     let home = Home::new(ROUTE);
     let mut manager = Manager::new(&home);
@@ -152,10 +188,21 @@ fn health_is_one_line_and_an_exit_code() {
     let url = format!("http://{}/healthz", service.address());
     let well = home.run(&["health", "--url", &url]).code(0);
     assert!(well.stdout.contains("answers 200"), "{well:?}");
+    let json = home.run(&["health", "--json", "--url", &url]).code(0).json();
+    assert_eq!((&json["healthy"], &json["version"]), (&true.into(), &serde_json::Value::Null), "a door tells nothing more: {json}");
+    let json = home.run(&["health", "--json"]).code(0).json();
+    assert_eq!(
+        (&json["schema"], &json["healthy"], &json["routes_on"]),
+        (&"event-router.health.v1".into(), &true.into(), &serde_json::json!(["all"])),
+        "{json}"
+    );
+    assert_eq!((&json["version"], &json["routes_paused"]), (&env!("CARGO_PKG_VERSION").into(), &serde_json::json!([])), "{json}");
     let lost = home.run(&["health", "--url", &format!("http://{}/nothing", service.address())]).code(1);
     assert!(lost.stdout.contains("answers 404"), "{lost:?}");
     service.stop();
     let _ = home.run(&["health", "--url", &url]).code(1);
+    let nobody = home.run(&["health", "--json"]).code(1).json();
+    assert_eq!((&nobody["healthy"], &nobody["version"]), (&false.into(), &serde_json::Value::Null), "{nobody}");
     let _ = home.run(&["health", "--url", "localhost"]).code(2);
 }
 

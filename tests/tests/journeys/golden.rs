@@ -37,7 +37,7 @@ struct Steady {
 }
 
 /// Durations, which depend on the machine.
-const MEASURED: &[&str] = &["elapsed_ms", "duration_ms"];
+const MEASURED: &[&str] = &["elapsed_ms", "duration_ms", "window_s", "handled_per_minute", "failed_per_minute"];
 
 impl Steady {
     fn value(&mut self, key: &str, value: &mut Value) {
