@@ -45,17 +45,19 @@ fn fits(expected: &Value, found: &Value) -> bool {
 
 #[test]
 fn every_example_of_the_page_is_what_the_door_answers() {
-    let home = Home::new("");
-    let service = home.serve();
+    let (plain, guarded) = (Home::new(""), with_token("0f3c51d2a7e94b6c8d1e", ""));
+    let (plain, guarded) = ((plain.serve(), plain), (guarded.serve(), guarded));
     let examples = examples();
-    assert!(examples.len() >= 14);
+    assert!(examples.len() >= 17);
     for (asked, answered) in examples {
         let (head, body) = parts(&asked);
         let (line, headers) = head.split_once('\n').unwrap_or((head, ""));
         let headers: String = headers.lines().map(|line| format!("{line}\r\n")).collect();
         let length = body.len();
-        let text = format!("{line} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}", service.address());
-        let answer = request(service.address(), text.as_bytes()).expect("an answer");
+        // What is sent with a token goes to a door that knows it.
+        let address = if headers.contains("Authorization:") { guarded.0.address() } else { plain.0.address() };
+        let text = format!("{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}");
+        let answer = request(address, text.as_bytes()).expect("an answer");
         let (head, body) = parts(&answered);
         assert!(answer.head.starts_with(head), "{asked}\nis answered with\n{answer:?}");
         match body {
@@ -66,7 +68,13 @@ fn every_example_of_the_page_is_what_the_door_answers() {
             }
         }
     }
-    service.stop();
+    plain.0.stop();
+    let log = guarded.0.stop();
+    let told = log.iter().find(|line| line.contains("routes/ci/pause")).expect("the verb is told");
+    let page = fs::read_to_string(workspace().join("docs/http.md")).expect("the page is there");
+    let line = page.lines().map(str::trim_start).find(|line| line.starts_with("WARN")).expect("the page shows the line");
+    let sentence = line.trim_start_matches("WARN").trim().split(" outcome=").next().expect("a sentence");
+    assert!(told.contains(sentence), "{told}");
 }
 
 #[test]
