@@ -116,7 +116,8 @@ async fn every_example_loads_by_itself_and_keeps_its_state_out_of_the_configurat
         .with("WEBHOOK_SECRET", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
         .with("CI_URL", "https://ci.example")
         .with("CI_TOKEN", "ci-token-of-this-test")
-        .with("API_URL", "https://api.example/ingest");
+        .with("API_URL", "https://api.example/ingest")
+        .with("RABBIT_URL", "amqp://router:rabbit-password-of-this-test@localhost:5672/");
     let mut examples: Vec<_> = std::fs::read_dir(repository().join("config/examples"))
         .expect("the examples")
         .map(|entry| entry.expect("an entry").path())
@@ -129,7 +130,7 @@ async fn every_example_loads_by_itself_and_keeps_its_state_out_of_the_configurat
         let loaded = load_path(&name, Arc::new(AnyProgram), &environment).await.unwrap_or_else(|problems| panic!("{name}\n{problems}"));
         assert_eq!(loaded.report.diagnostics(), [], "{name}\n{}", loaded.report.render(false));
         assert_eq!(loaded.config.store.path, repository().join("state/router.db"), "{name}");
-        for secret in ["MDEyMzQ1", "ci-token-of-this-test", "hook-token-of-this-test"] {
+        for secret in ["MDEyMzQ1", "ci-token-of-this-test", "hook-token-of-this-test", "rabbit-password-of-this-test"] {
             assert!(!loaded.config.text.contains(secret), "{name}\n{}", loaded.config.text);
         }
         // What is shown can be loaded again, and means the same.

@@ -53,9 +53,9 @@ pub fn config_reference() -> String {
             continue;
         }
         keys_table(&mut out, table, root);
-        if name == "route" {
+        if matches!(name, "route" | "transport") {
             for key in keys(table) {
-                sub_table(&mut out, &format!("route.{key}"), &table["properties"][key], root);
+                sub_table(&mut out, &format!("{name}.{key}"), &table["properties"][key], root);
             }
         }
     }

@@ -1,0 +1,128 @@
+//! `run` on a broker that is there, that goes and comes back, and that is away at first.
+
+use router_tests::{AmqpClient, Broker, FaultProxy, eventually, post};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::world::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_makes_its_queues_says_what_it_does_and_hands_over_what_comes() {
+    let world = World::new(ROUTES);
+    let mut service = world.serve();
+    let begun = service.log().join("\n");
+    for said in ["the broker is `amqp://", "queue `services.router.kept`", "route `poisoned` is on"] {
+        assert!(begun.contains(said), "{said}\n{begun}");
+    }
+    let names = world.queue_names();
+    for name in ["services.router.kept", "services.router.kept.dead", "services.router.poisoned", "services.router.sys.wait.1", "services.router.sys.archive"] {
+        assert!(names.iter().any(|found| found == name), "{name} in {names:?}");
+    }
+
+    let client = AmqpClient::connect(&world.vhost.url()).await;
+    assert!(client.publish(EXCHANGE, "kept.one", &event("kept.one", "from-the-bus")).await);
+    let _ = service.wait_for("the first event for route `kept` has arrived: kept.one").expect("it is told");
+    eventually("the event of the bus is handled", || world.home.read("seen").contains("from-the-bus").then_some(()));
+    let answer = post(service.address(), "/events?key=kept.two", &String::from_utf8(event("kept.two", "from-the-door")).unwrap()).expect("the door answers");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    eventually("the event of the door is handled", || world.home.read("seen").contains("from-the-door").then_some(()));
+
+    let ready = get(service.address(), "/readyz");
+    assert_eq!((ready.status, &ready.json()["transport"]["name"]), (200, &Value::from("amqp")), "{ready:?}");
+    let metrics = get(service.address(), "/metrics").body;
+    assert!(metrics.contains("event_router_transport_up 1") && metrics.contains("event_router_transport_reconnects_total 0"), "{metrics}");
+    let status = world.run(&["routes", "list", "--json"]).code(0).json();
+    let status = &status["status"];
+    assert_eq!((&status["transport"], &status["condition"]["reachable"]), (&Value::from("amqp"), &Value::from(true)), "{status}");
+
+    let log = service.stop().join("\n");
+    assert!(!log.contains(PASSWORD) && log.contains(":***@"), "{log}");
+    let kept = world.vhost.queue("services.router.kept").expect("the queue stays");
+    assert_eq!((kept.ready, kept.unacked, kept.consumers), (0, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_in_is_told_from_the_local_archive_with_the_broker_and_without() {
+    let world = World::new(ROUTES);
+    let service = world.serve();
+    service.send("kept.one", &serde_json::from_slice(&event("kept.one", "archived-1")).unwrap());
+    let seen = eventually("the archive has the event and what became of it", || {
+        let events = world.run(&["events", "--json"]).code(0).json();
+        let found = events["events"].as_array().and_then(|events| events.iter().find(|event| event["id"] == "archived-1").cloned());
+        found.filter(|event| event["deliveries"].to_string().contains("handled"))
+    });
+    assert_eq!(seen["key"], "kept.one");
+    let _ = service.stop();
+
+    let mut away = world.command(&["explain", "archived-1", "--json"]);
+    away.env("RABBIT_URL", "amqp://nobody:nothing@127.0.0.1:1/");
+    let explained = router_tests::Ran::of(away.output().expect("the program runs")).code(0).json();
+    assert!(explained.to_string().contains("kept"), "{explained}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_an_operator_closes_is_opened_again_and_counted() {
+    let world = World::new(ROUTES);
+    let mut service = world.serve();
+    assert!(world.vhost.close_connections("by an operator") >= 2);
+    let _ = service.wait_for("by an operator").expect("it is told");
+    eventually("the router is ready again", || (get(service.address(), "/readyz").status == 200).then_some(()));
+    service.send("kept.one", &serde_json::from_slice(&event("kept.one", "afterwards")).unwrap());
+    eventually("what came afterwards is handled", || world.home.read("seen").contains("afterwards").then_some(()));
+    let metrics = get(service.address(), "/metrics").body;
+    assert!(!metrics.contains("event_router_transport_reconnects_total 0"), "{metrics}");
+    let _ = service.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_at_the_start_is_waited_for_with_open_doors() {
+    let broker = Broker::shared();
+    let proxy = FaultProxy::before(broker.address());
+    proxy.refuse();
+    let mut world = World::on(std::sync::Arc::new(broker.vhost()), ROUTES);
+    world.url = world.url.replace(&broker.address().to_string(), &proxy.address().to_string());
+    let (mut service, address) = world.begin();
+    let _ = service.wait_for("the broker is away and is waited for").expect("it is said loudly");
+    let body = String::from_utf8(event("kept.one", "too-early")).unwrap();
+    let answer = post(address, "/events?key=kept.one", &body).expect("the door is open");
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert_eq!(get(address, "/healthz").status, 200);
+    let ready = get(address, "/readyz");
+    assert_eq!((ready.status, &ready.json()["transport"]["ready"]), (503, &Value::from(false)), "{ready:?}");
+    assert!(ready.body.contains("the transport is away"), "{ready:?}");
+
+    proxy.heal();
+    let _ = service.wait_for("events are taken in and handled from now on").expect("it is told");
+    eventually("the door takes events", || (post(address, "/events?key=kept.one", &body)?.status == 200).then_some(()));
+    eventually("the event is handled", || world.home.read("seen").contains("too-early").then_some(()));
+    eventually("the router is ready", || (get(address, "/readyz").status == 200).then_some(()));
+    service.signal(Signal::TERM);
+    let log = service.stop_asked().join("\n");
+    assert!(!log.contains(PASSWORD), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_waits_for_its_broker_ends_when_it_is_asked_to() {
+    let mut world = World::new(ROUTES);
+    world.url = "amqp://router:hunter22-of-the-journeys@127.0.0.1:1/".to_owned();
+    // Before the broker is given up on, and afterwards.
+    for line in ["commands reach this router", "the broker is away and is waited for"] {
+        let (mut service, _) = world.begin();
+        let _ = service.wait_for(line).expect("it is said");
+        service.signal(Signal::TERM);
+        let log = service.stop_asked().join("\n");
+        assert!(log.contains("event-router has stopped"), "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_names_another_broker_says_that_it_needs_a_restart_and_goes_on() {
+    let world = World::new(ROUTES);
+    let mut service = world.serve();
+    world.configure("heartbeat_s = 20", ROUTES);
+    service.signal(Signal::HUP);
+    let _ = service.wait_for("`transport` has changed, which needs a restart").expect("it is said");
+    service.send("kept.one", &serde_json::from_slice(&event("kept.one", "goes-on")).unwrap());
+    eventually("the event is handled", || world.home.read("seen").contains("goes-on").then_some(()));
+    let _ = service.stop();
+}
