@@ -156,12 +156,12 @@ impl Link {
                         tracing::info!("the broker `{url}` takes events again");
                         self.state.send_modify(|state| state.blocked = None);
                     }
-                    // Also told of a channel, which is no reason for the connection, and a moment before the connection's state changes.
+                    // A refused question costs its channel and is told here as well, perhaps long afterwards.
+                    Some(Event::Error(error)) if is_of_a_channel(&error) => {}
+                    // Told a moment before the connection's state changes.
                     Some(Event::Error(error)) => {
+                        failure = Failure::of(&format!("the connection to `{url}` is lost"), &error);
                         let _ = tokio::time::timeout(Duration::from_millis(20), self.closing.cancelled()).await;
-                        if !session.connection().status().connected() {
-                            failure = Failure::of(&format!("the connection to `{url}` is lost"), &error);
-                        }
                     }
                     Some(_) => {}
                     None => break,
@@ -181,6 +181,10 @@ impl Link {
         }
         failure
     }
+}
+
+fn is_of_a_channel(error: &lapin::Error) -> bool {
+    matches!(error.kind(), lapin::ErrorKind::ProtocolError(said) if matches!(said.kind(), lapin::protocol::AMQPErrorKind::Soft(_)))
 }
 
 struct Opened {
