@@ -228,7 +228,7 @@ pub(crate) fn other_queue(name: &str, failure: Failure) -> Failure {
         None => failure.sentence().to_owned(),
     };
     failure.explained(format!(
-        "{sentence}; adopt it as it is with `queue = \"{name}\"` in the route, or give the route a new one with `queue = \"{name}.v2\"`, let a route \
-         without `on` and with `queue = \"{name}\"` handle what waits in the old one, and then delete that"
+        "{sentence}; adopt it as it is with `queue = \"{name}\"` in the route; to leave it later without loss, give the route another `queue`, and let a \
+         second router with `topology = \"off\"` and `queue = \"{name}\"` handle what waits in this one"
     ))
 }

@@ -275,7 +275,8 @@ pub(super) fn wish(raw: &RawRoute, node: &Node, drafts: &mut Vec<Draft>) -> Queu
         };
         if let Some(problem) = name_problem(&text.value) {
             wrong(problem, None);
-        } else if text.value.starts_with(OWN_PREFIX) {
+        } else if text.value.strip_prefix(OWN_PREFIX).is_some_and(|name| Some(name) != raw.name.as_deref()) {
+            // Its own is adopted as it is, whatever its arguments.
             let help = "leave `queue` out: the route has `services.router.NAME` by itself, and those of others belong to them";
             wrong(format!("begins with `{OWN_PREFIX}`, like those that the router makes"), Some(help));
         } else if text.value.starts_with(BROKER_PREFIX) {

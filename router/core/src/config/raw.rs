@@ -210,7 +210,6 @@ macro_rules! policies {
             /// The route's name, unique among all files: 1 to 63 of `a` to `z`, `0` to `9` and `-`, beginning with a letter. Its
             /// queue, its statistics and its dead letters go by this name.
             #[schemars(required)]
-            #[allow(dead_code, reason = "read from the tree, with its place")]
             pub name: Option<String>,
             /// Does the route take events? A disabled one keeps what waits in its queue. Default true.
             pub enabled: Option<bool>,

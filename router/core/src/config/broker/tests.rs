@@ -190,6 +190,7 @@ async fn names_that_a_broker_does_not_take_or_that_are_ours_are_refused() {
         let (usable, said) = said(&on_broker("", &format!("queue = \"{queue}\"")), &environment()).await;
         assert!(!usable && said.len() == 1 && said[0].starts_with("9:9 ") && said[0].contains(expected), "{queue}: {said:#?}");
     }
+    assert!(said(&on_broker("", "queue = 'services.router.a'"), &environment()).await.0, "a route may adopt its own as it is");
     for exchange in ["a\\nb", "services.router.sys.return"] {
         let (usable, said) = said(&on_broker(&format!("exchange = \"{exchange}\""), ""), &environment()).await;
         assert!(!usable && said.len() == 1 && said[0].starts_with("4:12 bad-broker-name: "), "{said:#?}");
