@@ -34,6 +34,8 @@ struct FakeAdmin {
     failure: Mutex<Option<AdminError>>,
     /// `publish` never returns.
     hangs: bool,
+    /// `publish` takes so long.
+    takes: Duration,
 }
 
 #[async_trait]
@@ -47,6 +49,7 @@ impl Admin for FakeAdmin {
         if self.hangs {
             std::future::pending::<()>().await;
         }
+        tokio::time::sleep(self.takes).await;
         if let Some(error) = self.failure.lock().unwrap().take() {
             return Err(error);
         }
@@ -457,7 +460,8 @@ async fn a_verb_has_its_own_limits_for_what_it_is_given() {
 
 #[tokio::test]
 async fn a_client_that_closes_its_side_gets_its_answer() {
-    let door = open(FakeAdmin::default(), ServeLimits::default()).await;
+    // Long enough for the door to notice the end of what comes in while the event is stored.
+    let door = open(FakeAdmin { takes: Duration::from_millis(100), ..FakeAdmin::default() }, ServeLimits::default()).await;
     let port = door.address.port();
     let head = format!("POST /events?key=a HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\n");
     for (request, expected) in [
