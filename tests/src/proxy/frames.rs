@@ -112,7 +112,7 @@ mod tests {
             assert_eq!(kinds, [Kind::Greeting, Kind::Other, Kind::Heartbeat, Kind::Confirm], "in steps of {step}");
             let together: Vec<u8> = pieces.into_iter().flat_map(|piece| piece.bytes).collect();
             assert_eq!(together, stream, "in steps of {step}");
-            assert_eq!(frames.rest(), []);
+            assert_eq!(frames.rest(), Vec::<u8>::new());
         }
     }
 
