@@ -14,6 +14,7 @@ use crate::{
     connection::{Bus, OnSession, Session},
     failure::Failure,
     names,
+    notes::Notes,
     publisher::Publisher,
     topology,
 };
@@ -21,10 +22,14 @@ use crate::{
 /// Between two declarations that are made on suspicion.
 const MEND_EVERY: Duration = Duration::from_secs(2);
 
+/// What is refused of routes is shown under it.
+const TOPIC: &str = "routes";
+
 /// The complete set of subscriptions.
 pub(crate) struct Bound {
     options: Arc<AmqpOptions>,
     bindings: Arc<Bindings>,
+    notes: Arc<Notes>,
     /// None before the first `bind`: then nobody knows what is not wanted any more, and nothing may be taken away.
     wanted: Mutex<Option<Vec<Subscription>>>,
     /// Two declarations at once would get into each other's way.
@@ -32,8 +37,8 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    pub(crate) fn new(options: Arc<AmqpOptions>, bindings: Arc<Bindings>) -> Self {
-        Self { options, bindings, wanted: Mutex::default(), declaring: tokio::sync::Mutex::default() }
+    pub(crate) fn new(options: Arc<AmqpOptions>, bindings: Arc<Bindings>, notes: Arc<Notes>) -> Self {
+        Self { options, bindings, notes, wanted: Mutex::default(), declaring: tokio::sync::Mutex::default() }
     }
 
     /// Makes `subscriptions` the set that is declared from now on.
@@ -72,6 +77,7 @@ impl Bound {
         for note in &declared.notes {
             tracing::warn!("{note}");
         }
+        self.notes.set(TOPIC, declared.refused.iter().map(|(route, failure)| format!("route `{route}` gets nothing: {failure}")).collect());
         Ok(declared.refused)
     }
 

@@ -94,3 +94,63 @@ impl<T> Confirms<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt, future::pending};
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn they_begin_in_their_order_and_at_once() {
+        let begun = Arc::new(Mutex::new(Vec::new()));
+        let mut confirms = Confirms::<()>::default();
+        for at in 0..5 {
+            let begun = Arc::clone(&begun);
+            confirms.add(async move {
+                begun.lock().expect("nobody panics").push(at);
+                pending().await
+            });
+        }
+        assert_eq!(*begun.lock().expect("nobody panics"), [0, 1, 2, 3, 4]);
+        assert_eq!(confirms.len(), 5);
+        assert!(confirms.pass().now_or_never().is_none(), "none has ended");
+    }
+
+    #[tokio::test]
+    async fn a_pass_holds_all_that_has_ended_in_that_order_and_nothing_else() {
+        let mut confirms = Confirms::default();
+        let (mut senders, mut ids) = (Vec::new(), Vec::new());
+        for _ in 0..6 {
+            let (sender, receiver) = oneshot::channel::<u8>();
+            senders.push(Some(sender));
+            ids.push(confirms.add(receiver));
+        }
+        let mut end = |at: usize| senders[at].take().expect("it ends once").send(0).expect("it is waited for");
+        for at in [4, 1, 3] {
+            end(at);
+        }
+        // Added later and ended at once: in the same pass, as it has ended, too.
+        let late = confirms.add(async { Ok(1) });
+        let mut pass: Vec<u64> = confirms.pass().await.into_iter().map(|(id, _)| id).collect();
+        assert_eq!(pass.iter().filter(|id| **id != late).copied().collect::<Vec<_>>(), [ids[4], ids[1], ids[3]]);
+        pass.sort_unstable();
+        assert_eq!(pass, [ids[1], ids[3], ids[4], late]);
+        assert_eq!(confirms.len(), 3);
+        assert!(confirms.pass().now_or_never().is_none());
+        end(0);
+        assert_eq!(confirms.pass().await.first().map(|(id, _)| *id), Some(ids[0]));
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_woken() {
+        let mut confirms = Confirms::default();
+        let (sender, receiver) = oneshot::channel::<u8>();
+        confirms.add(receiver);
+        let waiting = tokio::spawn(async move { confirms.pass().await.len() });
+        tokio::task::yield_now().await;
+        sender.send(0).expect("it is waited for");
+        assert_eq!(waiting.await.expect("it does not panic"), 1);
+    }
+}

@@ -3,12 +3,7 @@
 //! They are two so that a broker that is short of memory, and therefore reads nothing more from who publishes, still gets our
 //! acknowledgements and shrinks.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use router_api::{Cancellation, Canceller, Chance, Condition, TransportError};
@@ -19,6 +14,7 @@ use crate::{
     dial::is_plain_beyond_this_machine,
     failure::{Failure, LIMIT, shown_url, within},
     link::{Link, LinkState, Role},
+    notes::Notes,
 };
 
 /// For the end of both connections.
@@ -34,6 +30,7 @@ pub(crate) trait OnSession: Send + Sync + 'static {
 /// One connection from its opening to its loss. What came over it is worth nothing afterwards.
 #[derive(Clone)]
 pub(crate) struct Session {
+    /// Higher for each later session; for who reads a log.
     epoch: u64,
     connection: Arc<lapin::Connection>,
     over: Cancellation,
@@ -60,11 +57,6 @@ impl Session {
         self.over.cancelled().await;
     }
 
-    /// Higher for each later session.
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
     pub(crate) fn connection(&self) -> &Arc<lapin::Connection> {
         &self.connection
     }
@@ -84,7 +76,7 @@ pub(crate) enum Giving {
     /// There is no session, or nobody knows yet whether the queues stand.
     Away(String),
     /// The broker takes nothing for now.
-    Blocked(Session, String),
+    Blocked(String),
     /// For good.
     Closed,
 }
@@ -96,15 +88,15 @@ pub(crate) struct Bus {
     giving: Arc<Link>,
     closing: Canceller,
     /// What else is wrong, by who found it.
-    notes: Mutex<BTreeMap<&'static str, Vec<String>>>,
-    /// Holds one value as long as a supervisor runs.
+    notes: Arc<Notes>,
+    /// The supervisors.
     ended: tokio::sync::Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
 impl Bus {
     /// Returns at once and connects in the background. Waits here are on a network and use the real time, whatever clock the router
     /// has.
-    pub(crate) fn start(options: Arc<AmqpOptions>, chance: Arc<dyn Chance>, on_session: Arc<dyn OnSession>) -> Arc<Self> {
+    pub(crate) fn start(options: Arc<AmqpOptions>, chance: Arc<dyn Chance>, on_session: Arc<dyn OnSession>, notes: Arc<Notes>) -> Arc<Self> {
         let shown = shown_url(&options.url);
         if is_plain_beyond_this_machine(&options.url) {
             tracing::warn!("`{shown}` sends the password and all events in clear text over the network: use `amqps`");
@@ -113,7 +105,7 @@ impl Bus {
         let taking = Link::new(Role::Taking, Arc::clone(&options), Arc::clone(&chance), Some(on_session), closed.clone());
         let giving = Link::new(Role::Giving, options, chance, None, closed);
         let ended = [&taking, &giving].map(|link| tokio::spawn(Arc::clone(link).run())).into();
-        Arc::new(Self { shown, taking, giving, closing, notes: Mutex::default(), ended: tokio::sync::Mutex::new(ended) })
+        Arc::new(Self { shown, taking, giving, closing, notes, ended: tokio::sync::Mutex::new(ended) })
     }
 
     /// A live session to take from, whose topology stands; waits until there is one.
@@ -153,7 +145,7 @@ impl Bus {
             self.session().await?;
             match self.giving() {
                 Giving::Away(_) => changes.changed().await,
-                Giving::Open(_) | Giving::Blocked(..) | Giving::Closed => return Ok(()),
+                Giving::Open(_) | Giving::Blocked(_) | Giving::Closed => return Ok(()),
             }
         }
     }
@@ -182,7 +174,7 @@ impl Bus {
             return Giving::Away(self.away(&self.taking.states().borrow()));
         }
         match state.blocked {
-            Some(reason) => Giving::Blocked(session, format!("the broker `{}` takes no events for now: {reason}", self.shown)),
+            Some(reason) => Giving::Blocked(format!("the broker `{}` takes no events for now: {reason}", self.shown)),
             None => Giving::Open(session),
         }
     }
@@ -201,17 +193,17 @@ impl Bus {
             troubles.push(self.away(&self.taking.states().borrow()));
         }
         match &giving {
-            Giving::Away(why) | Giving::Blocked(_, why) if !troubles.contains(why) => troubles.push(why.clone()),
+            Giving::Away(why) | Giving::Blocked(why) if !troubles.contains(why) => troubles.push(why.clone()),
             _ => {}
         }
-        troubles.extend(self.notes.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().cloned());
+        troubles.extend(self.notes.all());
         let reconnects = self.taking.states().borrow().sessions.saturating_sub(1);
         Condition { reachable, accepts: matches!(giving, Giving::Open(_)), troubles, reconnects }
     }
 
-    /// Shows `sentences` among the troubles until `topic` has others; none ends them. At most a few, and short ones.
+    /// Shows `sentences` among the troubles until `topic` has others; none ends them.
     pub(crate) fn note(&self, topic: &'static str, sentences: Vec<String>) {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).insert(topic, sentences);
+        self.notes.set(topic, sentences);
     }
 
     /// Resolves when [`Bus::close`] was called: for what runs beside.

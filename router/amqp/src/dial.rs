@@ -152,3 +152,82 @@ pub(crate) fn is_about_certificates(error: &lapin::Error) -> bool {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(url: &str) -> Result<AMQPUri, String> {
+        uri(&AmqpOptions::new(url)).map_err(|failure| {
+            assert!(failure.is_refused());
+            failure.sentence().to_owned()
+        })
+    }
+
+    #[test]
+    fn a_url_means_what_a_person_means_by_it() {
+        for (url, host, port, vhost) in [
+            ("amqp://u:p@broker", "broker", 5672, "/"),
+            ("amqp://u:p@broker/", "broker", 5672, "/"),
+            ("amqp://u:p@broker:1234/%2F", "broker", 1234, "/"),
+            ("amqp://u:p@broker/events", "broker", 5672, "events"),
+            ("amqp://u:p@broker/a%2Fb", "broker", 5672, "a/b"),
+            ("amqps://u:p@broker", "broker", 5671, "/"),
+            ("amqp://u:p@127.0.0.1:5672/", "127.0.0.1", 5672, "/"),
+            ("amqp://u:p@[::1]:5672/", "::1", 5672, "/"),
+            ("amqps://u:p@[2001:db8::7]/", "2001:db8::7", 5671, "/"),
+        ] {
+            let uri = read(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+            assert_eq!((uri.authority.host.as_str(), uri.authority.port, uri.vhost.as_str()), (host, port, vhost), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_user_and_a_password_are_decoded_and_nobody_is_guest_by_default() {
+        let uri = read("amqp://a%40b:p%40ss%2Fw%3Ard%23@broker/").expect("it is a URL");
+        assert_eq!((uri.authority.userinfo.username.as_str(), uri.authority.userinfo.password.as_str()), ("a@b", "p@ss/w:rd#"));
+        let sentence = read("amqp://broker/").expect_err("nobody is named");
+        assert!(sentence.contains("names no user"), "{sentence}");
+        assert!(read("amqps://broker/?auth_mechanism=external").is_ok(), "the certificate names somebody");
+    }
+
+    #[test]
+    fn what_cannot_be_a_broker_is_refused_without_its_password() {
+        for url in [
+            "",
+            "broker",
+            "http://u:s3cret@broker/",
+            "amqp://u:s3cret@/x",
+            "amqp://u:s3cret#more@broker/",
+            "amqp://u:s3cret@broker:99999/",
+            "amqp://u:s3cret@broker/?heartbeat=x",
+        ] {
+            let sentence = read(url).expect_err(url);
+            assert!(!sentence.contains("s3cret"), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn heartbeats_are_asked_for_so_that_silence_is_noticed_within_two_of_the_wished_ones() {
+        for (wished, asked) in [(10, 8), (60, 48), (1, 1), (0, 1), (1_000_000, u16::MAX)] {
+            assert_eq!(heartbeat_s(Duration::from_secs(wished)), asked, "{wished}");
+        }
+        let uri = uri(&AmqpOptions { heartbeat: Duration::from_secs(20), ..AmqpOptions::new("amqp://u:p@b/?heartbeat=0") }).expect("it is a URL");
+        assert_eq!(uri.query.heartbeat, Some(16));
+    }
+
+    #[test]
+    fn clear_text_is_noticed_beyond_this_machine() {
+        for (url, plain) in [
+            ("amqp://u:p@broker/", true),
+            ("amqp://u:p@10.0.0.1/", true),
+            ("amqp://u:p@[2001:db8::7]/", true),
+            ("amqps://u:p@broker/", false),
+            ("amqp://u:p@localhost/", false),
+            ("amqp://u:p@127.0.0.2/", false),
+            ("amqp://u:p@[::1]/", false),
+        ] {
+            assert_eq!(is_plain_beyond_this_machine(url), plain, "{url}");
+        }
+    }
+}

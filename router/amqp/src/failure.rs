@@ -139,3 +139,73 @@ fn sentence_of(error: &lapin::Error) -> String {
         _ => error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::AMQPError;
+
+    use super::*;
+
+    fn of(code: u16, text: &str) -> Failure {
+        let kind = AMQPErrorKind::Soft(AMQPSoftError::from_id(code).unwrap_or(AMQPSoftError::NOCONSUMERS));
+        let kind = AMQPHardError::from_id(code).map_or(kind, AMQPErrorKind::Hard);
+        Failure::of("declaring", &ErrorKind::ProtocolError(AMQPError::new(kind, text.into())).into())
+    }
+
+    #[test]
+    fn a_verdict_is_for_a_person_and_a_mishap_heals() {
+        for (code, text, refused) in [
+            (403, "ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN", true),
+            (404, "NOT_FOUND - no exchange 'x' in vhost '/'", true),
+            (404, "NOT_FOUND - home node 'rabbit@b' of durable queue 'q' in vhost '/' is down or inaccessible", false),
+            (404, "NOT_FOUND - queue 'q' in vhost '/' process is stopped by supervisor", false),
+            (405, "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q' in vhost '/'", false),
+            (406, "PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue 'q' in vhost '/'", true),
+            (406, "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 1800000 ms", false),
+            (530, "NOT_ALLOWED - vhost nope not found", true),
+            (530, "NOT_ALLOWED - access to vhost '/' refused for user 'u': connection limit (1) is reached", false),
+            (530, "NOT_ALLOWED - vhost '/' is down", false),
+            (320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'", false),
+            (541, "INTERNAL_ERROR", false),
+            (505, "UNEXPECTED_FRAME - expected content header", false),
+        ] {
+            let failure = of(code, text);
+            assert_eq!(failure.is_refused(), refused, "{text}");
+            assert!(failure.sentence().contains(text) && failure.sentence().contains(&code.to_string()), "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_queue_whose_machine_is_down_is_not_missing() {
+        assert!(of(404, "NOT_FOUND - no queue 'q' in vhost '/'").is_missing());
+        assert!(!of(404, "NOT_FOUND - home node 'rabbit@b' of durable queue 'q' in vhost '/' is down or inaccessible").is_missing());
+        assert!(of(406, "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q'").is_inequivalent());
+    }
+
+    #[test]
+    fn a_lost_connection_heals() {
+        for error in [ErrorKind::MissingHeartbeatError, ErrorKind::InvalidConnectionState(lapin::ConnectionState::Closed)] {
+            assert!(!Failure::of("taking", &error.into()).is_refused());
+        }
+    }
+
+    #[tokio::test]
+    async fn no_call_takes_longer_than_its_limit() {
+        let limit = Duration::from_millis(500);
+        let failure = within("declaring queue `q`", limit, std::future::pending::<lapin::Result<()>>()).await.expect_err("it never answers");
+        assert!(!failure.is_refused());
+        assert_eq!(failure.sentence(), "declaring queue `q`: no answer within 0.5 s");
+    }
+
+    #[test]
+    fn a_url_is_shown_without_its_secrets() {
+        for (url, shown) in [
+            ("amqp://u:p%40ss@b:1/v", "amqp://u:***@b:1/v"),
+            ("amqp://u@b/", "amqp://u@b/"),
+            ("amqps://u:p@b/v?auth_mechanism=x&password=p#p", "amqps://u:***@b/v"),
+            ("not a url: p", "a URL that cannot be read"),
+        ] {
+            assert_eq!(shown_url(url), shown);
+        }
+    }
+}

@@ -19,6 +19,7 @@ mod dial;
 mod failure;
 mod link;
 mod names;
+mod notes;
 mod options;
 mod plan;
 mod properties;

@@ -38,3 +38,23 @@ fn value(field: &AMQPValue) -> usize {
         _ => 8,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lapin::types::{FieldArray, ShortString};
+
+    use super::*;
+
+    #[test]
+    fn headers_are_reckoned_however_deep_they_lie() {
+        let mut inner = FieldTable::default();
+        inner.insert("k".into(), AMQPValue::LongString("v".repeat(1_000).into()));
+        let mut array = FieldArray::default();
+        array.push(AMQPValue::FieldTable(inner));
+        let mut headers = FieldTable::default();
+        headers.insert("a".into(), AMQPValue::FieldArray(array));
+        let bytes = bytes_of(&BasicProperties::default().with_headers(headers).with_message_id(ShortString::from("id")));
+        assert!((1_000..1_100).contains(&bytes), "{bytes}");
+        assert!(bytes_of(&BasicProperties::default()) < 64);
+    }
+}

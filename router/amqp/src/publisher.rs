@@ -116,7 +116,7 @@ impl Publisher {
         match self.bus.giving() {
             Giving::Open(_) => {}
             Giving::Away(why) => return Err(PublishFailure::Unavailable(why)),
-            Giving::Blocked(_, why) => return Err(PublishFailure::Blocked(why)),
+            Giving::Blocked(why) => return Err(PublishFailure::Blocked(why)),
             Giving::Closed => return Err(closed()),
         }
         let (answer, answered) = oneshot::channel();

@@ -100,7 +100,7 @@ impl Pump {
                     }
                 },
                 Giving::Away(why) => PublishFailure::Unavailable(why),
-                Giving::Blocked(_, why) => PublishFailure::Blocked(why),
+                Giving::Blocked(why) => PublishFailure::Blocked(why),
                 Giving::Closed => return,
             };
             self.refuse_again(&failure);
@@ -156,7 +156,7 @@ impl Pump {
                     return End::Again;
                 }
                 () = self.changes.changed() => match self.bus.giving() {
-                    Giving::Blocked(_, why) => {
+                    Giving::Blocked(why) => {
                         flight.answer_all(&PublishFailure::Blocked(why.clone()));
                         self.refuse_again(&PublishFailure::Blocked(why.clone()));
                         blocked = Some(why);
@@ -388,5 +388,19 @@ async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_brokers_limit_is_read_from_its_refusal() {
+        let said = "cannot publish: the broker answered 406 PRECONDITION_FAILED - message size 65537 is larger than configured max size 65536";
+        assert_eq!(size_limit_in(said), Some(65_536));
+        assert_eq!(size_limit_in("larger than configured max size 12)"), Some(12));
+        assert_eq!(size_limit_in("larger than configured max size unknown"), None);
+        assert_eq!(size_limit_in("PRECONDITION_FAILED - something else"), None);
     }
 }

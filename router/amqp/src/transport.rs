@@ -21,7 +21,9 @@ use crate::{
     consumer,
     failure::shown_url,
     names,
+    notes::Notes,
     publisher::{PublishFailure, Publisher},
+    scratch::Scratch,
     waits, wire,
 };
 
@@ -54,8 +56,9 @@ impl AmqpTransport {
     ) -> Arc<Self> {
         let options = Arc::new(options);
         let bindings = Arc::new(Bindings::new(Arc::clone(&store), &options));
-        let bound = Arc::new(Bound::new(Arc::clone(&options), Arc::clone(&bindings)));
-        let bus = Bus::start(Arc::clone(&options), chance, Arc::clone(&bound) as _);
+        let notes = Arc::new(Notes::default());
+        let bound = Arc::new(Bound::new(Arc::clone(&options), Arc::clone(&bindings), Arc::clone(&notes)));
+        let bus = Bus::start(Arc::clone(&options), chance, Arc::clone(&bound) as _, notes);
         let publisher = Publisher::new(Arc::clone(&bus));
         let desk = Desk::new(Arc::clone(&options), Arc::clone(&bus), Arc::clone(&publisher), Arc::clone(&bound), bindings, store, Arc::clone(&clock));
         if let Some(archivist) = archivist {
@@ -129,7 +132,18 @@ impl Transport for AmqpTransport {
             Err(_) => return Err(TransportError::Unavailable(self.bus.why_away())),
         };
         let parts = consumer::Parts { options: Arc::clone(&self.options), publisher: Arc::clone(&self.publisher), clock: Arc::clone(&self.clock) };
-        let taken = consumer::take(session, route.clone(), queue, prefetch, parts).await.map_err(TransportError::from)?;
+        let taken = match consumer::take(session.clone(), route.clone(), queue.clone(), prefetch, parts.clone()).await {
+            // Somebody has deleted it: made again, it collects again.
+            Err(failure) if failure.is_missing() => {
+                match self.bound.declare(&session).await {
+                    // What is refused may be another route's; if not, it is missing still.
+                    Err(failure) if !failure.is_refused() => return Err(failure.into()),
+                    _ => {}
+                }
+                consumer::take(session, route.clone(), queue, prefetch, parts).await?
+            }
+            taken => taken?,
+        };
         let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
         consumers.retain(|consumer| consumer.strong_count() > 0);
         consumers.push(Arc::downgrade(&taken));
@@ -145,7 +159,10 @@ impl Transport for AmqpTransport {
                 self.publisher.publish(&self.options.exchange, publication.key.as_str(), body, properties).await.map_err(unpublished)?.routed
             }
             Destination::Route { route, delay } => {
-                let queue = self.bound.queue_of(route).unwrap_or_else(|| names::own_queue(route));
+                let queue = match self.bound.queue_of(route) {
+                    Some(queue) => queue,
+                    None => self.queue_of_stranger(route).await?,
+                };
                 waits::send(&self.publisher, &queue, body, wire::addressed(&publication, now), *delay).await.map_err(unpublished)?;
                 true
             }
@@ -166,6 +183,21 @@ impl Transport for AmqpTransport {
             tracing::warn!("some consumers did not close within {} s; what they hold goes back with the connection", CLOSE_LIMIT.as_secs());
         }
         self.bus.close().await;
+    }
+}
+
+impl AmqpTransport {
+    /// The queue of a route that is not bound here. The return exchange takes what no queue wants as well, so it is asked for first.
+    async fn queue_of_stranger(&self, route: &RouteName) -> Result<String, TransportError> {
+        let session = self.bus.now().ok_or_else(|| TransportError::Unavailable(self.bus.why_away()))?;
+        let queue = names::own_queue(route);
+        let mut scratch = Scratch::new(&session);
+        let found = scratch.look(&queue).await?;
+        scratch.end().await;
+        match found {
+            Some(_) => Ok(queue),
+            None => Err(TransportError::Refused(format!("route `{route}` is not bound here, and there is no queue `{queue}` on the broker"))),
+        }
     }
 }
 
