@@ -3,7 +3,7 @@
 //! Plain lapin without its automatic recovery. Nothing waits for ever, and everything panics where a test should fail; what a test
 //! wants to see refused it asks of [`AmqpClient::channel`] or [`AmqpClient::try_connect`].
 
-use std::{collections::VecDeque, future::Future, time::Duration};
+use std::{collections::VecDeque, future::Future, sync::OnceLock, time::Duration};
 
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, ExchangeKind, PublisherConfirm,
@@ -15,6 +15,7 @@ use lapin::{
     types::FieldTable,
 };
 use serde_json::{Map, Value};
+use tokio::runtime::{self, Runtime};
 
 mod table;
 
@@ -79,6 +80,16 @@ impl Message {
     }
 }
 
+/// What lapin's own tasks run on. Those of the test's runtime would stand still while the test waits for something without `await`,
+/// and a client that does not answer the broker disturbs what the test looks at: a channel stays open until its end is agreed on.
+fn own_runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        let mut builder = runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).thread_name("oracle").enable_all().build().expect("a runtime can be built")
+    })
+}
+
 /// Waits for an answer of the broker.
 ///
 /// # Panics
@@ -136,7 +147,11 @@ impl AmqpClient {
 
     async fn open(url: &str, config: OwnedTLSConfig) -> lapin::Result<Self> {
         let properties = ConnectionProperties::default().with_connection_name("oracle".into());
-        let connection = Connection::connect_with_config(url, properties, config, lapin::runtime::default_runtime()?).await?;
+        let runtime = {
+            let _inside = own_runtime().enter();
+            lapin::runtime::default_runtime()?
+        };
+        let connection = Connection::connect_with_config(url, properties, config, runtime).await?;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         Ok(Self { connection, channel })

@@ -27,12 +27,9 @@ impl Cluster {
         let peers: Vec<String> = names.iter().map(|name| format!("{name}@localhost")).collect();
         let nodes: Vec<Broker> = names.iter().map(|name| Broker::prepare(&house, name, options, &peers)).collect();
         let cluster = Self { nodes };
-        // The first is there before the others look for it, so that none of them begins a cluster of its own.
-        if let Some((first, others)) = cluster.nodes.split_first() {
-            first.begin();
-            others.iter().for_each(Broker::launch);
-            others.iter().for_each(Broker::await_start);
-        }
+        // All at once: each looks for the others, and they agree by a lock on who is first.
+        cluster.nodes.iter().for_each(Broker::launch);
+        cluster.nodes.iter().for_each(Broker::await_start);
         cluster.await_members(cluster.nodes.len());
         cluster
     }

@@ -20,7 +20,7 @@ use crate::eventually;
 /// The user that the nodes know; `guest` is none of them.
 pub(super) const USER: &str = "router";
 /// Its password, with what a URL must escape.
-pub(super) const PASSWORD: &str = "p@ss/w:rd";
+pub(super) const PASSWORD: &str = "p@ss/w?rd";
 
 /// Few threads, and none that waits by spinning: the tests share the machine with what they test.
 const EMULATOR: &str = "-noinput -start_epmd false +S 2:2 +SDio 4 +A 4 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}";

@@ -93,7 +93,7 @@ impl Broker {
     ///
     /// When the node refuses.
     pub fn memory_watermark(&self, share: f64) {
-        self.order(&format!("vm_memory_monitor:set_vm_memory_high_watermark({share:?})"));
+        self.order(&format!("vm_memory_monitor:set_vm_memory_high_watermark({share:.7})"));
     }
 
     /// Blocks all publishers, as when memory ran out.

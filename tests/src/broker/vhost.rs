@@ -182,6 +182,6 @@ mod tests {
     #[test]
     fn a_url_carries_what_it_must_escape() {
         let address = "127.0.0.1:5672".parse().expect("an address");
-        assert_eq!(url("amqp", &credentials(), address, "/"), "amqp://router:p%40ss%2Fw%3Ard@127.0.0.1:5672/%2F");
+        assert_eq!(url("amqp", &credentials(), address, "/"), "amqp://router:p%40ss%2Fw%3Frd@127.0.0.1:5672/%2F");
     }
 }

@@ -150,12 +150,13 @@ impl Direction<'_> {
             self.shared.counts.cuts.fetch_add(1, Ordering::SeqCst);
             return Err(End::Broken);
         }
-        self.write(&piece.bytes, now, to).await.map_err(|_| End::Broken)?;
+        // Counted first: who has seen a frame arrive finds it counted.
         let counts = &self.shared.counts;
         counts.bytes[self.towards as usize].fetch_add(u64::try_from(piece.bytes.len()).unwrap_or(u64::MAX), Ordering::SeqCst);
         if !matches!(piece.kind, Kind::Opaque | Kind::Greeting) {
             counts.frames[self.towards as usize].fetch_add(1, Ordering::SeqCst);
         }
+        self.write(&piece.bytes, now, to).await.map_err(|_| End::Broken)?;
         Ok(())
     }
 
