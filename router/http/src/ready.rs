@@ -265,10 +265,9 @@ mod tests {
 
     #[test]
     fn a_transport_that_is_away_or_takes_nothing_is_named_with_its_troubles() {
-        for (reachable, accepts, expected) in [
-            (false, false, "the transport is away: no route to host"),
-            (true, false, "the transport takes no events: no route to host"),
-        ] {
+        for (reachable, accepts, expected) in
+            [(false, false, "the transport is away: no route to host"), (true, false, "the transport takes no events: no route to host")]
+        {
             let mut status = status(vec![route("r", RouteMode::Live, RouteState::Running)]).unwrap();
             status.condition = Condition { reachable, accepts, troubles: vec!["no route to host".into()], reconnects: 3 };
             let answer = answer(&applied(), Ok(status.clone()));

@@ -12,8 +12,8 @@ use std::{
 
 use async_trait::async_trait;
 use router_api::{
-    Admin, AdminError, ArchivedEvent, BoxFuture, Chance, Clock, Condition, DeadLetterQuery, DecodeLimits, Destination, EventQuery, Publication, Published, RouterStatus,
-    RoutingKey, StoredDeadLetter, TransportError,
+    Admin, AdminError, ArchivedEvent, BoxFuture, Chance, Clock, Condition, DeadLetterQuery, DecodeLimits, Destination, EventQuery, Publication, Published,
+    RouterStatus, RoutingKey, StoredDeadLetter, TransportError,
 };
 use router_http::{Access, AdminClient, AdminSocket, Door, DoorError, DoorParts, ServeLimits};
 use tokio::{
