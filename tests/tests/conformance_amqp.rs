@@ -56,22 +56,17 @@ struct AmqpSubject {
     vhost: Arc<Vhost>,
     /// What the store beside the broker holds, over restarts.
     state: MemoryState,
-    open: Open,
-}
-
-/// A transport and its way to the broker, which ends with it.
-struct Open {
+    /// The way to the broker, always at the same address: the store knows brokers by it.
     proxy: FaultProxy,
     transport: Arc<AmqpTransport>,
 }
 
 impl AmqpSubject {
-    async fn open(kind: QueueKind, vhost: &Vhost, state: &MemoryState) -> Open {
-        let proxy = vhost.broker().proxy();
-        let options = AmqpOptions { queue_kind: kind, archive: None, ..AmqpOptions::new(vhost.url_through(&proxy)) };
+    async fn open(kind: QueueKind, vhost: &Vhost, proxy: &FaultProxy, state: &MemoryState) -> Arc<AmqpTransport> {
+        let options = AmqpOptions { queue_kind: kind, archive: None, ..AmqpOptions::new(vhost.url_through(proxy)) };
         let transport = AmqpTransport::start(options, Arc::new(MemoryStore::new(state)), None, Arc::new(RealClock), Arc::new(SeededChance::new(7)));
         transport.reached(PATIENCE).await.unwrap_or_else(|error| panic!("the broker is not reached: {error}"));
-        Open { proxy, transport }
+        transport
     }
 }
 
@@ -108,15 +103,16 @@ impl Factory for AmqpFactory {
     async fn open(&self) -> Box<dyn Subject> {
         let vhost = tokio::task::spawn_blocking(|| Arc::new(Broker::shared().vhost())).await.unwrap_or_else(|error| panic!("{error}"));
         let state = MemoryState::new();
-        let open = AmqpSubject::open(self.0, &vhost, &state).await;
-        Box::new(AmqpSubject { kind: self.0, vhost, state, open })
+        let proxy = vhost.broker().proxy();
+        let transport = AmqpSubject::open(self.0, &vhost, &proxy, &state).await;
+        Box::new(AmqpSubject { kind: self.0, vhost, state, proxy, transport })
     }
 }
 
 #[async_trait]
 impl Subject for AmqpSubject {
     fn transport(&self) -> Arc<dyn Transport> {
-        Arc::clone(&self.open.transport) as Arc<dyn Transport>
+        Arc::clone(&self.transport) as Arc<dyn Transport>
     }
 
     fn store(&self) -> Option<Arc<dyn Store>> {
@@ -150,14 +146,14 @@ impl Subject for AmqpSubject {
     }
 
     async fn restart(&mut self, stop: Stop) {
-        let old = Arc::clone(&self.open.transport);
         if stop == Stop::Kill {
             // From here on it reaches nobody, and nobody it.
-            self.open.proxy.refuse();
+            self.proxy.refuse();
         }
-        // So that its tasks end as well.
-        old.close().await;
-        self.open = AmqpSubject::open(self.kind, &self.vhost, &self.state).await;
+        // After a kill so that its tasks end as well.
+        self.transport.close().await;
+        self.proxy.heal();
+        self.transport = AmqpSubject::open(self.kind, &self.vhost, &self.proxy, &self.state).await;
     }
 
     async fn acknowledged(&self, route: &RouteName, in_hand: u64) {
@@ -186,7 +182,7 @@ impl Subject for AmqpSubject {
     }
 
     async fn end(self: Box<Self>) {
-        self.open.transport.close().await;
+        self.transport.close().await;
         let vhost = self.vhost;
         tokio::task::spawn_blocking(move || drop(vhost)).await.unwrap_or_else(|error| panic!("{error}"));
     }
