@@ -41,7 +41,7 @@ const RETURN_LIMIT: Duration = Duration::from_secs(5);
 /// Between two looks whether they are.
 const RETURN_LOOK: Duration = Duration::from_millis(20);
 /// For another one who looks.
-const LOCK_LIMIT: Duration = Duration::from_secs(20);
+const LOCK_LIMIT: Duration = Duration::from_secs(60);
 /// Between two tries for the lock.
 const LOCK_AGAIN: Duration = Duration::from_millis(150);
 
@@ -259,17 +259,18 @@ async fn locked(session: &Session, route: &RouteName) -> Result<Option<Channel>,
     let until = Instant::now() + LOCK_LIMIT;
     loop {
         let channel = session.channel("look at dead letters").await?;
-        // Deleted with its consumer, and so with the channel, however that ends.
-        let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
-        let declared = within("lock the dead letters", LIMIT, channel.queue_declare(lock.as_str().into(), options, FieldTable::default())).await;
-        match declared {
-            Ok(_) => {
-                let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-                let held = channel.basic_consume(lock.as_str().into(), "".into(), options, FieldTable::default());
-                within("lock the dead letters", LIMIT, held).await?;
-                return Ok(Some(channel));
-            }
-            Err(failure) if failure.code() == Some(RESOURCE_LOCKED) => {
+        let taken = async {
+            // Deleted with its consumer, and so with the channel, however that ends.
+            let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+            within("lock the dead letters", LIMIT, channel.queue_declare(lock.as_str().into(), options, FieldTable::default())).await?;
+            let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+            let held = channel.basic_consume(lock.as_str().into(), "".into(), options, FieldTable::default());
+            within("lock the dead letters", LIMIT, held).await
+        };
+        match taken.await {
+            Ok(_) => return Ok(Some(channel)),
+            // Another one's; or our own of before, which went while we took it up.
+            Err(failure) if failure.is_locked() || failure.is_missing() => {
                 if timeout_at(until, tokio::time::sleep(LOCK_AGAIN)).await.is_err() {
                     let wait = LOCK_LIMIT.as_secs();
                     return Err(TransportError::Unavailable(format!("another router has been looking at the dead letters of route `{route}` for {wait} s")));
@@ -284,9 +285,6 @@ async fn locked(session: &Session, route: &RouteName) -> Result<Option<Channel>,
         }
     }
 }
-
-/// AMQP's reply code.
-const RESOURCE_LOCKED: u16 = 405;
 
 /// Asks for a queue without touching it; `None` when there is none.
 async fn count(session: &Session, queue: &str) -> Result<Option<QueueCount>, Failure> {

@@ -20,6 +20,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     refused: bool,
+    locked: bool,
     code: Option<u16>,
     sentence: String,
 }
@@ -27,12 +28,12 @@ pub(crate) struct Failure {
 impl Failure {
     /// A person must act.
     pub(crate) fn refused(sentence: impl Into<String>) -> Self {
-        Self { refused: true, code: None, sentence: sentence.into() }
+        Self { refused: true, locked: false, code: None, sentence: sentence.into() }
     }
 
     /// May heal by itself.
     pub(crate) fn lost(sentence: impl Into<String>) -> Self {
-        Self { refused: false, code: None, sentence: sentence.into() }
+        Self { refused: false, locked: false, code: None, sentence: sentence.into() }
     }
 
     /// What `error` means, which `what` ran into.
@@ -43,12 +44,18 @@ impl Failure {
         };
         let refused = is_for_a_person(error);
         // "not found", of a queue that is there and unreachable for now, must not lead to its being made anew.
-        Self { refused, code: code.filter(|_| refused), sentence: format!("{what}: {}", sentence_of(error)) }
+        let locked = code == Some(AMQPSoftError::RESOURCELOCKED.get_id());
+        Self { refused, locked, code: code.filter(|_| refused), sentence: format!("{what}: {}", sentence_of(error)) }
     }
 
     /// Will waiting not heal it?
     pub(crate) fn is_refused(&self) -> bool {
         self.refused
+    }
+
+    /// Did the broker say that somebody else has the thing for now (405)?
+    pub(crate) fn is_locked(&self) -> bool {
+        self.locked
     }
 
     /// Did the broker say that the thing does not exist (404)?
