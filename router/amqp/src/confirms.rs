@@ -97,6 +97,8 @@ impl<T> Confirms<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::{FutureExt, future::pending};
     use tokio::sync::oneshot;
 
@@ -151,6 +153,7 @@ mod tests {
         let waiting = tokio::spawn(async move { confirms.pass().await.len() });
         tokio::task::yield_now().await;
         sender.send(0).expect("it is waited for");
-        assert_eq!(waiting.await.expect("it does not panic"), 1);
+        let woken = tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it is woken");
+        assert_eq!(woken.expect("it does not panic"), 1);
     }
 }
