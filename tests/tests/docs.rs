@@ -25,6 +25,9 @@ const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
     ("docs/operations.md", "console root", "tests/tests/deploy.rs", "console root"),
     ("docs/operations.md", "console docker", "tests/tests/deploy.rs", "console docker"),
     ("docs/operations.md", "console user manager", "tests/tests/deploy.rs", "console user manager"),
+    ("README.md", "console broker", "tests/tests/amqp_journeys/documented.rs", "README.md"),
+    ("docs/rabbitmq.md", "console broker", "tests/tests/amqp_journeys/documented.rs", "docs/rabbitmq.md"),
+    ("docs/rabbitmq.md", "console rabbitmqctl", "tests/tests/amqp_journeys/documented.rs", "console rabbitmqctl"),
     ("router/cli/scaffold/plugin/readme.md", "console", "tests/tests/scaffold.rs", "new"),
     ("router/api/README.md", "rust", "router/api/src/lib.rs", "include_str!(\"../README.md\")"),
     ("router/api/README.md", "rust,ignore", "tests/tests/config.rs", "router/api/README.md"),
@@ -170,7 +173,8 @@ fn check(fragment: &str) -> Result<Ran, String> {
         .collect();
     let path = format!("{}:{}", home.path().join("bin").display(), std::env::var("PATH").unwrap_or_default());
     let mut command = home.command(&["check"]);
-    command.env("PATH", path).envs(named.into_iter().map(|name| (name, "a-value-that-is-long-enough-for-a-token")));
+    let value = |name: &str| if name == "RABBIT_URL" { "amqps://router:a-password@broker.example:5671/" } else { "a-value-that-is-long-enough-for-a-token" };
+    command.env("PATH", path).envs(named.into_iter().map(|name| (name, value(name))));
     Ok(Ran::of(command.output().expect("the program runs")))
 }
 

@@ -2,6 +2,7 @@
 //! that its password is shown nowhere.
 
 mod asking;
+mod documented;
 mod letters;
 mod refused;
 mod running;

@@ -110,7 +110,7 @@ fn show(broker: &str, plan: &[PlanLine], out: &mut Output) -> anyhow::Result<()>
         };
         out.line(format_args!("{} {}", styled(style, format_args!("{word:<8}")), harmless(&line.object)))?;
         if let Some(detail) = &line.detail {
-            out.prose(DETAIL_INDENT, styled(DIM, harmless(detail)))?;
+            out.prose(DETAIL_INDENT, format_args!("{:DETAIL_INDENT$}{}", "", styled(DIM, harmless(detail))))?;
         }
     }
     out.line("")?;
