@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 use lapin::{
     Channel,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions},
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions, QueueDeleteOptions},
     types::FieldTable,
 };
 use router_api::{RouteName, TransportError};
@@ -25,7 +25,7 @@ use crate::{
     failure::{Failure, LIMIT, within},
     names,
     scratch::{QueueCount, Scratch},
-    wire,
+    topology, wire,
 };
 
 /// Letters of one queue that can be looked at: what one consumer may have in hand.
@@ -67,11 +67,17 @@ struct Hold {
     /// Its closing gives the letters back.
     channel: Channel,
     /// Holds the lock; none where we may not have one.
-    lock: Option<Channel>,
+    lock: Option<Lock>,
     /// Letters that will return.
     taken: u32,
     /// A queue that is known to be there.
     asked: Option<String>,
+}
+
+/// Kept out while it lasts: everybody else who looks.
+struct Lock {
+    queue: String,
+    channel: Channel,
 }
 
 /// What a look is for.
@@ -233,7 +239,12 @@ impl Hold {
             }
         }
         if let Some(lock) = lock {
-            close(lock).await;
+            // Deleted by name: when it goes with its channel it is still there for a moment, and who takes it up then has nothing.
+            let deleted = lock.channel.queue_delete(lock.queue.as_str().into(), QueueDeleteOptions::default());
+            if let Err(failure) = within("unlock the dead letters", LIMIT, deleted).await {
+                tracing::debug!(%failure, "the lock goes with its channel");
+            }
+            close(lock.channel).await;
         }
         closed
     }
@@ -253,8 +264,8 @@ fn too_slow(what: &str) -> TransportError {
     TransportError::Unavailable(format!("{what}: the broker did not hand out all of it within {} s", LOOK_LIMIT.as_secs()))
 }
 
-/// A channel that holds the lock of a route's dead letters until it closes; none where the broker allows us no lock.
-async fn locked(session: &Session, route: &RouteName) -> Result<Option<Channel>, TransportError> {
+/// The lock of a route's dead letters; none where the broker allows us no lock.
+async fn locked(session: &Session, route: &RouteName) -> Result<Option<Lock>, TransportError> {
     let lock = names::look_lock(route);
     let until = Instant::now() + LOCK_LIMIT;
     loop {
@@ -268,9 +279,9 @@ async fn locked(session: &Session, route: &RouteName) -> Result<Option<Channel>,
             within("lock the dead letters", LIMIT, held).await
         };
         match taken.await {
-            Ok(_) => return Ok(Some(channel)),
+            Ok(_) => return Ok(Some(Lock { queue: lock, channel })),
             // Another one's; or our own of before, which went while we took it up.
-            Err(failure) if failure.is_locked() || failure.is_missing() => {
+            Err(failure) if failure.is_locked() || (failure.is_refused() && !topology::may_not_make(&failure)) => {
                 if timeout_at(until, tokio::time::sleep(LOCK_AGAIN)).await.is_err() {
                     let wait = LOCK_LIMIT.as_secs();
                     return Err(TransportError::Unavailable(format!("another router has been looking at the dead letters of route `{route}` for {wait} s")));
