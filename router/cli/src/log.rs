@@ -61,8 +61,12 @@ pub(crate) fn level(base: &str, verbose: u8, quiet: u8) -> String {
     match (verbose, quiet) {
         (0, 0) => base.to_owned(),
         // What the libraries below say is seldom what somebody looks for.
-        (1, 0) => "info,router_core=debug,router_embedded=debug,router_effects=debug,router_http=debug,event_router=debug,plugins=debug".to_owned(),
-        (_, 0) => "debug,router_core=trace,router_embedded=trace,router_effects=trace,router_http=trace,event_router=trace,plugins=trace".to_owned(),
+        (1, 0) => {
+            "info,router_core=debug,router_amqp=debug,router_embedded=debug,router_effects=debug,router_http=debug,event_router=debug,plugins=debug".to_owned()
+        }
+        (_, 0) => {
+            "debug,router_core=trace,router_amqp=trace,router_embedded=trace,router_effects=trace,router_http=trace,event_router=trace,plugins=trace".to_owned()
+        }
         (_, 1) => "warn".to_owned(),
         (_, 2) => "error".to_owned(),
         (..) => "off".to_owned(),
