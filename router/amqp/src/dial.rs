@@ -3,7 +3,7 @@
 use std::{fs, future::Future, io, path::Path, time::Duration};
 
 use lapin::{
-    Connection, ConnectionProperties, ErrorKind,
+    AsyncTcpStream, Connection, ConnectionProperties, ErrorKind,
     tcp::{AMQPUriTcpExt, OwnedIdentity, OwnedTLSConfig},
     uri::{AMQPScheme, AMQPUri, SASLMechanism},
 };
@@ -12,12 +12,18 @@ use url::{Host, Url};
 use crate::{
     AmqpOptions,
     failure::{Failure, shown_url, within},
+    sieve::{self, Sifted},
 };
 
 /// For reaching the broker's port, with the handshake of TLS.
 const REACH_LIMIT: Duration = Duration::from_secs(5);
 /// For all of it, up to the broker's word that the virtual host is open.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
+
+/// What brokers have by themselves.
+const FRAME_MAX: u32 = 128 * 1024;
+/// What AMQP demands.
+const FRAME_MIN: u32 = 4096;
 
 /// Opens a connection that the broker's tools show as `name`.
 pub(crate) async fn dial(options: &AmqpOptions, name: &str) -> Result<Connection, Failure> {
@@ -26,14 +32,15 @@ pub(crate) async fn dial(options: &AmqpOptions, name: &str) -> Result<Connection
     let tls = tls_of(options, &uri)?;
     // What the process has installed already is used, whatever it is.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = lapin::runtime::default_runtime().map_err(|error| Failure::of(&what, &error))?;
+    let sockets = lapin::runtime::default_runtime().map_err(|error| Failure::of(&what, &error))?;
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let opening = Connection::connector(
         uri,
-        runtime,
-        async move |uri, runtime| {
-            let reaching = AMQPUriTcpExt::connect_with_config_async(&uri, tls.as_ref(), &runtime);
-            Ok(reached(reaching).await?)
+        sieve::runtime(),
+        async move |uri, _| {
+            let reaching = AMQPUriTcpExt::connect_with_config_async(&uri, tls.as_ref(), &sockets);
+            let frame_max = uri.query.frame_max.unwrap_or_default();
+            Ok(AsyncTcpStream::Plain(Sifted::new(reached(reaching).await?, frame_max)))
         },
         properties,
     );
@@ -79,6 +86,8 @@ fn uri(options: &AmqpOptions) -> Result<AMQPUri, Failure> {
     }
     uri.query.heartbeat = Some(heartbeat_s(options.heartbeat));
     uri.query.connection_timeout = None;
+    // lapin keeps room for 64 frames of each connection, however large the broker's may be; one without a limit would take all memory.
+    uri.query.frame_max = Some(uri.query.frame_max.unwrap_or(FRAME_MAX).clamp(FRAME_MIN, FRAME_MAX * 8));
     Ok(uri)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Read `transport.rs` first, then the way of one event: `topology.rs` (where it waits), `consumer.rs` (how it comes into hand),
 //! `window.rs` (how it is acknowledged), `waits.rs` and `dead_letters.rs` (where it goes when it failed), `publisher.rs` (how
-//! anything gets there safely). `connection.rs` keeps sessions with the broker: lapin's own recovery stays off, no await on lapin is
+//! anything gets there safely). `sieve.rs` stands before lapin, so that nothing a producer says can end a connection. `connection.rs` keeps sessions with the broker: lapin's own recovery stays off, no await on lapin is
 //! without a limit, and what belongs to an earlier session is dropped, since the broker hands it out again.
 
 mod admin;
@@ -17,6 +17,7 @@ mod consumer;
 mod dead_letters;
 mod dial;
 mod failure;
+mod legible;
 mod link;
 mod names;
 mod notes;
@@ -27,6 +28,7 @@ mod publisher;
 mod pump;
 mod returns;
 mod scratch;
+mod sieve;
 mod topology;
 mod transport;
 mod waits;

@@ -16,7 +16,6 @@ use lapin::{
 use router_api::{AttemptRecord, DeadLetter, DeadLetterReason, Delivery, Publication, RouteName, RoutingKey, StoredDeadLetter};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 
 use crate::names;
 
@@ -343,15 +342,6 @@ fn history_json(history: &[AttemptRecord]) -> String {
 /// A letter has the same id however often it is published, so that a repeat is known as one.
 fn letter_id(delivery: &Delivery, letter: &DeadLetter) -> String {
     letter.reference(&delivery.identity)
-}
-
-fn hashed(parts: &[&str]) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update(part.len().to_le_bytes());
-        hash.update(part.as_bytes());
-    }
-    hash.finalize().iter().take(10).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The same for each redelivery of an event. A producer may give many events one message id, so the event has its say as well.
