@@ -1,0 +1,100 @@
+//! A store in memory that has an inbox and nothing else.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use router_api::{ArchivedEvent, EventQuery, FrozenBurst, InboxKey, NotedAttempts, RouteName, RunningSlot, Store, StoreError, Suspect};
+use serde_json::Value;
+
+/// Keys that are remembered; above this all are forgotten.
+const KEYS_MAX: usize = 1_000_000;
+
+/// See the module. There is one route, so it does not ask which.
+#[derive(Default)]
+pub struct MemoryInbox {
+    done: Mutex<HashMap<String, Timestamp>>,
+}
+
+impl MemoryInbox {
+    fn done(&self) -> MutexGuard<'_, HashMap<String, Timestamp>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Store for MemoryInbox {
+    async fn inbox_contains(&self, _: &RouteName, key: &str, now: Timestamp) -> Result<bool, StoreError> {
+        Ok(self.done().get(key).is_some_and(|expires_at| *expires_at > now))
+    }
+
+    async fn inbox_insert(&self, _: &RouteName, keys: Vec<InboxKey>) -> Result<(), StoreError> {
+        let mut done = self.done();
+        if done.len() + keys.len() > KEYS_MAX {
+            done.clear();
+        }
+        done.extend(keys.into_iter().map(|key| (key.key, key.expires_at)));
+        Ok(())
+    }
+
+    async fn freeze(&self, _: &RouteName, _: &FrozenBurst) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn thaw(&self, _: &RouteName, _: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn frozen(&self, _: &RouteName) -> Result<Vec<FrozenBurst>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn note_attempts(&self, _: &RouteName, _: NotedAttempts) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn forget_attempts(&self, _: &RouteName, _: &[String]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn noted_attempts(&self, _: &RouteName) -> Result<Vec<NotedAttempts>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn begin_running(&self, _: &RouteName, _: &str) -> Option<RunningSlot> {
+        None
+    }
+
+    fn end_running(&self, _: RunningSlot) {}
+
+    async fn suspects(&self, _: &RouteName) -> Result<Vec<Suspect>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn clear_suspect(&self, _: &RouteName, _: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn state(&self, _: &RouteName, _: &str) -> Result<Option<Value>, StoreError> {
+        Ok(None)
+    }
+
+    async fn set_state(&self, _: &RouteName, _: &str, _: Option<Value>) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn record_config(&self, _: &str, _: &str, _: Timestamp) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn events(&self, _: &EventQuery) -> Result<Vec<ArchivedEvent>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn event(&self, _: &str) -> Result<Vec<ArchivedEvent>, StoreError> {
+        Ok(Vec::new())
+    }
+}
