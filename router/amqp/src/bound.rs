@@ -41,9 +41,33 @@ impl Bound {
         Self { options, bindings, notes, wanted: Mutex::default(), declaring: tokio::sync::Mutex::default() }
     }
 
-    /// Makes `subscriptions` the set that is declared from now on.
-    pub(crate) fn set(&self, subscriptions: &[Subscription]) {
-        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(subscriptions.to_vec());
+    /// Makes `subscriptions` the set that is declared from now on, and declares it where `session` is there; a set that is refused changes
+    /// nothing: the one before stays, and what the refused one has added to it is taken away again.
+    ///
+    /// # Errors
+    ///
+    /// What is refused of the set; or why it cannot be declared now, and is with the next session.
+    pub(crate) async fn bind(&self, subscriptions: &[Subscription], session: Option<Session>, away: impl FnOnce() -> Failure) -> Result<(), Failure> {
+        let before = self.replace(Some(subscriptions.to_vec()));
+        let answer = match &session {
+            Some(session) => self.declare(session).await,
+            None => Err(away()),
+        };
+        if answer.as_ref().is_err_and(Failure::is_refused) {
+            let is_set = before.is_some();
+            self.replace(before);
+            if is_set
+                && let Some(session) = &session
+                && let Err(failure) = self.declare(session).await
+            {
+                tracing::warn!("what is bound still could not be declared again: {failure}");
+            }
+        }
+        answer
+    }
+
+    fn replace(&self, wanted: Option<Vec<Subscription>>) -> Option<Vec<Subscription>> {
+        std::mem::replace(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner), wanted)
     }
 
     pub(crate) fn wanted(&self) -> Vec<Subscription> {

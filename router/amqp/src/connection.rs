@@ -3,9 +3,17 @@
 //! They are two so that a broker that is short of memory, and therefore reads nothing more from who publishes, still gets our
 //! acknowledgements and shrinks.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
+use lapin::{ErrorKind, protocol::AMQPErrorKind};
 use router_api::{Cancellation, Canceller, Chance, Condition, TransportError};
 use tokio::sync::watch;
 
@@ -34,17 +42,60 @@ pub(crate) struct Session {
     epoch: u64,
     connection: Arc<lapin::Connection>,
     over: Cancellation,
+    numbers: Arc<Numbers>,
+}
+
+/// What is known of the numbers that the connection's channels have.
+///
+/// lapin (4.12.3) never gives a number back to use whose channel the broker has closed: whoever is given it next, which is after all the
+/// others, hears the old refusal without the broker being asked, and the number is taken for good. A connection that lasts asks many
+/// questions that are refused, so its numbers run out in the end.
+#[derive(Default)]
+struct Numbers {
+    /// Lost for good.
+    stale: AtomicU32,
+    /// None is left; only another connection helps.
+    spent: tokio::sync::Notify,
 }
 
 impl Session {
     pub(crate) fn new(epoch: u64, connection: Arc<lapin::Connection>) -> (Self, Canceller) {
         let (canceller, over) = Canceller::new();
-        (Self { epoch, connection, over }, canceller)
+        (Self { epoch, connection, over, numbers: Arc::default() }, canceller)
     }
 
     /// A new channel, for `what`.
     pub(crate) async fn channel(&self, what: &str) -> Result<lapin::Channel, Failure> {
-        within(what, LIMIT, self.connection.create_channel()).await
+        let opening = async {
+            loop {
+                match self.connection.create_channel().await {
+                    // The next number is another one, and there are no more than the broker allows.
+                    Err(error) if is_stale(&error) && self.connection.status().connected() => {
+                        self.numbers.stale.fetch_add(1, Ordering::Relaxed);
+                    }
+                    other => return other,
+                }
+            }
+        };
+        let opened = within(what, LIMIT, async { Ok(opening.await) }).await?;
+        opened.map_err(|error| match error.kind() {
+            ErrorKind::ChannelsLimitReached => self.no_channel(what),
+            _ => Failure::of(what, &error),
+        })
+    }
+
+    fn no_channel(&self, what: &str) -> Failure {
+        let most = self.connection.configuration().channel_max();
+        if self.numbers.stale.load(Ordering::Relaxed) == 0 {
+            return Failure::lost(format!("{what}: the connection has {most} channels already, which is all that the broker allows; raise its `channel_max`"));
+        }
+        self.numbers.spent.notify_one();
+        Failure::lost(format!("{what}: the connection has no channel left of {most}, and is opened anew"))
+    }
+
+    /// Resolves when no channel can be opened any more until there is another connection.
+    pub(crate) async fn spent(&self) {
+        self.numbers.spent.notified().await;
     }
 
     /// Is the connection lost?
@@ -65,6 +116,16 @@ impl Session {
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("epoch", &self.epoch).field("over", &self.is_over()).finish_non_exhaustive()
+    }
+}
+
+/// Is it a refusal of long ago? A broker never answers the opening of a channel by closing that channel.
+fn is_stale(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(said) => matches!(said.kind(), AMQPErrorKind::Soft(_)),
+        // Closed by the broker with a code that is none of the protocol's.
+        ErrorKind::InvalidChannelState(..) => true,
+        _ => false,
     }
 }
 

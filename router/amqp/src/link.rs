@@ -166,6 +166,10 @@ impl Link {
                     Some(_) => {}
                     None => break,
                 },
+                () = session.spent() => {
+                    failure = Failure::lost(format!("the connection to `{url}` has no channel left and is opened anew"));
+                    break;
+                }
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 () = self.closing.cancelled() => break,
             }

@@ -19,8 +19,8 @@ use crate::{
     bound::Bound,
     connection::Bus,
     consumer,
-    failure::shown_url,
-    names,
+    failure::{Failure, shown_url},
+    lost, names,
     notes::Notes,
     publisher::{PublishFailure, Publisher},
     scratch::Scratch,
@@ -65,6 +65,7 @@ impl AmqpTransport {
             tokio::spawn(Follower::new(Arc::clone(&options), Arc::clone(&bus), archivist, Arc::clone(&clock)).run());
         }
         let this = Arc::new(Self { options, bus, publisher, bound, desk, clock, consumers: Mutex::default() });
+        tokio::spawn(lost::watch(Arc::clone(&this.options), Arc::clone(&this.bus), Arc::clone(&this.bound), Arc::clone(&this.publisher)));
         tokio::spawn(Arc::clone(&this.bound).mend(Arc::clone(&this.bus), Arc::clone(&this.publisher)));
         this
     }
@@ -113,14 +114,8 @@ impl Transport for AmqpTransport {
     }
 
     async fn bind(&self, subscriptions: &[Subscription]) -> Result<(), TransportError> {
-        self.bound.set(subscriptions);
-        match self.bus.now() {
-            Some(session) => self.bound.declare(&session).await.map_err(TransportError::from),
-            None => match self.bus.trouble() {
-                Some(trouble) => Err(trouble.into()),
-                None => Err(TransportError::Unavailable(format!("the broker `{}` is not reached yet", shown_url(&self.options.url)))),
-            },
-        }
+        let away = || self.bus.trouble().unwrap_or_else(|| Failure::lost(format!("the broker `{}` is not reached yet", shown_url(&self.options.url))));
+        self.bound.bind(subscriptions, self.bus.now(), away).await.map_err(TransportError::from)
     }
 
     async fn consume(&self, route: &RouteName, prefetch: u32) -> Result<Arc<dyn Consumer>, TransportError> {

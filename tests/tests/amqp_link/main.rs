@@ -6,3 +6,4 @@ mod door;
 mod house;
 mod outages;
 mod publishing;
+mod sets;
