@@ -173,7 +173,11 @@ fn check(fragment: &str) -> Result<Ran, String> {
         .collect();
     let path = format!("{}:{}", home.path().join("bin").display(), std::env::var("PATH").unwrap_or_default());
     let mut command = home.command(&["check"]);
-    let value = |name: &str| if name == "RABBIT_URL" { "amqps://router:a-password@broker.example:5671/" } else { "a-value-that-is-long-enough-for-a-token" };
+    // No two alike: a token belongs to one client.
+    let value = |name: &str| match name {
+        "RABBIT_URL" => "amqps://router:a-password@broker.example:5671/".to_owned(),
+        name => format!("a-value-that-is-long-enough-for-the-token-{name}"),
+    };
     command.env("PATH", path).envs(named.into_iter().map(|name| (name, value(name))));
     Ok(Ran::of(command.output().expect("the program runs")))
 }

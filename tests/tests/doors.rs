@@ -128,10 +128,14 @@ fn the_doors_tokens_come_from_the_configuration_and_are_told_to_nobody() {
     assert!(!log.contains(token) && !shown.contains(token), "{shown}");
 }
 
-/// A door with a token for one client.
+/// Of a client that may send events alone.
+const SENDERS_TOKEN: &str = "81b2d0c4e6f7a9931c55";
+
+/// A door with a token for one admin, and for one client that sends.
 fn with_token(token: &str, routes: &str) -> Home {
     let home = Home::new(routes);
-    let text = home.read("config/router.toml").replace("[http]\n", &format!("[http]\ntokens = {{ laptop = \"{token}\" }}\n"));
+    let tokens = format!("[http]\ntokens = {{ ci = \"{SENDERS_TOKEN}\" }}\nadmin_tokens = {{ laptop = \"{token}\" }}\n");
+    let text = home.read("config/router.toml").replace("[http]\n", &tokens);
     home.write("config/router.toml", &text);
     home
 }
@@ -150,7 +154,7 @@ fn the_admin_api_over_tcp_says_without_tokens_how_to_set_one() {
     let service = home.serve();
     let answer = ask(service.address(), "POST /api/v1/reload", "0f3c51d2a7e94b6c8d1e", "");
     assert_eq!(answer.status, 403, "{answer:?}");
-    assert!(answer.json()["error"].as_str().is_some_and(|sentence| sentence.contains("[http] tokens")), "{answer:?}");
+    assert!(answer.json()["error"].as_str().is_some_and(|sentence| sentence.contains("[http] admin_tokens")), "{answer:?}");
     let log = service.stop().join("\n");
     assert!(!log.contains("asked for"), "a verb that nobody carried out is not told: {log}");
 }
@@ -163,12 +167,24 @@ fn who_asked_for_what_over_tcp_or_the_socket_stands_in_the_log() {
     let status = |line: &str, body: &str| ask(service.address(), line, token, body).status;
     assert_eq!(status("GET /api/v1/status", ""), 200);
     assert_eq!(status("POST /api/v1/routes/does/pause", ""), 200);
+    for (line, body) in [("POST /api/v1/dead-letters/discard", "{}"), ("GET /api/v1/dead-letters", ""), ("GET /api/v1/status", "")] {
+        assert_eq!(ask(service.address(), line, SENDERS_TOKEN, body).status, 403, "{line}");
+    }
+    for (line, body) in [("GET /metrics", ""), ("GET /readyz", ""), ("POST /events", r#"{"event_type":"b"}"#)] {
+        assert_eq!(ask(service.address(), line, SENDERS_TOKEN, body).status, 200, "{line}");
+    }
     assert_eq!(status("POST /api/v1/routes/nobody%0a%1b[31m/pause", ""), 400);
     assert_eq!(status("POST /api/v1/dead-letters/discard", "{\"ruote\":1}"), 400);
     assert_eq!(ask(service.address(), "POST /api/v1/routes/does/resume", "0f3c51d2a7e94b6c8d1f", "").status, 401);
     let _ = home.run(&["routes", "resume", "does"]).code(0);
     let log = service.stop();
     let told: Vec<Value> = log.iter().filter_map(|line| serde_json::from_str(line).ok()).filter(|line: &Value| line["verb"].is_string()).collect();
+    let user = told.last().and_then(|line| line["user"].as_str()).expect("the log knows who asked through the socket");
+    let own = rustix::process::getuid().as_raw();
+    assert!(own != 0 || user == "root", "{user}");
+    assert!(told.iter().rev().skip(1).all(|line| line["user"].is_null()), "{told:?}");
+    let sentence = format!("client `socket` (user `{user}`) asked for `POST /api/v1/routes/does/resume`: done");
+    assert!(log.iter().any(|line| line.contains(&sentence)), "{log:?}");
     let told: Vec<_> = told.iter().map(|line| ["client", "verb", "outcome"].map(|name| line[name].as_str().unwrap_or_default())).collect();
     assert_eq!(
         told,
@@ -180,6 +196,45 @@ fn who_asked_for_what_over_tcp_or_the_socket_stands_in_the_log() {
         ],
         "{log:?}"
     );
+}
+
+#[test]
+fn what_is_not_there_is_not_found() {
+    let token = "0f3c51d2a7e94b6c8d1e";
+    let home = with_token(token, "[[route]]\nname = \"does\"\non = [\"a\"]\nhandler = \"log\"\n");
+    let service = home.serve();
+    for (line, body, sentence) in [
+        ("POST /api/v1/routes/nobody/enable", r#"{"from":"now"}"#, "there is no route `nobody` in the configuration; there are `does`"),
+        ("POST /api/v1/routes/nobody/pause", "", "there is no route `nobody`; there are `does`"),
+        ("GET /api/v1/events/nothing", "", "there is no stored event `nothing`"),
+        ("GET /api/v1/events/4711", "", "there is no stored event `4711`"),
+        ("GET /api/v1/dead-letters/nothing", "", "there is no dead letter `nothing`"),
+    ] {
+        let answer = ask(service.address(), line, token, body);
+        assert_eq!(answer.status, 404, "{line}: {answer:?}");
+        let told = answer.json();
+        assert_eq!((told["kind"].as_str(), told["error"].as_str()), (Some("not-found"), Some(sentence)), "{line}");
+    }
+    let on = ask(service.address(), "POST /api/v1/routes/does/enable", token, r#"{"from":"now"}"#);
+    assert_eq!(on.status, 400, "what is there and cannot be is no missing thing: {on:?}");
+    let unknown = home.run(&["explain", "nothing"]).code(1);
+    assert!(unknown.stderr.contains("no stored event `nothing` and no file of that name"), "{}", unknown.stderr);
+    service.stop();
+}
+
+#[test]
+fn tokens_that_have_changed_say_that_they_need_a_restart() {
+    let token = "0f3c51d2a7e94b6c8d1e";
+    let home = with_token(token, "");
+    let mut service = home.serve();
+    let other = "5d0e77f3b1a24c9e8f60";
+    home.write("config/router.toml", &home.read("config/router.toml").replace(token, other));
+    let reloaded = ask(service.address(), "POST /api/v1/reload", token, "");
+    assert_eq!((reloaded.status, &reloaded.json()["result"]["needs_restart"]), (200, &serde_json::json!(["http"])), "{reloaded:?}");
+    let _ = service.wait_for("`http` has changed, which needs a restart").expect("the log says so");
+    assert_eq!(ask(service.address(), "GET /api/v1/status", token, "").status, 200, "what the door was opened with counts");
+    assert_eq!(ask(service.address(), "GET /api/v1/status", other, "").status, 401);
+    service.stop();
 }
 
 #[test]

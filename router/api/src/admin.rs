@@ -340,7 +340,7 @@ pub trait Admin: Send + Sync + 'static {
     /// Events of the archive.
     async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, AdminError>;
 
-    /// Events of the archive by number or id.
+    /// Events of the archive by number or id, one at least: where none fits, [`AdminError::NotFound`].
     async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, AdminError>;
 
     /// Dead letters.
@@ -373,7 +373,8 @@ pub trait Admin: Send + Sync + 'static {
         not_running("a command to a route")
     }
 
-    /// Loads the configuration anew and switches on a route that is off, with what waits in its queue or without.
+    /// Loads the configuration anew and switches on a route that is off, with what waits in its queue or without. A route that is not
+    /// in it is [`AdminError::NotFound`].
     async fn enable(&self, route: &RouteName, request: EnableRequest) -> Result<Enabled, AdminError> {
         let _ = (route, request);
         not_running("switching a route on")

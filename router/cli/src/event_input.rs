@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use router_api::{ArchivedEvent, DecodeLimits, DeliveryState, Envelope, Fate, RoutingKey};
+use router_api::{AdminError, ArchivedEvent, DecodeLimits, DeliveryState, Envelope, Fate, RoutingKey};
 use router_core::config::Config;
 use router_http::key_of;
 
@@ -60,9 +60,14 @@ impl EventInput {
             _ => None,
         };
         access.close().await;
-        let mut found = found?;
+        let mut found = match found {
+            Ok(found) if !found.is_empty() => found,
+            Ok(_) | Err(AdminError::NotFound(_)) => {
+                bail!("there is no stored event `{}` and no file of that name: see `event-router events`", args.event)
+            }
+            Err(error) => return Err(error.into()),
+        };
         match found.len() {
-            0 => bail!("there is no stored event `{}` and no file of that name: see `event-router events`", args.event),
             1 => {}
             _ => {
                 let same = found.windows(2).all(|pair| pair[0].id == pair[1].id);

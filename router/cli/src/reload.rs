@@ -9,7 +9,7 @@ use router_api::{
     Publication, Published, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus, StoredDeadLetter, TakenUp,
 };
 use router_core::{
-    Router,
+    ApplyError, Router,
     config::{Config, Located, Origin},
 };
 use tracing::{error, info, warn};
@@ -42,7 +42,7 @@ impl Reloader {
     /// # Errors
     ///
     /// All that is wrong with the configuration; the old one stays in force then.
-    pub(crate) async fn reload(&self) -> Result<Reloaded, String> {
+    pub(crate) async fn reload(&self) -> Result<Reloaded, AdminError> {
         self.load_anew(None).await.map(|(reloaded, _)| reloaded)
     }
 
@@ -51,13 +51,13 @@ impl Reloader {
     /// # Errors
     ///
     /// As [`Reloader::reload`], and where there is nothing to switch on.
-    pub(crate) async fn enable(&self, route: &RouteName, request: EnableRequest) -> Result<Enabled, String> {
+    pub(crate) async fn enable(&self, route: &RouteName, request: EnableRequest) -> Result<Enabled, AdminError> {
         let (reloaded, enabled) = self.load_anew(Some((route, request))).await?;
-        let enabled = enabled.ok_or_else(|| format!("route `{route}` was not switched on"))?;
+        let enabled = enabled.ok_or_else(|| AdminError::Invalid(format!("route `{route}` was not switched on")))?;
         Ok(Enabled { reloaded: Some(reloaded), ..enabled })
     }
 
-    async fn load_anew(&self, switched_on: Option<(&RouteName, EnableRequest)>) -> Result<(Reloaded, Option<Enabled>), String> {
+    async fn load_anew(&self, switched_on: Option<(&RouteName, EnableRequest)>) -> Result<(Reloaded, Option<Enabled>), AdminError> {
         let mut located = self.located.lock().await;
         systemd::reloading().await;
         let result = self.load_and_apply(&mut located, switched_on).await;
@@ -89,7 +89,7 @@ impl Reloader {
         result
     }
 
-    async fn load_and_apply(&self, located: &mut Located, switched_on: Option<(&RouteName, EnableRequest)>) -> Result<(Reloaded, Option<Enabled>), String> {
+    async fn load_and_apply(&self, located: &mut Located, switched_on: Option<(&RouteName, EnableRequest)>) -> Result<(Reloaded, Option<Enabled>), AdminError> {
         let (global, before) = (self.global.clone(), located.clone());
         // It reads files, and runs its own small runtime.
         let loaded = tokio::task::spawn_blocking(move || {
@@ -97,19 +97,19 @@ impl Reloader {
             still_there(&before, &found)?;
             setup::load_located(&global, found)
         });
-        let loaded = loaded.await.map_err(|error| error.to_string())?;
+        let loaded = loaded.await.map_err(|error| AdminError::Invalid(error.to_string()))?;
         let refused = |error| {
             let error = format!("{error:#}");
             self.router.refused(&error);
-            error
+            AdminError::Invalid(error)
         };
         let setup::Setup { config, located: found, .. } = loaded.map_err(refused)?;
         let needs_restart = self.needs_restart(&config);
         let (hash, status_line) = (config.hash.clone(), status_line(&config));
         let (enabled, applied) = match switched_on {
-            None => (None, self.router.apply(config).await.map_err(|error| error.to_string())?),
+            None => (None, self.router.apply(config).await.map_err(ApplyError::into_admin_error)?),
             Some((route, request)) => {
-                let (enabled, applied) = self.router.enable(config, route, request.from).await.map_err(|error| error.to_string())?;
+                let (enabled, applied) = self.router.enable(config, route, request.from).await.map_err(ApplyError::into_admin_error)?;
                 (Some(enabled), applied)
             }
         };
@@ -227,10 +227,10 @@ impl Admin for ReloadingAdmin {
     }
 
     async fn enable(&self, route: &RouteName, request: EnableRequest) -> Result<Enabled, AdminError> {
-        self.reloader.enable(route, request).await.map_err(AdminError::Invalid)
+        self.reloader.enable(route, request).await
     }
 
     async fn reload(&self) -> Result<Reloaded, AdminError> {
-        self.reloader.reload().await.map_err(AdminError::Invalid)
+        self.reloader.reload().await
     }
 }

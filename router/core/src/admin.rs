@@ -19,7 +19,7 @@ use crate::{
     redact::Redactor,
     redrive::Redrive,
     route::{Order, Wish},
-    router::{switches_on, waiting_in},
+    router::{ApplyError, switches_on, waiting_in},
 };
 
 /// The way in, the same for a running router and for a command that opened the store itself: redacts, checks the limits, stores.
@@ -122,6 +122,11 @@ fn router_status(transport: &dyn Transport, started_at: Timestamp, config_hash: 
     RouterStatus { version, started_at, transport, config_hash, condition, routes }
 }
 
+async fn event(store: &dyn Store, reference: &str) -> Result<Vec<ArchivedEvent>, AdminError> {
+    let found = store.event(reference).await?;
+    if found.is_empty() { Err(AdminError::NotFound(format!("there is no stored event `{reference}`"))) } else { Ok(found) }
+}
+
 async fn dead_letter(transport: &dyn Transport, id: &str) -> Result<StoredDeadLetter, AdminError> {
     transport.admin().dead_letter(id).await?.ok_or_else(|| AdminError::NotFound(format!("there is no dead letter `{id}`")))
 }
@@ -157,7 +162,7 @@ impl Admin for RouterAdmin {
     }
 
     async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, AdminError> {
-        Ok(self.parts.store.event(reference).await?)
+        event(&*self.parts.store, reference).await
     }
 
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, AdminError> {
@@ -258,7 +263,7 @@ impl Admin for StoreAdmin {
     }
 
     async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, AdminError> {
-        Ok(self.store.event(reference).await?)
+        event(&*self.store, reference).await
     }
 
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, AdminError> {
@@ -308,7 +313,7 @@ impl Admin for StoreAdmin {
     }
 
     async fn enable(&self, route: &RouteName, request: EnableRequest) -> Result<Enabled, AdminError> {
-        switches_on(&self.config, route).map_err(|error| AdminError::Invalid(error.to_string()))?;
+        switches_on(&self.config, route).map_err(ApplyError::into_admin_error)?;
         let (waiting, since) = waiting_in(&self.transport.admin().queues().await?, route);
         set_skips(&*self.store, route, (request.from == EnableFrom::Now).then(|| self.clock.now())).await?;
         Ok(Enabled { route: route.clone(), from: request.from, waiting, since, reloaded: None })

@@ -10,7 +10,7 @@ use router_api::{
 use crate::{
     config::RouteConfig,
     dead_letter_groups,
-    filter::EventFilter,
+    filter::{EventFilter, FilterProblem},
     matcher::RouteMatcher,
     memory::Memory,
     observe::{Observers, RouterEvent},
@@ -50,7 +50,7 @@ impl Redrive<'_> {
     async fn select(&self, selection: &DeadLetterSelection) -> Result<Vec<StoredDeadLetter>, AdminError> {
         let filter = match &selection.when {
             Some(tree) => Some(EventFilter::compile(tree).map_err(|problems| {
-                let problems: Vec<String> = problems.iter().map(|problem| format!("`{}`: {}", problem.path.join("."), problem.message)).collect();
+                let problems: Vec<String> = problems.iter().map(sentence).collect();
                 AdminError::Invalid(format!("the filter is wrong: {}", problems.join("; ")))
             })?),
             None => None,
@@ -214,6 +214,16 @@ impl Redrive<'_> {
         memory.unpark_all_but(self.store, route, &held).await?;
         Ok(())
     }
+}
+
+/// What is wrong with a filter, where, and what to do: `file_path.0`: … (did you mean …?).
+fn sentence(problem: &FilterProblem) -> String {
+    let FilterProblem { path, message, help } = problem;
+    let place = format!("`{}`", path.join("."));
+    // The whole tree has no name, a field without one is told by its message, and some messages begin with the name.
+    let place = if path.iter().all(String::is_empty) || message.starts_with(&place) { String::new() } else { format!("{place}: ") };
+    let help = help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+    format!("{place}{message}{help}")
 }
 
 fn routes_of(letters: &[StoredDeadLetter]) -> BTreeSet<RouteName> {

@@ -9,8 +9,8 @@ use std::{
 };
 
 use router_api::{
-    Admin, BuildContext, BuildError, Canceller, Chance, Clock, EffectPort, EnableFrom, Enabled, Handler, QueueStats, Registry, RouteMode, RouteName,
-    RouteState, RoutingKey, Store, StoreError, Subscription, TakenUp, Transport, TransportError,
+    Admin, AdminError, BuildContext, BuildError, Canceller, Chance, Clock, EffectPort, EnableFrom, Enabled, Handler, QueueStats, Registry, RouteMode,
+    RouteName, RouteState, RoutingKey, Store, StoreError, Subscription, TakenUp, Transport, TransportError,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -100,9 +100,23 @@ pub enum ApplyError {
     /// [`Router::enable`] cannot do that.
     #[error("{0}")]
     Enable(String),
+    /// [`Router::enable`] does not know the route.
+    #[error("{0}")]
+    NoRoute(String),
     /// [`Router::enable`] cannot remember what the route is to skip.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl ApplyError {
+    /// The same for whoever asked for it through the admin port.
+    #[must_use]
+    pub fn into_admin_error(self) -> AdminError {
+        match self {
+            Self::NoRoute(error) => AdminError::NotFound(error),
+            other => AdminError::Invalid(other.to_string()),
+        }
+    }
 }
 
 /// How a stop went.
@@ -539,7 +553,7 @@ pub(crate) fn switches_on(config: &Config, route: &RouteName) -> Result<(), Appl
         ))),
         None => {
             let names: Vec<String> = config.routes.iter().map(|route| format!("`{}`", route.name)).collect();
-            Err(ApplyError::Enable(format!("there is no route `{route}` in the configuration; there are {}", names.join(", "))))
+            Err(ApplyError::NoRoute(format!("there is no route `{route}` in the configuration; there are {}", names.join(", "))))
         }
     }
 }

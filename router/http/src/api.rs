@@ -1,5 +1,5 @@
-//! The admin API `/api/v1`: what the command line asks a running router on its Unix socket, and what clients with a token ask it over
-//! TCP. The same paths, the same answers.
+//! The admin API `/api/v1`: what the command line asks a running router on its Unix socket, and what clients with an admin token ask it
+//! over TCP. The same paths, the same answers.
 //!
 //! The socket's mode is its authentication; [`crate::door`] says who may ask over TCP. Paths and parameters are read here and in
 //! `operate`, everything else is [`Admin`]'s business.

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::{
     guard::Client,
     ingest::read_body,
+    local_user::LocalUser,
     wire::{ErrorAnswer, ErrorKind, Refused},
 };
 
@@ -26,28 +27,39 @@ pub(crate) const VERB_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of a path in a line of the log.
 const PATH_BYTES_MAX: usize = 200;
 
-/// Who asks through the socket, which only the router's own user can open.
+/// Who asks through the socket, which only the router's own user and root can open.
 const SOCKET: &str = "socket";
+
+/// Who asks.
+struct Asking {
+    /// The client of a token, else the socket.
+    client: String,
+    /// The user on this machine, through the socket.
+    user: Option<String>,
+}
 
 /// Carries out a verb, within the limits for what comes in, and tells of it.
 pub(crate) async fn carry_out(State(body_timeout): State<Duration>, request: Request, next: Next) -> Response {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return next.run(request).await;
     }
-    let client = request.extensions().get::<Client>().map_or(SOCKET, |client| &client.0).to_owned();
+    let asking = Asking {
+        client: request.extensions().get::<Client>().map_or(SOCKET, |client| &client.name).to_owned(),
+        user: request.extensions().get::<LocalUser>().map(|user| user.name()),
+    };
     let verb = shown(request.method(), request.uri().path());
     let (parts, body) = request.into_parts();
     let body = match read_body(&parts.headers, body, VERB_BYTES_MAX, body_timeout).await {
         Ok(body) => body,
         Err(answer) => {
-            tell(&client, &verb, Some(&answer));
+            tell(&asking, &verb, Some(&answer));
             return answer.into_response();
         }
     };
     // In a task of its own: a client that hangs up leaves nothing half done, and none of it untold.
     let working = tokio::spawn(async move {
         let response = next.run(Request::from_parts(parts, Body::from(body))).await;
-        tell(&client, &verb, response.extensions().get::<Refused>().map(|refused| &refused.0));
+        tell(&asking, &verb, response.extensions().get::<Refused>().map(|refused| &refused.0));
         response
     });
     match working.await {
@@ -65,10 +77,12 @@ fn shown(method: &Method, path: &str) -> String {
     format!("{method} {}", &path[..end])
 }
 
-fn tell(client: &str, verb: &str, refused: Option<&ErrorAnswer>) {
+fn tell(Asking { client, user }: &Asking, verb: &str, refused: Option<&ErrorAnswer>) {
+    let user = user.as_deref();
+    let who = user.map_or_else(|| format!("client `{client}`"), |user| format!("client `{client}` (user `{user}`)"));
     match refused {
-        None => info!(client, verb, outcome = "done", "client `{client}` asked for `{verb}`: done"),
-        Some(answer) => warn!(client, verb, outcome = "refused", error = answer.error, "client `{client}` asked for `{verb}`: refused"),
+        None => info!(client, user, verb, outcome = "done", "{who} asked for `{verb}`: done"),
+        Some(answer) => warn!(client, user, verb, outcome = "refused", error = answer.error, "{who} asked for `{verb}`: refused"),
     }
 }
 

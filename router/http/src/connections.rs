@@ -44,12 +44,20 @@ use tower_service::Service as _;
 use crate::{
     heads::WatchedHeads,
     lingering::Lingering,
+    local_user::LocalUser,
     wire::{ErrorAnswer, ErrorKind},
 };
 
 /// Where a request comes from; among the extensions of each request over TCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Peer(pub(crate) IpAddr);
+
+/// The other side of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OtherSide {
+    peer: Option<Peer>,
+    user: Option<LocalUser>,
+}
 
 /// What one door allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,10 +104,8 @@ pub(crate) trait Listener: Send {
 
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
-    /// The other side's address, where it has one.
-    fn peer(_stream: &Self::Stream) -> Option<Peer> {
-        None
-    }
+    /// The other side, as far as it is known.
+    fn other_side(stream: &Self::Stream) -> OtherSide;
 }
 
 impl Listener for tokio::net::TcpListener {
@@ -112,8 +118,8 @@ impl Listener for tokio::net::TcpListener {
         Ok(stream)
     }
 
-    fn peer(stream: &Self::Stream) -> Option<Peer> {
-        stream.peer_addr().ok().map(|address| Peer(address.ip().to_canonical()))
+    fn other_side(stream: &Self::Stream) -> OtherSide {
+        OtherSide { peer: stream.peer_addr().ok().map(|address| Peer(address.ip().to_canonical())), user: None }
     }
 }
 
@@ -122,6 +128,10 @@ impl Listener for tokio::net::UnixListener {
 
     async fn accept(&self) -> io::Result<Self::Stream> {
         Self::accept(self).await.map(|(stream, _)| stream)
+    }
+
+    fn other_side(stream: &Self::Stream) -> OtherSide {
+        OtherSide { peer: None, user: stream.peer_cred().ok().map(|credentials| LocalUser(credentials.uid())) }
     }
 }
 
@@ -156,13 +166,13 @@ pub(crate) async fn serve<L: Listener>(listener: L, router: axum::Router, limits
             () = &mut shutdown => break,
             permit = Arc::clone(&slots).acquire_owned() => permit.expect("the semaphore is never closed"),
         };
-        let peer = L::peer(&stream);
-        let (connection, place) = open.enter(peer.map(|peer| peer.0).filter(|address| !address.is_loopback()));
+        let side = L::other_side(&stream);
+        let (connection, place) = open.enter(side.peer.map(|peer| peer.0).filter(|address| !address.is_loopback()));
         let (router, stopping) = (router.clone(), stopping.clone());
         tasks.spawn(async move {
             let _permit = permit;
             let Some(_place) = connection.turn(place, &stopping).await else { return };
-            answer(stream, peer, router, limits, connection, stopping).await;
+            answer(stream, side, router, limits, connection, stopping).await;
         });
     }
     drop(listener);
@@ -174,7 +184,7 @@ pub(crate) async fn serve<L: Listener>(listener: L, router: axum::Router, limits
     }
 }
 
-async fn answer<S>(stream: S, peer: Option<Peer>, router: axum::Router, limits: ServeLimits, connection: Arc<OpenConnection>, stopping: CancellationToken)
+async fn answer<S>(stream: S, side: OtherSide, router: axum::Router, limits: ServeLimits, connection: Arc<OpenConnection>, stopping: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -194,8 +204,11 @@ where
             // The parser goes by the encoding alone, so nothing more is read from such a connection.
             let encoded = request.headers().contains_key(header::TRANSFER_ENCODING);
             let mut request = request.map(|incoming| axum::body::Body::new(ReadBody::new(incoming, body)));
-            if let Some(peer) = peer {
+            if let Some(peer) = side.peer {
                 request.extensions_mut().insert(peer);
+            }
+            if let Some(user) = side.user {
+                request.extensions_mut().insert(user);
             }
             let response = router.call(request).await;
             if encoded { response.map(closing) } else { response }
@@ -466,8 +479,8 @@ mod tests {
             }
         }
 
-        fn peer(stream: &From) -> Option<Peer> {
-            Some(Peer(stream.address))
+        fn other_side(stream: &From) -> OtherSide {
+            OtherSide { peer: Some(Peer(stream.address)), user: None }
         }
     }
 

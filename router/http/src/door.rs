@@ -1,7 +1,7 @@
 //! The TCP door: where events come in, and `GET /healthz`, which says that the process is alive.
 //!
 //! Beyond loopback it listens only if it has tokens; [`crate::guard`] says who is let in. Its paths are those of `ingest`, `bloodbank`
-//! and `claude_hooks`, those of the admin API for clients with a token, and those that [`Door::with`] adds.
+//! and `claude_hooks`, those of the admin API for clients with a token for it, and those that [`Door::with`] adds.
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum DoorError {
     /// The address can be reached from other machines, and no client has a token.
-    #[error("`{0}` can be reached from other machines, so clients need tokens: set `[http] tokens`, or listen on `127.0.0.1` or `[::1]`")]
+    #[error("`{0}` can be reached from other machines, so clients need tokens: set `[http] tokens` or `admin_tokens`, or listen on `127.0.0.1` or `[::1]`")]
     NotLoopback(SocketAddr),
     /// A program that is known listens there.
     #[error("`{address}` is taken by {by}: stop it, or run beside it with `listen = \"off\"` or another address in `[http]`")]
@@ -152,7 +152,8 @@ impl Door {
             addressing: false,
         };
         let intake = Intake { ingest, clock: Arc::clone(&self.clock), chance: Arc::clone(&self.chance) };
-        let admin = api::paths(&self.admin, self.decode, self.limits).behind(|router| router.layer(middleware::from_fn(guard::only_clients)));
+        let only_admins = middleware::from_fn_with_state(Arc::new(self.access.clone()), guard::only_admins);
+        let admin = api::paths(&self.admin, self.decode, self.limits).behind(|router| router.layer(only_admins));
         paths(intake).merge(metrics::routes(self.telemetry.as_ref(), &self.admin)).merge(openapi::routes()).merge(admin)
     }
 

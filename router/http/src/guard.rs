@@ -1,13 +1,16 @@
 //! Who may knock at the TCP door: requests for this very address that no web page of elsewhere sent, and, where there are tokens,
-//! from clients that have one.
+//! from clients that have one; at the admin API, from clients that have one for it.
 //!
 //! A browser is the way in for strangers: a page can send forms and plain text anywhere (answered by the rule on content types in
 //! `ingest`), and can make its own name resolve to an address of this machine (answered by the rule on `Host`).
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
-    extract::Request,
+    extract::{Request, State},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -15,7 +18,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, header, uri::Authority};
 use percent_encoding::percent_decode_str;
 
 use crate::{
-    tokens::Tokens,
+    tokens::{Grant, Tokens},
     wire::{ErrorAnswer, ErrorKind},
 };
 
@@ -26,25 +29,41 @@ pub struct Access {
     hosts: Vec<String>,
 }
 
-/// The client whose token came with a request; among the request's extensions where the door has tokens.
+/// The client whose token came with a request; among the request's extensions where the door knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Client(pub String);
+pub struct Client {
+    /// Its name in the configuration.
+    pub name: String,
+    /// What it may do.
+    pub grant: Grant,
+}
 
 impl Access {
-    /// With tokens, pairs of a client's name and its secret, every request but `GET /healthz` needs one of them. `allowed_hosts` are
-    /// names under which the door may be asked besides the names of loopback, each with a port or for every port.
+    /// With tokens, pairs of a client's name and its secret, every request but `GET /healthz` needs one of them. They are for sending
+    /// events. `allowed_hosts` are names under which the door may be asked besides the names of loopback, each with a port or for every
+    /// port.
     #[must_use]
     pub fn new(tokens: impl IntoIterator<Item = (String, String)>, allowed_hosts: impl IntoIterator<Item = String>) -> Self {
-        Self { tokens: Tokens::new(tokens), hosts: allowed_hosts.into_iter().collect() }
+        let mut access = Self { tokens: Tokens::default(), hosts: allowed_hosts.into_iter().collect() };
+        access.tokens.add(Grant::Send, tokens);
+        access
     }
 
-    /// True if clients need a token.
+    /// Adds the tokens of clients that may use the admin API too. Without any it is closed. On loopback they alone do not make senders
+    /// need one.
+    #[must_use]
+    pub fn admin(mut self, tokens: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.tokens.add(Grant::Admin, tokens);
+        self
+    }
+
+    /// True if there are tokens, of either kind.
     #[must_use]
     pub fn has_tokens(&self) -> bool {
         !self.tokens.is_empty()
     }
 
-    /// Lets a request to the door at `door` pass, with the client if there are tokens, or says why not.
+    /// Lets a request to the door at `door` pass, with the client if its token is known, or says why not.
     pub(crate) fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap, door: SocketAddr) -> Result<Option<Client>, ErrorAnswer> {
         let mut hosts = headers.get_all(header::HOST).iter();
         let Some(host) = hosts.next() else {
@@ -65,12 +84,33 @@ impl Access {
                 return Err(ErrorAnswer::new(ErrorKind::Forbidden, "the request comes from a web page of another origin"));
             }
         }
-        if self.tokens.is_empty() || (method == Method::GET && uri.path() == "/healthz") {
+        if method == Method::GET && uri.path() == "/healthz" {
             return Ok(None);
         }
-        let client = self.tokens.client(headers).map(|name| Client(name.to_owned()));
-        let refused = || ErrorAnswer::new(ErrorKind::Unauthorized, "no token that this router knows: send `Authorization: Bearer` and one of `[http] tokens`");
-        client.map(Some).ok_or_else(refused)
+        match self.tokens.client(headers) {
+            Some((name, grant)) => Ok(Some(Client { name: name.to_owned(), grant })),
+            None if self.tokens.has(Grant::Send) || !is_loopback(door.ip()) => Err(unknown("tokens")),
+            None => Ok(None),
+        }
+    }
+
+    /// Lets a client use the admin API, or says why not.
+    fn check_admin(&self, client: Option<&Client>) -> Result<(), ErrorAnswer> {
+        let is_open = self.tokens.has(Grant::Admin);
+        match client.map(|client| client.grant) {
+            Some(Grant::Admin) => Ok(()),
+            Some(Grant::Send) if is_open => {
+                let message = "this token is for sending events: the admin API needs one of `[http] admin_tokens`";
+                Err(ErrorAnswer::new(ErrorKind::Forbidden, message))
+            }
+            None if is_open => Err(unknown("admin_tokens")),
+            _ => {
+                let message = "over TCP the admin API needs a token of its own, on this machine too: give each client that may use it one, \
+                               `[http] admin_tokens = { laptop = \"${file:…}\" }`, and send it as `Authorization: Bearer …`; the commands of \
+                               `event-router` need none, they go through the socket beside the store";
+                Err(ErrorAnswer::new(ErrorKind::Forbidden, message))
+            }
+        }
     }
 
     fn is_this_door(&self, authority: &Authority, door: SocketAddr) -> bool {
@@ -113,14 +153,16 @@ fn check_text(uri: &Uri) -> Result<(), ErrorAnswer> {
     Ok(())
 }
 
-/// Lets only clients with a name pass. Where the door has no tokens, that is nobody.
-pub(crate) async fn only_clients(request: Request, next: Next) -> Response {
-    if request.extensions().get::<Client>().is_some() {
-        return next.run(request).await;
+/// Lets only clients pass that may use the admin API. Where the door has no token for it, that is nobody.
+pub(crate) async fn only_admins(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    match access.check_admin(request.extensions().get::<Client>()) {
+        Ok(()) => next.run(request).await,
+        Err(answer) => answer.into_response(),
     }
-    let message = "over TCP the admin API needs a token, on this machine too: give each client one, `[http] tokens = { laptop = \"${file:…}\" }`, and send \
-                   it as `Authorization: Bearer …`; the commands of `event-router` need none, they go through the socket beside the store";
-    ErrorAnswer::new(ErrorKind::Forbidden, message).into_response()
+}
+
+fn unknown(table: &str) -> ErrorAnswer {
+    ErrorAnswer::new(ErrorKind::Unauthorized, format!("no token that this router knows: send `Authorization: Bearer` and one of `[http] {table}`"))
 }
 
 fn text(value: &HeaderValue) -> Option<&str> {
@@ -165,7 +207,7 @@ mod tests {
             headers.append(http::HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
         }
         let checked = access.check(&Method::GET, &path.parse().unwrap(), &headers, door.parse().unwrap());
-        checked.map(|client| client.map(|client| client.0)).map_err(|answer| answer.kind)
+        checked.map(|client| client.map(|client| client.name)).map_err(|answer| answer.kind)
     }
 
     #[test]
@@ -248,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_door_beyond_loopback_is_asked_by_its_addresses() {
-        let access = Access::default();
+        let access = Access::new([("ci".to_owned(), "sesame".to_owned())], []);
         for (door, host, expected) in [
             ("192.0.2.7:8682", "192.0.2.7:8682", true),
             ("192.0.2.7:8682", "192.0.2.8:8682", false),
@@ -258,7 +300,7 @@ mod tests {
             ("0.0.0.0:8682", "0.0.0.0:8682", false),
             ("0.0.0.0:8682", "evil.example:8682", false),
         ] {
-            assert_eq!(asked(&access, door, "/events", &[("host", host)]).is_ok(), expected, "{door} {host}");
+            assert_eq!(asked(&access, door, "/events", &[("host", host), ("authorization", "Bearer sesame")]).is_ok(), expected, "{door} {host}");
         }
     }
 
@@ -271,5 +313,41 @@ mod tests {
         assert_eq!(asked(&access, "127.0.0.1:8682", "/events", &[host, ("authorization", "Bearer sesame")]), Ok(Some("ci".to_owned())));
         assert_eq!(asked(&access, "127.0.0.1:8682", "/healthz", &[host]), Ok(None));
         assert_eq!(asked(&access, "127.0.0.1:8682", "/healthz/", &[host]), Err(ErrorKind::Unauthorized));
+    }
+
+    #[test]
+    fn an_admin_token_opens_all_and_makes_senders_of_other_machines_need_one() {
+        let access = Access::new([], []).admin([("desk".to_owned(), "abracadabra".to_owned())]);
+        let bearer = ("authorization", "Bearer abracadabra");
+        let host = ("host", "localhost:8682");
+        assert_eq!(asked(&access, "127.0.0.1:8682", "/events", &[host]), Ok(None), "whoever may send without a token goes on to");
+        assert_eq!(asked(&access, "127.0.0.1:8682", "/events", &[host, bearer]), Ok(Some("desk".to_owned())));
+        assert_eq!(asked(&access, "0.0.0.0:8682", "/events", &[host]), Err(ErrorKind::Unauthorized));
+        assert_eq!(asked(&access, "0.0.0.0:8682", "/metrics", &[host]), Err(ErrorKind::Unauthorized));
+        assert_eq!(asked(&access, "0.0.0.0:8682", "/healthz", &[host]), Ok(None));
+        assert_eq!(asked(&access, "0.0.0.0:8682", "/events", &[host, bearer]), Ok(Some("desk".to_owned())));
+        let both = Access::new([("ci".to_owned(), "sesame".to_owned())], []).admin([("desk".to_owned(), "abracadabra".to_owned())]);
+        assert_eq!(asked(&both, "127.0.0.1:8682", "/events", &[host]), Err(ErrorKind::Unauthorized));
+    }
+
+    #[test]
+    fn only_an_admin_token_opens_the_admin_api() {
+        let of = |grant| Client { name: "x".to_owned(), grant };
+        let with = Access::new([("ci".to_owned(), "sesame".to_owned())], []).admin([("desk".to_owned(), "abracadabra".to_owned())]);
+        let without = Access::new([("ci".to_owned(), "sesame".to_owned())], []);
+        for (access, client, expected) in [
+            (&with, Some(Grant::Admin), Ok(())),
+            (&with, Some(Grant::Send), Err(ErrorKind::Forbidden)),
+            (&with, None, Err(ErrorKind::Unauthorized)),
+            (&without, Some(Grant::Send), Err(ErrorKind::Forbidden)),
+            (&without, None, Err(ErrorKind::Forbidden)),
+            (&Access::default(), None, Err(ErrorKind::Forbidden)),
+        ] {
+            let checked = access.check_admin(client.map(of).as_ref());
+            if let Err(answer) = &checked {
+                assert!(answer.error.contains("[http] admin_tokens"), "{}", answer.error);
+            }
+            assert_eq!(checked.map_err(|answer| answer.kind), expected, "{access:?} {client:?}");
+        }
     }
 }

@@ -4,7 +4,8 @@
 //! the doors do with an event is decided behind [`router_api::Admin`]; nothing here opens a store or knows a route.
 //!
 //! The TCP door takes in events, says that it is alive, and serves the admin API. Beyond loopback it needs tokens, and whatever reads
-//! or changes the router's state needs one in any case, or goes through the socket, which only the router's own user can open.
+//! or changes the router's state needs one of its own in any case, which a token for sending is not, or goes through the socket, which
+//! only the router's own user can open.
 
 mod api;
 mod audit;
@@ -22,6 +23,7 @@ mod guard;
 mod heads;
 mod ingest;
 mod lingering;
+mod local_user;
 mod metrics;
 mod openapi;
 mod operate;
@@ -43,4 +45,5 @@ pub use openapi::openapi;
 pub use operate::{Named, schema};
 pub use ready::{ConfigOutcome, Readiness, ReadyAnswer, ReadyConfig, ReadyPart, ReadyRoute};
 pub use socket::{SocketError, socket_path};
+pub use tokens::Grant;
 pub use wire::{BatchAnswer, DeadLetterAnswer, DeadLettersAnswer, ErrorAnswer, ErrorKind, EventsAnswer, PublishedAnswer, StatusAnswer, key_of};

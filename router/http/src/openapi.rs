@@ -47,14 +47,15 @@ pub fn openapi() -> Value {
             { "name": "claude-code", "description": "Hooks of Claude Code" },
             { "name": "bloodbank", "description": "What Bloodbank's producers send, answered as Bloodbank answers" },
             { "name": "health", "description": "For monitors" },
-            { "name": "admin", "description": "What the commands do; over TCP with a token only, loopback included" },
+            { "name": "admin", "description": "What the commands do; over TCP with an admin token only, loopback included" },
         ],
         "paths": paths,
         "components": {
             "schemas": schemas,
             "responses": responses,
             "securitySchemes": {
-                "token": { "type": "http", "scheme": "bearer", "description": "One of `[http] tokens`" },
+                "token": { "type": "http", "scheme": "bearer", "description": "One of `[http] tokens` or of `admin_tokens`" },
+                "adminToken": { "type": "http", "scheme": "bearer", "description": "One of `[http] admin_tokens`" },
             },
         },
     });

@@ -1,4 +1,4 @@
-//! Who a client is: a token for each, compared in a time that tells nothing about it.
+//! Who a client is and what it may do: a token for each, compared in a time that tells nothing about it.
 //!
 //! Only digests are kept, and every one of them is compared to its end, whichever fits. So the time depends on how many tokens there
 //! are and on the length of what was sent, never on how much of it was right.
@@ -11,30 +11,44 @@ use sha2::{Digest as _, Sha256};
 /// A token that is longer is none; it is not even digested.
 const TOKEN_BYTES_MAX: usize = 4096;
 
-/// The tokens of the clients. Shows names alone.
+/// What a client may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// Send events, and read what monitors read.
+    Send,
+    /// That, and everything that the commands do.
+    Admin,
+}
+
+/// The tokens of the clients. Shows names and grants alone.
 #[derive(Clone, Default)]
 pub(crate) struct Tokens {
-    clients: Vec<(String, [u8; 32])>,
+    clients: Vec<(String, Grant, [u8; 32])>,
 }
 
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.clients.iter().map(|(name, _)| name)).finish()
+        f.debug_list().entries(self.clients.iter().map(|(name, grant, _)| (name, grant))).finish()
     }
 }
 
 impl Tokens {
-    /// Of pairs of a client's name and its token.
-    pub(crate) fn new(tokens: impl IntoIterator<Item = (String, String)>) -> Self {
-        Self { clients: tokens.into_iter().map(|(name, token)| (name, digest(token.as_bytes()))).collect() }
+    /// Adds pairs of a client's name and its token. Of two that are the same, the one that grants less counts.
+    pub(crate) fn add(&mut self, grant: Grant, tokens: impl IntoIterator<Item = (String, String)>) {
+        self.clients.extend(tokens.into_iter().map(|(name, token)| (name, grant, digest(token.as_bytes()))));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.clients.is_empty()
     }
 
-    /// The name of the client that `Authorization: Bearer …` belongs to. Two such headers belong to nobody.
-    pub(crate) fn client(&self, headers: &HeaderMap) -> Option<&str> {
+    /// Is there a token that grants this?
+    pub(crate) fn has(&self, wanted: Grant) -> bool {
+        self.clients.iter().any(|(_, grant, _)| *grant == wanted)
+    }
+
+    /// The name of the client that `Authorization: Bearer …` belongs to, and what it may do. Two such headers belong to nobody.
+    pub(crate) fn client(&self, headers: &HeaderMap) -> Option<(&str, Grant)> {
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else { return None };
         let (scheme, token) = value.as_bytes().split_at_checked(7)?;
@@ -42,10 +56,10 @@ impl Tokens {
             return None;
         }
         let sent = digest(token.trim_ascii());
-        let mut found = None;
-        for (name, digest) in &self.clients {
-            if equal(digest, &sent) {
-                found = Some(name.as_str());
+        let mut found: Option<(&str, Grant)> = None;
+        for (name, grant, digest) in &self.clients {
+            if equal(digest, &sent) && !found.is_some_and(|(_, found)| found == Grant::Send) {
+                found = Some((name.as_str(), *grant));
             }
         }
         found
@@ -68,19 +82,25 @@ mod tests {
 
     use super::*;
 
-    fn client(lines: &[&str]) -> Option<String> {
-        let tokens = Tokens::new([("ci".to_owned(), "sesame".to_owned()), ("laptop".to_owned(), "open wide".to_owned())]);
+    fn tokens() -> Tokens {
+        let mut tokens = Tokens::default();
+        tokens.add(Grant::Admin, [("desk".to_owned(), "abracadabra".to_owned()), ("both".to_owned(), "open wide".to_owned())]);
+        tokens.add(Grant::Send, [("ci".to_owned(), "sesame".to_owned()), ("laptop".to_owned(), "open wide".to_owned())]);
+        tokens
+    }
+
+    fn client(lines: &[&str]) -> Option<(String, Grant)> {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(header::AUTHORIZATION, HeaderValue::try_from(*line).unwrap());
         }
-        tokens.client(&headers).map(str::to_owned)
+        tokens().client(&headers).map(|(name, grant)| (name.to_owned(), grant))
     }
 
     #[test]
     fn a_token_names_its_client_and_nothing_else_does() {
-        assert_eq!(client(&["Bearer sesame"]).as_deref(), Some("ci"));
-        assert_eq!(client(&["bearer  open wide "]).as_deref(), Some("laptop"));
+        assert_eq!(client(&["Bearer sesame"]), Some(("ci".to_owned(), Grant::Send)));
+        assert_eq!(client(&["bearer  abracadabra "]), Some(("desk".to_owned(), Grant::Admin)));
         for lines in [
             &[][..],
             &[""],
@@ -100,8 +120,18 @@ mod tests {
     }
 
     #[test]
+    fn a_token_of_two_clients_grants_the_less() {
+        assert_eq!(client(&["Bearer open wide"]), Some(("laptop".to_owned(), Grant::Send)));
+        let mut other_order = Tokens::default();
+        other_order.add(Grant::Send, [("laptop".to_owned(), "open".to_owned())]);
+        other_order.add(Grant::Admin, [("both".to_owned(), "open".to_owned())]);
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static("Bearer open"))]);
+        assert_eq!(other_order.client(&headers), Some(("laptop", Grant::Send)));
+    }
+
+    #[test]
     fn no_token_is_ever_shown() {
-        let tokens = Tokens::new([("ci".to_owned(), "sesame".to_owned())]);
-        assert_eq!(format!("{tokens:?}"), "[\"ci\"]");
+        let shown = format!("{:?}", tokens());
+        assert!(shown.contains("(\"ci\", Send)") && !shown.contains("sesame"), "{shown}");
     }
 }

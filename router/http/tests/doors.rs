@@ -412,16 +412,58 @@ async fn without_tokens_the_admin_api_on_tcp_says_how_to_set_one() {
             let answer = door.send(line, headers, body).await;
             assert_eq!(status(&answer), 403, "{line}: {answer}");
             let sentence = json(&answer)["error"].as_str().unwrap().to_owned();
-            assert!(sentence.contains("[http] tokens") && sentence.contains("socket"), "{sentence}");
+            assert!(sentence.contains("[http] admin_tokens") && sentence.contains("socket"), "{sentence}");
         }
     }
     assert!(door.admin.asked.lock().unwrap().is_empty() && door.admin.published.lock().unwrap().is_empty(), "nothing was asked of the router");
     door.end().await;
 }
 
+/// One client that may send events, one that may use the admin API.
+fn admins() -> Access {
+    Access::new([("ci".to_owned(), "for sending".to_owned())], []).admin([("laptop".to_owned(), "sesame".to_owned())])
+}
+
 #[tokio::test]
-async fn with_a_token_the_admin_api_on_tcp_is_that_of_the_socket() {
-    let access = Access::new([("laptop".to_owned(), "sesame".to_owned())], []);
+async fn a_token_for_sending_opens_nothing_of_the_admin_api() {
+    let with = Access::new([("ci".to_owned(), "for sending".to_owned())], []);
+    for access in [with, admins()] {
+        let door = open_for(FakeAdmin::default(), ServeLimits::default(), access).await;
+        for (line, body) in ADMIN {
+            let answer = door.send(line, "Content-Type: application/json\r\nAuthorization: Bearer for sending\r\n", body).await;
+            assert_eq!(status(&answer), 403, "{line}: {answer}");
+            assert!(json(&answer)["error"].as_str().unwrap().contains("[http] admin_tokens"), "{answer}");
+            let other_host =
+                format!("{line} HTTP/1.1\r\nHost: evil.example\r\nAuthorization: Bearer for sending\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+            assert_eq!(status(&door.raw(&other_host).await), 403, "{line}");
+            for unknown in ["", "Authorization: Bearer other\r\n"] {
+                assert_eq!(status(&door.send(line, &format!("Content-Type: application/json\r\n{unknown}"), body).await), 401, "{line} {unknown}");
+            }
+        }
+        assert!(door.admin.asked.lock().unwrap().is_empty() && door.admin.published.lock().unwrap().is_empty(), "nothing was asked of the router");
+        let sent = door.send("POST /events", "Content-Type: application/json\r\nAuthorization: Bearer for sending\r\n", r#"{"event_type":"a"}"#).await;
+        assert_eq!(status(&sent), 200, "{sent}");
+        door.end().await;
+    }
+}
+
+#[tokio::test]
+async fn where_only_admins_have_tokens_the_admin_api_asks_for_one_and_events_come_in_without() {
+    let access = Access::new([], []).admin([("laptop".to_owned(), "sesame".to_owned())]);
+    let door = open_for(FakeAdmin::default(), ServeLimits::default(), access).await;
+    assert_eq!(status(&door.post("/events", r#"{"event_type":"a"}"#).await), 200);
+    for (line, body) in ADMIN {
+        for headers in ["", "Authorization: Bearer other\r\n"] {
+            let answer = door.send(line, &format!("Content-Type: application/json\r\n{headers}"), body).await;
+            assert_eq!(status(&answer), 401, "{line}: {answer}");
+        }
+    }
+    door.end().await;
+}
+
+#[tokio::test]
+async fn with_an_admin_token_the_admin_api_on_tcp_is_that_of_the_socket() {
+    let access = admins();
     let door = open_for(FakeAdmin::default(), ServeLimits::default(), access).await;
     for (line, body) in ADMIN {
         for headers in ["", "Authorization: Bearer other\r\n", "Authorization: Basic sesame\r\n"] {
@@ -440,7 +482,7 @@ async fn with_a_token_the_admin_api_on_tcp_is_that_of_the_socket() {
 
 #[tokio::test]
 async fn a_verb_has_its_own_limits_for_what_it_is_given() {
-    let access = Access::new([("laptop".to_owned(), "sesame".to_owned())], []);
+    let access = admins();
     let limits = ServeLimits { body_timeout: Duration::from_millis(100), ..ServeLimits::default() };
     let door = open_for(FakeAdmin::default(), limits, access).await;
     let port = door.address.port();
@@ -484,7 +526,7 @@ async fn a_client_that_closes_its_side_gets_its_answer() {
 
 #[tokio::test]
 async fn bytes_that_are_no_text_become_no_key() {
-    let access = Access::new([("laptop".to_owned(), "sesame".to_owned())], []);
+    let access = admins();
     let door = open_for(FakeAdmin::default(), ServeLimits::default(), access).await;
     let headers = "Content-Type: application/json\r\nAuthorization: Bearer sesame\r\n";
     for target in [

@@ -296,6 +296,19 @@ async fn with_tokens_a_client_needs_its_own() {
     assert_eq!(door.published().len(), 1);
 }
 
+#[tokio::test]
+async fn an_admin_token_is_good_for_sending_and_does_not_close_the_door_to_senders_of_this_machine() {
+    let admin = || [("desk".to_owned(), "abracadabra".to_owned())];
+    let json = "Content-Type: application/json\r\n";
+    let bearer = format!("{json}Authorization: Bearer abracadabra\r\n");
+    let door = open_for(Access::new([("ci".to_owned(), "sesame".to_owned())], []).admin(admin())).await;
+    assert_eq!(door.send("/events", json, "{\"event_type\":\"a\"}").await.0, 401);
+    assert_eq!(door.send("/events", &bearer, "{\"event_type\":\"a\"}").await.0, 200);
+    let door = open_for(Access::new([], []).admin(admin())).await;
+    assert_eq!(door.send("/events", json, "{\"event_type\":\"a\"}").await.0, 200);
+    assert_eq!(door.send("/events", &bearer, "{\"event_type\":\"a\"}").await.0, 200);
+}
+
 fn keys(told: &[(String, Value)]) -> Vec<&str> {
     told.iter().map(|(key, _)| key.as_str()).collect()
 }

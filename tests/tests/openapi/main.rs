@@ -11,6 +11,7 @@ mod schema;
 use schema::Document;
 
 const TOKEN: &str = "3f9c51d2a7e94b6c8d1e";
+const SENDERS_TOKEN: &str = "81b2d0c4e6f7a9931c55";
 
 /// A route that does its work, one that gives up on everything, one that waits for more.
 fn home() -> Home {
@@ -46,7 +47,9 @@ on = ["z.#"]
 handler = "log"
 "#,
     );
-    let text = home.read("config/router.toml").replace("[http]\n", &format!("[http]\ntokens = {{ laptop = \"{TOKEN}\" }}\n"));
+    let text = home
+        .read("config/router.toml")
+        .replace("[http]\n", &format!("[http]\ntokens = {{ ci = \"{SENDERS_TOKEN}\" }}\nadmin_tokens = {{ laptop = \"{TOKEN}\" }}\n"));
     home.write("config/router.toml", &text);
     home
 }
@@ -188,6 +191,11 @@ fn what_a_running_router_answers_is_what_the_document_says() {
         let asked = ask(&service, method, &target, JSON, "{}");
         assert_eq!(asked.status == 401, !is_open, "{id} without a token: {asked:?}");
         look(id, operation, "without a token", &asked);
+        let sender = format!("Authorization: Bearer {SENDERS_TOKEN}\r\n{JSON}Origin: http://localhost\r\n");
+        let is_for_admins = operation["security"] == json!([{ "adminToken": [] }]);
+        let asked = ask(&service, method, &target, &sender, "{\"a\":");
+        assert_eq!(asked.status == 403, is_for_admins, "{id} with a token for sending: {asked:?}");
+        look(id, operation, "with a token for sending", &asked);
         for (what, headers, body) in [
             ("from a foreign page", authorized() + JSON + "Origin: https://evil.example\r\n", "{}"),
             ("to a foreign host", authorized() + JSON + "Host: evil.example\r\n", "{}"),

@@ -159,7 +159,18 @@ async fn letters_are_chosen_by_route_reason_class_filter_and_number() {
     assert_eq!(count(DeadLetterSelection { route: Some("other".parse().unwrap()), ..all() }).await.unwrap(), 0);
     assert_eq!(count(DeadLetterSelection { limit: Some(2), ..all() }).await.unwrap(), 2);
     assert!(count(DeadLetterSelection { ids: vec!["nope".into()], ..all() }).await.is_err());
-    assert!(count(DeadLetterSelection { when: Some(serde_json::json!({ "sesion_id": ["s1"] })), ..all() }).await.is_err());
+    for (when, expected) in [
+        (serde_json::json!({ "sesion_id": ["s1"] }), "the filter is wrong: `sesion_id` is no field of events (did you mean `session_id`?)"),
+        (serde_json::json!(["s1"]), "the filter is wrong: a filter is a table of fields, this is an array (write `{ tool_name = \"Write\" }`)"),
+        (
+            serde_json::json!({ "session_id": [] }),
+            "the filter is wrong: `session_id`: an empty list never matches (list at least one value, or take the field out)",
+        ),
+    ] {
+        assert_eq!(count(DeadLetterSelection { when: Some(when), ..all() }).await.unwrap_err().to_string(), expected);
+    }
+    let nameless = count(DeadLetterSelection { when: Some(serde_json::json!({ "": ["s1"] })), ..all() }).await.unwrap_err().to_string();
+    assert!(nameless.starts_with("the filter is wrong: ") && !nameless.contains("``"), "{nameless}");
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ fn selection(args: SelectionArgs) -> anyhow::Result<DeadLetterSelection> {
     }
     let mut when = Map::new();
     for field in fields {
-        let Some((name, value)) = field.split_once('=') else { bail!("`{field}` is not of the form FIELD=VALUE") };
+        let Some((name, value)) = field.split_once('=').filter(|(name, _)| !name.is_empty()) else { bail!("`{field}` is not of the form FIELD=VALUE") };
         // A number or a truth value fits both itself and its text, so that nobody has to know how the producer wrote it.
         let mut values = vec![json!(value)];
         values.extend(serde_json::from_str::<Value>(value).ok().filter(|value| value.is_number() || value.is_boolean()));

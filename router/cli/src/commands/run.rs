@@ -10,7 +10,7 @@ use router_api::{Admin, Chance, Clock, Store, Transport};
 use router_core::{
     Applied, ApplyError, Router,
     alerts::dead_letter_alerts,
-    config::{Config, Severity, TransportConfig},
+    config::{Config, Secret, Severity, TransportConfig},
 };
 use router_embedded::{Embedded, OpenError};
 use router_http::{Access, AdminSocket, Door, DoorParts, socket_path};
@@ -234,8 +234,8 @@ async fn doors(config: &Config, admin: Arc<dyn Admin>) -> anyhow::Result<Doors> 
     let http = match config.http.listen {
         Some(address) => {
             let parts = DoorParts { admin: Arc::clone(&admin), clock: Arc::new(SystemClock), chance: Arc::new(OsChance), decode };
-            let tokens = config.http.tokens.iter().map(|(name, token)| (name.clone(), token.reveal().to_owned()));
-            let access = Access::new(tokens, config.http.allowed_hosts.iter().cloned());
+            let revealed = |tokens: &[(String, Secret)]| tokens.iter().map(|(name, token)| (name.clone(), token.reveal().to_owned())).collect::<Vec<_>>();
+            let access = Access::new(revealed(&config.http.tokens), config.http.allowed_hosts.iter().cloned()).admin(revealed(&config.http.admin_tokens));
             Some(Door::bind(address, access, parts).await.context("the HTTP door cannot be opened")?)
         }
         None => None,

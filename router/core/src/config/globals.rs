@@ -52,8 +52,8 @@ pub(super) fn config(
     if let Some(transport) = &transport {
         broker::routes(transport, built, drafts);
     }
-    let tokens = tokens(http.tokens.as_ref(), globals, drafts);
-    let listen = listen(http.listen.as_deref(), !tokens.is_empty(), globals, drafts);
+    let (tokens, admin_tokens) = tokens([http.tokens.as_ref(), http.admin_tokens.as_ref()], globals, drafts);
+    let listen = listen(http.listen.as_deref(), !tokens.is_empty() || !admin_tokens.is_empty(), globals, drafts);
     check_hosts(http.allowed_hosts.as_deref().unwrap_or_default(), globals, drafts);
     let redact =
         RedactConfig { paths: redact.paths.unwrap_or_default(), patterns: redact.patterns.unwrap_or_default(), builtin: redact.builtin.unwrap_or(true) };
@@ -89,7 +89,7 @@ pub(super) fn config(
             sync: store.synchronous != Some(RawSynchronous::Normal),
             retention: Retention { age: DAY * store.retention_days.unwrap_or(30), bytes_max: store.retention_bytes_max.unwrap_or(1 << 30) },
         },
-        http: HttpConfig { listen: listen?, tokens, allowed_hosts: http.allowed_hosts.unwrap_or_default() },
+        http: HttpConfig { listen: listen?, tokens, admin_tokens, allowed_hosts: http.allowed_hosts.unwrap_or_default() },
         limits: Limits { decode },
         redact,
         log: LogConfig { level, format: log.format.unwrap_or_default() },
@@ -142,30 +142,52 @@ fn listen(text: Option<&str>, has_tokens: bool, globals: &Node, drafts: &mut Vec
 /// A token that can be guessed is none.
 const TOKEN_BYTES_MIN: usize = 16;
 
-/// The tokens that can be used; those that cannot are reported.
-fn tokens(tokens: Option<&BTreeMap<String, String>>, globals: &Node, drafts: &mut Vec<Draft>) -> Vec<(String, Secret)> {
-    let nodes = globals.at(&globals.steps("http.tokens")).and_then(Node::as_table);
-    let mut all: Vec<(String, Secret)> = Vec::new();
-    for (name, token) in tokens.into_iter().flatten() {
-        let node = nodes.and_then(|nodes| nodes.get(name));
-        if node.and_then(Node::as_text).is_some_and(|text| text.filled == Filled::Missing) {
-            continue;
+/// The tables of tokens: of clients that send events, and of those that may command the router.
+const TOKEN_TABLES: [&str; 2] = ["tokens", "admin_tokens"];
+
+/// The tokens that can be used, of both tables; those that cannot are reported.
+fn tokens(written: [Option<&BTreeMap<String, String>>; 2], globals: &Node, drafts: &mut Vec<Draft>) -> (Vec<(String, Secret)>, Vec<(String, Secret)>) {
+    let mut all: [Vec<(String, Secret)>; 2] = Default::default();
+    for (at, table) in TOKEN_TABLES.into_iter().enumerate() {
+        let steps = globals.steps(&format!("http.{table}"));
+        let nodes = globals.at(&steps).and_then(Node::as_table);
+        for (name, token) in written[at].into_iter().flatten() {
+            let node = nodes.and_then(|nodes| nodes.get(name));
+            if node.and_then(Node::as_text).is_some_and(|text| text.filled == Filled::Missing) {
+                continue;
+            }
+            let token = token.trim();
+            let Some(problem) = token_problem(token, at, &all) else {
+                all[at].push((name.clone(), Secret::new(token)));
+                continue;
+            };
+            let place = node.map_or_else(|| globals.span_at(&steps), |node| node.span);
+            let of = if at == 0 { "token" } else { "admin token" };
+            drafts.push(
+                Draft::error("bad-token", format!("the {of} of {} {problem}", ticked(name))).at(place).help("a good one comes from `openssl rand -hex 32`"),
+            );
         }
-        let problem = if token.trim().len() < TOKEN_BYTES_MIN {
-            format!("has fewer than {TOKEN_BYTES_MIN} bytes, so it can be guessed")
-        } else if !token.trim().bytes().all(|byte| byte.is_ascii_graphic()) {
-            "has characters that a header cannot carry".to_owned()
-        } else if let Some((other, _)) = all.iter().find(|(_, known)| known.reveal() == token.trim()) {
+    }
+    let [tokens, admin_tokens] = all;
+    (tokens, admin_tokens)
+}
+
+/// Why a token of the table `at` cannot be used beside those that are known.
+fn token_problem(token: &str, at: usize, known: &[Vec<(String, Secret)>; 2]) -> Option<String> {
+    if token.len() < TOKEN_BYTES_MIN {
+        return Some(format!("has fewer than {TOKEN_BYTES_MIN} bytes, so it can be guessed"));
+    }
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Some("has characters that a header cannot carry".to_owned());
+    }
+    known.iter().zip(TOKEN_TABLES).enumerate().find_map(|(table, (clients, named))| {
+        let (other, _) = clients.iter().find(|(_, secret)| secret.reveal() == token)?;
+        Some(if table == at {
             format!("is that of {} too, so nobody could tell the two apart", ticked(other))
         } else {
-            all.push((name.clone(), Secret::new(token.trim())));
-            continue;
-        };
-        let place = node.map_or_else(|| globals.span_at(&globals.steps("http.tokens")), |node| node.span);
-        drafts
-            .push(Draft::error("bad-token", format!("the token of {} {problem}", ticked(name))).at(place).help("a good one comes from `openssl rand -hex 32`"));
-    }
-    all
+            format!("is that of {} in `{named}` too, so whoever may send events could do all that the commands do", ticked(other))
+        })
+    })
 }
 
 fn check_hosts(hosts: &[String], globals: &Node, drafts: &mut Vec<Draft>) {

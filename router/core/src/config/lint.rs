@@ -217,13 +217,14 @@ pub(super) fn mark_broker_urls(node: &mut Node) -> Vec<Span> {
     found
 }
 
-/// Texts in tables such as `secret_headers` and `tokens`, which are never shown whatever their keys and values look like.
+/// Texts in tables such as `secret_headers`, `tokens` and `admin_tokens`, which are never shown whatever their keys and values look like.
 fn each_text_of_secret_tables(node: &mut Node, change: &mut impl FnMut(Span, &mut Text)) {
     match &mut node.value {
         NodeValue::Array(items) => items.iter_mut().for_each(|item| each_text_of_secret_tables(item, change)),
         NodeValue::Table(table) => {
             for entry in &mut table.entries {
-                if entry.key.starts_with("secret_") || (entry.key == "tokens" && matches!(entry.node.value, NodeValue::Table(_))) {
+                let is_tokens = matches!(entry.key.as_str(), "tokens" | "admin_tokens") && matches!(entry.node.value, NodeValue::Table(_));
+                if entry.key.starts_with("secret_") || is_tokens {
                     entry.node.each_text_mut("", &mut |_, span, text| change(span, text));
                 } else {
                     each_text_of_secret_tables(&mut entry.node, change);

@@ -116,8 +116,10 @@ pub struct Retention {
 pub struct HttpConfig {
     /// `None` for `listen = "off"`.
     pub listen: Option<SocketAddr>,
-    /// A client's name and its token, each. With any, every client needs one; beyond loopback there is one at least.
+    /// The name and the token of each client that may send events. With any, every client needs one.
     pub tokens: Vec<(String, Secret)>,
+    /// Those of the clients that may use the admin API too. Beyond loopback there is one at least, here or in `tokens`.
+    pub admin_tokens: Vec<(String, Secret)>,
     /// Names under which the door may be asked besides those of loopback, each with a port or for every port.
     pub allowed_hosts: Vec<String>,
 }

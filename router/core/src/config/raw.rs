@@ -148,11 +148,14 @@ pub(super) enum RawSynchronous {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawHttp {
-    /// Address and port, or `off`. Addresses beyond this machine need `tokens`. Default `127.0.0.1:8682`.
+    /// Address and port, or `off`. Addresses beyond this machine need `tokens` or `admin_tokens`. Default `127.0.0.1:8682`.
     pub listen: Option<String>,
-    /// A token for each client by its name, best as `${file:…}` or `${VAR}`; at least 16 bytes. With any, every client needs one, sent
-    /// as `Authorization: Bearer …`.
+    /// A token for each client that sends events, by its name, best as `${file:…}` or `${VAR}`; at least 16 bytes. With any, and always
+    /// beyond this machine, every client needs one, sent as `Authorization: Bearer …`.
     pub tokens: Option<BTreeMap<String, String>>,
+    /// A token, as in `tokens`, for each client that may do what the commands do, by the admin API `/api/v1`; it may send events too.
+    /// Without any the admin API is closed over TCP, whatever stands in `tokens`.
+    pub admin_tokens: Option<BTreeMap<String, String>>,
     /// Names under which clients may ask besides `localhost` and addresses, such as `router.lan` or `router.lan:9000`.
     pub allowed_hosts: Option<Vec<String>>,
 }

@@ -57,7 +57,7 @@ pub(super) fn globals(config: &Config, globals: &Table) -> String {
     out.header("[http]");
     out.line("listen", text("http", "listen", &config.http.listen.map_or_else(|| "off".to_owned(), |address| address.to_string())));
     let http = |key: &str| globals.get("http").and_then(Node::as_table).and_then(|table| table.get(key));
-    for key in ["tokens", "allowed_hosts"] {
+    for key in ["tokens", "admin_tokens", "allowed_hosts"] {
         if let Some(node) = http(key) {
             out.line(key, literal(node, Form::Shown));
         }

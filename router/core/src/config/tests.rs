@@ -10,7 +10,9 @@ use router_api::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Config, FixedEnvironment, Loaded, OnExhausted, Origin, Problems, Report, RetryAction, config_schema, load, locate::Located, plugin_reference};
+use super::{
+    Config, FixedEnvironment, Loaded, OnExhausted, Origin, Problems, Report, RetryAction, Secret, config_schema, load, locate::Located, plugin_reference,
+};
 
 /// Prints.
 #[derive(Deserialize, JsonSchema)]
@@ -274,6 +276,46 @@ async fn a_door_beyond_loopback_needs_tokens_and_they_are_shown_nowhere() {
         assert!(!shown.contains("some-length") && !shown.contains("kept-out"), "{shown}");
     }
     assert!(loaded.config.text.contains("b = \"${TOKEN}\""), "{}", loaded.config.text);
+}
+
+#[tokio::test]
+async fn admin_tokens_are_a_table_of_their_own_and_open_a_door_beyond_loopback_too() {
+    let text =
+        "[http]\nlisten = '0.0.0.0:80'\ntokens = { ci = 'a-literal-of-some-length' }\nadmin_tokens = { ci = '${TOKEN}', desk = 'another-literal-of-length' }\n";
+    let environment = FixedEnvironment::default().with("TOKEN", "kept-out-of-the-file");
+    let loaded = load_files(&[("a.toml", text)], &environment).await.expect("it is valid");
+    let revealed = |tokens: &[(String, Secret)]| tokens.iter().map(|(name, token)| format!("{name} {}", token.reveal())).collect::<Vec<_>>();
+    assert_eq!(revealed(&loaded.config.http.tokens), ["ci a-literal-of-some-length"]);
+    assert_eq!(revealed(&loaded.config.http.admin_tokens), ["ci kept-out-of-the-file", "desk another-literal-of-length"]);
+    for shown in [&loaded.config.text, &format!("{:?}", loaded.config)] {
+        assert!(!shown.contains("-length") && !shown.contains("kept-out"), "{shown}");
+    }
+    assert!(loaded.config.text.contains("admin_tokens = { ci = \"${TOKEN}\", desk = "), "{}", loaded.config.text);
+    let literals = lines(&loaded.report).into_iter().filter(|line| line.contains("secret-literal")).count();
+    assert_eq!(literals, 2, "{:?}", lines(&loaded.report));
+    let alone = text.replace("tokens = { ci = 'a-literal-of-some-length' }\n", "");
+    assert!(load_files(&[("a.toml", &alone)], &environment).await.is_ok(), "a door for admins alone");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_tokens_of_either_table_is_told_at_its_place() {
+    let text = "[http]\ntokens = { a = 'of-one-who-may-send', b = 'short', c = 'of-one-who-may-send' }\n\
+                admin_tokens = { a = 'short-too', d = 'of-one-who-may-send', e = 'with a blank in it', f = 'of-one-who-may-do-all', g = 'of-one-who-may-do-all' }\n";
+    let found = problems(text).await.into_iter().filter(|line| line.contains("bad-token")).collect::<Vec<_>>();
+    let help = "a good one comes from `openssl rand -hex 32`";
+    assert_eq!(
+        found,
+        [
+            format!("2:43 bad-token: the token of `b` has fewer than 16 bytes, so it can be guessed | {help}"),
+            format!("2:56 bad-token: the token of `c` is that of `a` too, so nobody could tell the two apart | {help}"),
+            format!("3:22 bad-token: the admin token of `a` has fewer than 16 bytes, so it can be guessed | {help}"),
+            format!(
+                "3:39 bad-token: the admin token of `d` is that of `a` in `tokens` too, so whoever may send events could do all that the commands do | {help}"
+            ),
+            format!("3:66 bad-token: the admin token of `e` has characters that a header cannot carry | {help}"),
+            format!("3:121 bad-token: the admin token of `g` is that of `f` too, so nobody could tell the two apart | {help}"),
+        ]
+    );
 }
 
 #[tokio::test]

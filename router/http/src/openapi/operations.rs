@@ -38,7 +38,7 @@ fn meaning(status: u16) -> &'static str {
     match status {
         400 => "The request is wrong",
         401 => "No token that the router knows",
-        403 => "A foreign `Host` or `Origin`; for the admin API also: the door has no tokens",
+        403 => "A foreign `Host` or `Origin`; for the admin API also: a token for sending, or a door without admin tokens",
         404 => "No such thing",
         408 => "The body did not come in time",
         413 => "The body is above the limit",
@@ -104,8 +104,8 @@ fn token_if_any() -> Value {
     json!([{}, { "token": [] }])
 }
 
-fn token() -> Value {
-    json!([{ "token": [] }])
+fn admin_token() -> Value {
+    json!([{ "adminToken": [] }])
 }
 
 fn in_path(name: &str, schema: Value, description: &str) -> Value {
@@ -308,7 +308,7 @@ fn reads(shapes: &mut Shapes, all: &mut Vec<Operation>) {
             "operationId": "status",
             "tags": ["admin"],
             "summary": "The router and its routes as they stand",
-            "security": token(),
+            "security": admin_token(),
             "responses": answers(shapes, "The state", Some(json_of(status)), READ),
         }),
     ));
@@ -319,7 +319,7 @@ fn reads(shapes: &mut Shapes, all: &mut Vec<Operation>) {
             "operationId": "listEvents",
             "tags": ["admin"],
             "summary": "Events of the archive with what became of them, newest first",
-            "security": token(),
+            "security": admin_token(),
             "parameters": shapes.query::<EventsQuery>(None),
             "responses": answers(shapes, "The events", Some(json_of(events.clone())), READ),
         }),
@@ -329,8 +329,8 @@ fn reads(shapes: &mut Shapes, all: &mut Vec<Operation>) {
         json!({
             "operationId": "showEvent",
             "tags": ["admin"],
-            "summary": "Events of the archive by number or id",
-            "security": token(),
+            "summary": "Events of the archive by number or id, one at least",
+            "security": admin_token(),
             "parameters": [in_path("reference", json!({ "type": "string", "minLength": 1 }), "A number or an id")],
             "responses": answers(shapes, "The events", Some(json_of(events)), &with_not_found),
         }),
@@ -342,7 +342,7 @@ fn reads(shapes: &mut Shapes, all: &mut Vec<Operation>) {
             "operationId": "listDeadLetters",
             "tags": ["admin"],
             "summary": "Dead letters, newest first",
-            "security": token(),
+            "security": admin_token(),
             "parameters": shapes.query::<LettersQuery>(None),
             "responses": answers(shapes, "The dead letters", Some(json_of(letters)), READ),
         }),
@@ -354,7 +354,7 @@ fn reads(shapes: &mut Shapes, all: &mut Vec<Operation>) {
             "operationId": "groupDeadLetters",
             "tags": ["admin"],
             "summary": "Dead letters by route and failure, the group with the newest one first",
-            "security": token(),
+            "security": admin_token(),
             "parameters": shapes.query::<GroupsQuery>(None),
             "responses": answers(shapes, "The groups", Some(json_of(groups)), READ),
         }),
@@ -366,7 +366,7 @@ fn reads(shapes: &mut Shapes, all: &mut Vec<Operation>) {
             "operationId": "showDeadLetter",
             "tags": ["admin"],
             "summary": "One dead letter with its whole history",
-            "security": token(),
+            "security": admin_token(),
             "parameters": [in_path("id", json!({ "type": "string", "minLength": 1 }), "Its id")],
             "responses": answers(shapes, "The dead letter", Some(json_of(letter)), &with_not_found),
         }),
@@ -382,7 +382,7 @@ fn verbs(shapes: &mut Shapes, all: &mut Vec<Operation>) {
             "operationId": "publishEvent",
             "tags": ["admin"],
             "summary": "Takes in one event, for whoever wants it or for one route alone",
-            "security": token(),
+            "security": admin_token(),
             "parameters": shapes.query::<IngestQuery>(None),
             "requestBody": { "required": true, "content": json_of(event) },
             "responses": answers(shapes, "The event is on disk", Some(json_of(published)), &with_not_found),
@@ -394,7 +394,7 @@ fn verbs(shapes: &mut Shapes, all: &mut Vec<Operation>) {
             "tags": ["admin"],
             "summary": summary,
             "description": "Carried out to its end, whoever hangs up, and told in the log with the client's name.",
-            "security": token(),
+            "security": admin_token(),
             "parameters": parameters,
             "responses": responses,
         });
