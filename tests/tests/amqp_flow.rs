@@ -324,6 +324,89 @@ async fn forged_headers_have_no_effect() {
     transport.close().await;
 }
 
+// ── what waits ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_of_several_steps_ends_once_and_in_time_with_all_that_was_known() {
+    let vhost = Broker::shared().vhost();
+    let (transport, client) = one_route(&vhost, QueueWish::default()).await;
+    let mut headers = FieldTable::default();
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    headers.insert("traceparent".into(), AMQPValue::LongString(traceparent.into()));
+    headers.insert("x-router-hops".into(), AMQPValue::LongInt(3));
+    let properties = persistent().with_message_id("id-1".into()).with_timestamp(1_700_000_000).with_headers(headers);
+    client.publish_with(EXCHANGE, "agent.\u{e9}.one", b"{\"n\":1}", properties).await;
+    let consumer = consume(&transport, 10).await;
+    let first = take(&consumer).await;
+    let known = |delivery: &Delivery| {
+        (
+            delivery.identity.clone(),
+            delivery.key.clone(),
+            delivery.body.clone(),
+            delivery.stored_at,
+            delivery.hops,
+            delivery.traceparent.clone(),
+            delivery.direct,
+        )
+    };
+    let before = known(&first);
+    assert_eq!((first.key.as_str(), first.hops, first.traceparent.as_deref()), ("agent.\u{e9}.one", 3, Some(traceparent)));
+
+    // Two seconds, one second, and the rest in hand.
+    let delay = Duration::from_millis(3_400);
+    let begun = Instant::now();
+    consumer.settle(vec![first], Settlement::RetryIn { delay, failure: failure() }).await.expect("it waits");
+    let second = take(&consumer).await;
+    assert!(begun.elapsed() >= delay, "it came back after {:?}", begun.elapsed());
+    assert_eq!((second.attempts, &second.history, second.redelivered), (1, &vec![failure()], true));
+    assert_eq!(known(&second), before);
+
+    let again = AttemptRecord { number: 2, at: Timestamp::from_second(1_700_000_000).expect("a time"), class: FailureClass::Timeout, error: "late".to_owned() };
+    let delay = Duration::from_millis(1_200);
+    let begun = Instant::now();
+    consumer.settle(vec![second], Settlement::RetryIn { delay, failure: again.clone() }).await.expect("it waits");
+    let third = take(&consumer).await;
+    assert!(begun.elapsed() >= delay, "it came back after {:?}", begun.elapsed());
+    assert_eq!((third.attempts, &third.history), (2, &vec![failure(), again]));
+    assert_eq!(known(&third), before);
+    done(&consumer, vec![third]).await;
+    on_broker("it was there once", || {
+        let rest = vhost.queues().into_iter().filter(|queue| queue.name.starts_with("services.router.") && queue.ready + queue.unacked > 0).count();
+        (rest == 0).then_some(())
+    })
+    .await;
+    transport.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lies_among_the_lost_is_a_trouble_until_it_is_brought_back_by_hand() {
+    let vhost = Broker::shared().vhost();
+    let (transport, client) = one_route(&vhost, QueueWish::default()).await;
+    let both = [plain("one", &["one"]), plain("gone", &["gone"])];
+    transport.bind(&both).await.expect("both can be bound");
+    let name = "gone".parse().expect("a name");
+    let gone = transport.consume(&name, 10).await.expect("it can be taken up");
+    client.publish(EXCHANGE, "gone", b"{\"n\":7}").await;
+    gone.settle(vec![take(&gone).await], Settlement::RetryIn { delay: Duration::from_secs(1), failure: failure() }).await.expect("it waits");
+    gone.close().await;
+    transport.bind(&both[..1]).await.expect("one can be bound");
+    client.delete_queue("services.router.gone").await;
+    let trouble = on_broker("it is a trouble", || transport.condition().troubles.into_iter().find(|trouble| trouble.contains("sys.lost"))).await;
+    assert!(trouble.starts_with("1 event came back") && trouble.contains("`services.router.sys.return`"), "{trouble}");
+    assert!(transport.condition().accepts, "nothing else is wrong");
+
+    // As the sentence says.
+    transport.bind(&both).await.expect("both can be bound");
+    for lost in client.drain("services.router.sys.lost").await {
+        client.publish_with("services.router.sys.return", &lost.key, &lost.body, lost.properties).await;
+    }
+    let gone = transport.consume(&name, 10).await.expect("it can be taken up");
+    let back = take(&gone).await;
+    assert_eq!((number(&back), back.key.as_str(), back.attempts), (7, "gone", 1));
+    on_broker("the trouble is over", || transport.condition().troubles.is_empty().then_some(())).await;
+    transport.close().await;
+}
+
 // ── what breaks ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -407,5 +490,30 @@ async fn what_is_long_in_hand_is_due_for_renewal() {
     // The core wants nothing, and it grows old all the same.
     tokio::time::timeout(PATIENCE, consumer.renewal_due()).await.expect("it is due");
     assert_eq!(number(&take(&consumer).await), 0);
+    transport.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_the_broker_has_forgotten_ends_and_is_taken_up_again() {
+    let vhost = Broker::shared().vhost();
+    let transport = start(&vhost, |options| AmqpOptions { ack_timeout: Duration::from_secs(4), queue_kind: QueueKind::Classic, ..options }).await;
+    transport.bind(&[plain("one", &["#"])]).await.expect("it can be bound");
+    let client = AmqpClient::connect(&vhost.url()).await;
+    let consumer = consume(&transport, 10).await;
+    publish(&client, 0..1).await;
+    let first = take(&consumer).await;
+    done(&consumer, vec![first]).await;
+    on_broker("it is acknowledged", || in_hand_at(&vhost, "services.router.one", 0)).await;
+    // The queue drops it, and tells nobody.
+    let queue = format!("{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{}\">>, queue, <<\"services.router.one\">>)),", vhost.name());
+    let forget = "begin [{Channel, Tag, _, _, _, _, _, _}] = rabbit_amqqueue:consumers(Q), \
+        ok = gen_server2:call(amqqueue:get_pid(Q), {basic_cancel, Channel, Tag, undefined, <<\"tests\">>}), true end";
+    tokio::task::block_in_place(|| vhost.broker().ask(&queue, forget));
+    publish(&client, 1..2).await;
+    assert!(tokio::time::timeout(PATIENCE, consumer.next()).await.expect("it is noticed").is_none());
+    consumer.close().await;
+    let consumer = consume(&transport, 10).await;
+    assert_eq!(number(&take(&consumer).await), 1);
+    assert_eq!(transport.condition().reconnects, 0, "the connection was good");
     transport.close().await;
 }

@@ -101,6 +101,12 @@ const RULES: &[Rule] = &[
     Rule {
         text: "Instant::now",
         files: &[
+            // A broker answers, confirms and loses connections in real time, whatever clock the router has.
+            "router/amqp/src/consumer.rs",
+            "router/amqp/src/dead_letters.rs",
+            "router/amqp/src/link.rs",
+            "router/amqp/src/publisher.rs",
+            "router/amqp/src/pump.rs",
             "router/cli/src/system.rs",
             "router/effects/src/command.rs",
             "router/effects/src/http.rs",
@@ -113,9 +119,33 @@ const RULES: &[Rule] = &[
     Rule { text: "Zoned::now", files: &[], why: CLOCK },
     // Killed processes need real time to go.
     Rule { text: "thread::sleep", files: &["router/effects/src/stragglers.rs"], why: CLOCK },
-    // What performs effects and serves sockets has real time-outs; what decides about events has none. The store's writer tidies up
-    // when it has been idle for a while, which must not drive a virtual clock on.
-    Rule { text: "tokio::time", files: &["router/cli/", "router/effects/", "router/http/", "router/testkit/", "router/embedded/src/writer.rs"], why: CLOCK },
+    // What performs effects, serves sockets and speaks with a broker has real time-outs; what decides about events has none. The store's
+    // writer tidies up when it has been idle for a while, which must not drive a virtual clock on.
+    Rule {
+        text: "tokio::time",
+        files: &[
+            "router/amqp/src/admin.rs",
+            "router/amqp/src/archive.rs",
+            "router/amqp/src/bound.rs",
+            "router/amqp/src/connection.rs",
+            "router/amqp/src/consumer.rs",
+            "router/amqp/src/consumer/tending.rs",
+            "router/amqp/src/dead_letters.rs",
+            "router/amqp/src/dial.rs",
+            "router/amqp/src/failure.rs",
+            "router/amqp/src/link.rs",
+            "router/amqp/src/lost.rs",
+            "router/amqp/src/publisher.rs",
+            "router/amqp/src/pump.rs",
+            "router/amqp/src/transport.rs",
+            "router/cli/",
+            "router/effects/",
+            "router/http/",
+            "router/testkit/",
+            "router/embedded/src/writer.rs",
+        ],
+        why: CLOCK,
+    },
     Rule { text: "Uuid::new_v4", files: &["router/cli/src/system.rs", "router/cli/src/commands/publish.rs"], why: CHANCE },
     Rule { text: "Uuid::now_v7", files: &[], why: CHANCE },
     Rule { text: "rand::", files: &[], why: CHANCE },
@@ -124,7 +154,12 @@ const RULES: &[Rule] = &[
     Rule { text: "env::var", files: &["router/core/src/config/environment.rs", "router/effects/src/environment.rs"], why: VARIABLES },
     Rule { text: "unbounded", files: &[], why: BOUNDED },
     Rule { text: "mpsc::channel()", files: &[], why: BOUNDED },
-    Rule { text: ".settle(", files: &["router/core/src/worker.rs", "router/testkit/src/conformance/"], why: "a delivery is settled in one file" },
+    Rule {
+        text: ".settle(",
+        // What the broker has confirmed is settled in the pump, and no delivery.
+        files: &["router/amqp/src/pump.rs", "router/core/src/worker.rs", "router/testkit/src/conformance/"],
+        why: "a delivery is settled in one file",
+    },
 ];
 
 // ── what is looked at ───────────────────────────────────────────────────────────────────────────────────────────────────────

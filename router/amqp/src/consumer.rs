@@ -13,7 +13,7 @@
 //! What is in hand is bounded by the prefetch, which the broker keeps to.
 
 use std::{
-    collections::{BinaryHeap, VecDeque},
+    collections::VecDeque,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -42,26 +42,19 @@ use crate::{
     failure::{Failure, LIMIT, within},
     names,
     publisher::{PublishFailure, Publisher},
-    scratch::{Scratch, short},
+    scratch::short,
     waits,
     window::{Rules, Window},
     wire::{self, Incoming},
 };
 
+mod held;
+mod tending;
+
+use held::{Held, HeldBack};
+
 /// What is finished above something unfinished is acknowledged after this.
 const GAP_DELAY: Duration = Duration::from_millis(50);
-
-/// A consumer without anything in hand, to which nothing was handed out for so long, has its queue looked at.
-const SILENCE: Duration = Duration::from_secs(30);
-
-/// Between two looks at a queue from which something should have come.
-const SUSPICION: Duration = Duration::from_secs(5);
-
-/// Between two looks at whether anything is to be done; less with a short acknowledgement time-out.
-const TICK: Duration = Duration::from_secs(1);
-
-/// Between two attempts to bring something to the next step of the ladder.
-const FORWARD_AGAIN: Duration = Duration::from_secs(1);
 
 /// The lower bits of a tag are the broker's, the upper ones name the consumer, so that a delivery of an earlier one is known as such.
 const TAG_BITS: u32 = 44;
@@ -97,7 +90,6 @@ pub(crate) async fn take(session: Session, route: RouteName, queue: String, pref
         dead_queue: names::dead_queue(&route),
         route,
         queue,
-        held_max: usize::from(prefetch).div_ceil(4),
         parts,
         session,
         channel,
@@ -107,8 +99,7 @@ pub(crate) async fn take(session: Session, route: RouteName, queue: String, pref
             window: Window::new(rules, Duration::ZERO),
             stream,
             stash: VecDeque::new(),
-            held: BinaryHeap::new(),
-            forwarding: 0,
+            held: HeldBack::new(usize::from(prefetch).div_ceil(4)),
             heard_at: Duration::ZERO,
         }),
         changed: Notify::new(),
@@ -130,8 +121,6 @@ struct Shared {
     route: RouteName,
     queue: String,
     dead_queue: String,
-    /// So many may wait in hand for less than a second each.
-    held_max: usize,
     parts: Parts,
     session: Session,
     channel: Channel,
@@ -153,9 +142,7 @@ struct Hand {
     /// Taken from the stream, in order, while the core wanted nothing.
     stash: VecDeque<Delivery>,
     /// Still to wait, in hand.
-    held: BinaryHeap<Held>,
-    /// On their way to the next step of the ladder.
-    forwarding: usize,
+    held: HeldBack,
     /// When something last came, or the queue was last looked at.
     heard_at: Duration,
 }
@@ -168,42 +155,6 @@ enum Phase {
     /// The broker has taken everything back.
     Over,
 }
-
-/// A delivery that waits in hand.
-struct Held {
-    /// When to look at it again.
-    at: Duration,
-    /// When it may be handed out.
-    due: Duration,
-    delivery: Delivery,
-}
-
-impl Held {
-    fn order(&self) -> (Duration, u64) {
-        (self.at, self.delivery.tag)
-    }
-}
-
-/// The earliest is the greatest, since a heap gives the greatest.
-impl Ord for Held {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        other.order().cmp(&self.order())
-    }
-}
-
-impl PartialOrd for Held {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Held {
-    fn eq(&self, other: &Self) -> bool {
-        self.order() == other.order()
-    }
-}
-
-impl Eq for Held {}
 
 enum Looked {
     Delivery(Box<Delivery>),
@@ -233,9 +184,7 @@ impl Shared {
             if hand.phase != Phase::Open {
                 return Looked::Over;
             }
-            if hand.held.peek().is_some_and(|held| held.at <= self.now())
-                && let Some(held) = hand.held.pop()
-            {
+            if let Some(held) = hand.held.pop(self.now()) {
                 match self.wait_on(&mut hand, held) {
                     Some(delivery) => return Looked::Delivery(Box::new(delivery)),
                     None => continue,
@@ -275,40 +224,7 @@ impl Shared {
         if delay_left.is_zero() {
             return Some(delivery);
         }
-        self.wait_on(hand, Held { at: now, due: now.saturating_add(delay_left), delivery })
-    }
-
-    /// Waits on with a delivery: in hand for less than a second, else on the broker. Gives it back if it has waited enough.
-    fn wait_on(self: &Arc<Self>, hand: &mut Hand, held: Held) -> Option<Delivery> {
-        let left = held.due.saturating_sub(self.now());
-        if left.is_zero() {
-            return Some(held.delivery);
-        }
-        if left < waits::SHORTEST && hand.held.len() < self.held_max {
-            hand.held.push(Held { at: held.due, ..held });
-            return None;
-        }
-        hand.forwarding += 1;
-        tokio::spawn(Arc::clone(self).forward(held, left.max(waits::SHORTEST)));
-        None
-    }
-
-    async fn forward(self: Arc<Self>, held: Held, left: Duration) {
-        let Held { due, delivery, .. } = held;
-        let sent = waits::send(&self.parts.publisher, &self.queue, delivery.body.clone(), wire::forwarded(&delivery), left).await;
-        let mut hand = self.hand();
-        hand.forwarding -= 1;
-        match sent {
-            Ok(()) => self.finish(&mut hand, &[delivery]),
-            Err(failure) => {
-                tracing::debug!(route = %self.route, "an event that waits stays in hand for now: {failure}");
-                let at = self.now().saturating_add(FORWARD_AGAIN).min(due.max(self.now()));
-                hand.held.push(Held { at, due, delivery });
-                self.changed.notify_one();
-            }
-        }
-        drop(hand);
-        self.work.notify_one();
+        self.wait_on(hand, Held::new(now, now.saturating_add(delay_left), delivery))
     }
 
     // ── settling ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -394,133 +310,6 @@ impl Shared {
             self.set_phase(&mut hand, Phase::Leaving);
         }
     }
-
-    /// Works in the background until the consumer is gone: acknowledges in time, notices what is wrong, and closes the channel.
-    async fn tend(self: Arc<Self>) {
-        let tick = TICK.min(self.parts.options.ack_timeout / 20).max(Duration::from_millis(10));
-        let mut next_tick = tick;
-        let mut suspect_since = None;
-        loop {
-            let (phase, due) = {
-                let mut hand = self.hand();
-                let now = self.now();
-                if hand.window.due().is_some_and(|due| due <= now) {
-                    self.acknowledge(&mut hand, now, false);
-                }
-                (hand.phase, hand.window.due())
-            };
-            if phase != Phase::Open {
-                break;
-            }
-            let now = self.now();
-            if now >= next_tick {
-                next_tick = now + tick;
-                self.drain_stream();
-                self.probe(&mut suspect_since).await;
-                continue;
-            }
-            let wake_at = due.map_or(next_tick, |due| due.min(next_tick));
-            tokio::select! {
-                () = self.work.notified() => {}
-                () = tokio::time::sleep(wake_at.saturating_sub(now)) => {}
-            }
-        }
-        self.close_channel().await;
-        self.gone.cancel();
-    }
-
-    /// What is on its way to a core that wants nothing grows old all the same, so it is taken out of lapin's hands.
-    fn drain_stream(self: &Arc<Self>) {
-        let mut hand = self.hand();
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        // A handle of its own: it would take the waker of who waits in `next`.
-        let mut stream = hand.stream.clone();
-        while hand.phase == Phase::Open {
-            match Pin::new(&mut stream).poll_next(&mut cx) {
-                Poll::Ready(Some(Ok(message))) => {
-                    if let Some(delivery) = self.admit(&mut hand, message) {
-                        hand.stash.push_back(delivery);
-                        self.changed.notify_one();
-                    }
-                }
-                Poll::Ready(Some(Err(error))) => self.end(&mut hand, &Failure::of("its channel", &error).to_string()),
-                Poll::Ready(None) => self.end(&mut hand, "the broker cancelled it, as it does when the queue is deleted"),
-                Poll::Pending => {
-                    let now = self.now();
-                    hand.window.seen_empty(now);
-                    break;
-                }
-            }
-        }
-        if self.session.is_over() || !self.channel.status().connected() {
-            self.end(&mut hand, "its channel is closed");
-        }
-    }
-
-    /// Asks the broker whether something should have come.
-    async fn probe(&self, suspect_since: &mut Option<Duration>) {
-        let (heard_at, now) = {
-            let hand = self.hand();
-            if hand.phase != Phase::Open || hand.window.in_hand() > 0 {
-                *suspect_since = None;
-                return;
-            }
-            (hand.heard_at, self.now())
-        };
-        if suspect_since.is_some_and(|since| heard_at > since) {
-            *suspect_since = None;
-        }
-        let quiet_since = suspect_since.map_or(heard_at + SILENCE, |since| since + SUSPICION);
-        if now < quiet_since {
-            return;
-        }
-        let mut scratch = Scratch::new(&self.session);
-        let found = scratch.look(&self.queue).await;
-        scratch.end().await;
-        let mut hand = self.hand();
-        match found {
-            Ok(None) => self.end(&mut hand, "its queue is not there any more"),
-            Err(failure) if !failure.is_refused() => self.end(&mut hand, &failure.to_string()),
-            // Another consumer may be the active one, which has enough in hand.
-            Ok(Some(count)) if count.ready > 0 && count.consumers <= 1 => match suspect_since {
-                Some(_) => self.end(&mut hand, &format!("{} events wait in the queue, and none is handed out", count.ready)),
-                None => *suspect_since = Some(self.now()),
-            },
-            _ => {
-                *suspect_since = None;
-                if hand.heard_at == heard_at {
-                    hand.heard_at = self.now();
-                }
-            }
-        }
-    }
-
-    /// Gives back what is unfinished, in order and uncounted.
-    async fn close_channel(&self) {
-        // What goes to the next step of the ladder is on the broker twice until it is acknowledged here.
-        let forwarded = async {
-            while self.hand().forwarding > 0 {
-                self.work.notified().await;
-            }
-        };
-        if !self.session.is_over() && tokio::time::timeout(LIMIT, forwarded).await.is_err() {
-            tracing::warn!(route = %self.route, "events on their way to a wait were not confirmed in time, and come back twice");
-        }
-        {
-            let mut hand = self.hand();
-            let now = self.now();
-            self.acknowledge(&mut hand, now, true);
-            hand.phase = Phase::Over;
-        }
-        if self.channel.status().connected() {
-            let closed = within("closing its channel", LIMIT, self.channel.close(200, "leaving".into())).await;
-            if let Err(failure) = closed
-                && !self.session.is_over()
-            {
-                tracing::debug!(route = %self.route, "{failure}");
-            }
-        }
-    }
 }
 
 /// How a delivery is recorded on the broker before it is acknowledged.
@@ -541,7 +330,7 @@ impl Consumer for AmqpConsumer {
                 Looked::Over => return None,
                 Looked::Nothing => {}
             }
-            let at = shared.hand().held.peek().map(|held| held.at);
+            let at = shared.hand().held.next_at();
             let held = async {
                 match at {
                     Some(at) => tokio::time::sleep(at.saturating_sub(shared.now())).await,

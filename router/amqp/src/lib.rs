@@ -19,6 +19,7 @@ mod dial;
 mod failure;
 mod legible;
 mod link;
+mod lost;
 mod names;
 mod notes;
 mod options;
