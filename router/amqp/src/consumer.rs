@@ -340,7 +340,8 @@ impl Consumer for AmqpConsumer {
             looked = tokio::select! {
                 biased;
                 looked = poll_fn(|cx| match shared.look(cx) {
-                    Looked::Nothing => Poll::Pending,
+                    // Unless something has come that is held in hand: its time is what is waited for then.
+                    Looked::Nothing if shared.hand().held.next_at() == at => Poll::Pending,
                     looked => Poll::Ready(looked),
                 }) => looked,
                 () = shared.changed.notified() => Looked::Nothing,

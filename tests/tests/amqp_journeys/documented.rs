@@ -52,7 +52,6 @@ fn permissions() -> [String; 3] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "`dead-letters list` answers with a 404 of another channel after a wait: being looked into"]
 async fn the_permissions_of_the_page_are_enough_for_everything() {
     let vhost = Arc::new(Broker::shared().vhost());
     let [configure, write, read] = permissions();
