@@ -47,8 +47,33 @@ pub trait Chance: Send + Sync + 'static {
 #[derive(Default)]
 struct CancelState {
     cancelled: AtomicBool,
-    wakers: Mutex<Vec<Waker>>,
+    waiting: Mutex<Waiting>,
 }
+
+/// Who waits, each in a place of its own, so that who stops waiting leaves nothing behind: a route's cancellation lives as long as the
+/// route, and every handling waits for it.
+#[derive(Default)]
+struct Waiting {
+    places: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
+
+impl Waiting {
+    fn enter(&mut self, waker: Waker) -> usize {
+        match self.free.pop() {
+            Some(place) => {
+                self.places[place] = Some(waker);
+                place
+            }
+            None => {
+                self.places.push(Some(waker));
+                self.places.len() - 1
+            }
+        }
+    }
+}
+
+const NO_PANIC: &str = "no code panics while it holds the wakers";
 
 /// The side that cancels. Dropping it does not cancel.
 #[derive(Clone, Default)]
@@ -74,7 +99,8 @@ impl Canceller {
     /// Cancels; later calls change nothing.
     pub fn cancel(&self) {
         self.state.cancelled.store(true, Ordering::SeqCst);
-        let wakers = std::mem::take(&mut *self.state.wakers.lock().expect("no code panics while it holds the wakers"));
+        // Taken out of their places, which stay those of who waits.
+        let wakers: Vec<Waker> = self.state.waiting.lock().expect(NO_PANIC).places.iter_mut().filter_map(Option::take).collect();
         for waker in wakers {
             waker.wake();
         }
@@ -105,7 +131,7 @@ impl Cancellation {
 
     /// Resolves when cancelled.
     pub async fn cancelled(&self) {
-        Cancelled { state: Arc::clone(&self.state) }.await;
+        Cancelled { state: &self.state, place: None }.await;
     }
 }
 
@@ -115,25 +141,91 @@ impl fmt::Debug for Cancellation {
     }
 }
 
-struct Cancelled {
-    state: Arc<CancelState>,
+struct Cancelled<'a> {
+    state: &'a CancelState,
+    place: Option<usize>,
 }
 
-impl Future for Cancelled {
+impl Future for Cancelled<'_> {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         if self.state.cancelled.load(Ordering::SeqCst) {
             return Poll::Ready(());
         }
-        let mut wakers = self.state.wakers.lock().expect("no code panics while it holds the wakers");
+        let mut waiting = self.state.waiting.lock().expect(NO_PANIC);
         // Looked at again under the lock: `cancel` sets the flag before it takes the wakers.
         if self.state.cancelled.load(Ordering::SeqCst) {
             return Poll::Ready(());
         }
-        if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            wakers.push(cx.waker().clone());
+        match self.place.map(|place| &mut waiting.places[place]) {
+            Some(Some(waker)) => waker.clone_from(cx.waker()),
+            Some(taken @ None) => *taken = Some(cx.waker().clone()),
+            None => self.place = Some(waiting.enter(cx.waker().clone())),
         }
         Poll::Pending
+    }
+}
+
+impl Drop for Cancelled<'_> {
+    fn drop(&mut self) {
+        let Some(place) = self.place else { return };
+        let waker = {
+            let mut waiting = self.state.waiting.lock().expect(NO_PANIC);
+            waiting.free.push(place);
+            waiting.places[place].take()
+        };
+        // Outside of the lock: with it a whole task may end, which waits for the same thing.
+        drop(waker);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn poll(future: Pin<&mut impl Future<Output = ()>>) -> Poll<()> {
+        future.poll(&mut TaskContext::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn who_stops_waiting_for_a_cancellation_leaves_nothing_behind() {
+        let (canceller, cancellation) = Canceller::new();
+        let mut stays = Box::pin(cancellation.cancelled());
+        assert!(poll(stays.as_mut()).is_pending());
+        for _ in 0..1_000 {
+            let mut goes = Box::pin(cancellation.cancelled());
+            assert!(poll(goes.as_mut()).is_pending() && poll(goes.as_mut()).is_pending());
+        }
+        let (places, waiting) = {
+            let waiting = canceller.state.waiting.lock().unwrap();
+            (waiting.places.len(), waiting.places.iter().flatten().count())
+        };
+        assert_eq!((places, waiting), (2, 1));
+        canceller.cancel();
+        assert!(poll(stays.as_mut()).is_ready() && poll(Box::pin(cancellation.cancelled()).as_mut()).is_ready());
+    }
+
+    #[test]
+    fn a_cancellation_wakes_all_who_wait_and_nobody_who_left() {
+        struct Counts(std::sync::atomic::AtomicUsize);
+        impl std::task::Wake for Counts {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let (canceller, cancellation) = Canceller::new();
+        let counts = [(); 3].map(|()| Arc::new(Counts(0.into())));
+        let mut waits: Vec<_> = counts
+            .iter()
+            .map(|count| {
+                let mut wait = Box::pin(cancellation.cancelled());
+                assert!(wait.as_mut().poll(&mut TaskContext::from_waker(&Waker::from(Arc::clone(count)))).is_pending());
+                wait
+            })
+            .collect();
+        waits.remove(1);
+        canceller.cancel();
+        assert_eq!(counts.map(|count| count.0.load(Ordering::SeqCst)), [1, 0, 1]);
     }
 }
