@@ -139,12 +139,15 @@ fn strangers_do_not_get_in_by_a_foreign_host_or_origin() {
 }
 
 #[test]
-fn other_paths_and_methods_are_refused_and_the_admin_api_is_not_on_the_network() {
+fn other_paths_and_methods_are_refused_and_the_admin_api_is_closed_without_a_token_for_it() {
     let home = Home::new(ROUTES);
     let service = home.serve();
     let address = service.address();
-    for path in ["/", "/api/v1/events", "/api/v1/dead-letters", "/api/v1/status", "/metrics/", "/events/1"] {
+    for path in ["/", "/api/v1/nothing", "/metrics/", "/events/1"] {
         error(&raw(address, &format!("GET {path} HTTP/1.1\nhost: HOST"), ""), 404, "not-found");
+    }
+    for path in ["/api/v1/events", "/api/v1/dead-letters", "/api/v1/status"] {
+        error(&raw(address, &format!("GET {path} HTTP/1.1\nhost: HOST"), ""), 403, "forbidden");
     }
     error(&raw(address, "GET /events HTTP/1.1\nhost: HOST", ""), 405, "method-not-allowed");
     error(&raw(address, "DELETE /healthz HTTP/1.1\nhost: HOST", ""), 405, "method-not-allowed");
