@@ -162,6 +162,15 @@ impl Service {
         log
     }
 
+    /// How it ended, if it has.
+    ///
+    /// # Panics
+    ///
+    /// When the process cannot be asked for.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be asked for")
+    }
+
     /// Waits for its end.
     ///
     /// # Panics

@@ -1,0 +1,49 @@
+//! A machine of a cluster is lost.
+
+use std::{sync::Arc, time::Instant};
+
+use router_tests::Cluster;
+
+use crate::{
+    load::Load,
+    oracle::settle,
+    world::{QUEUE, World, kept, size, until},
+};
+
+#[test]
+fn the_loss_of_the_leader_of_a_queue_under_load_loses_nothing_and_keeps_the_order() {
+    let cluster = Cluster::start(3);
+    let vhost = Arc::new(cluster.vhost());
+    // Whoever declares a queue leads it at first: declared over one node, used over another.
+    let there = cluster.nodes().iter().find(|node| node.name() != vhost.broker().name()).expect("there are three");
+    let world = World::at(Arc::clone(&vhost), Some(vhost.url_at(there)), "", &kept(""));
+    let _ = world.serve().stop();
+    let world = World { url: vhost.url(), ..world };
+    let service = world.serve();
+    let load = Load::start(&vhost.url(), "kept.event", size(150, 500));
+    let log = world.log("kept");
+    let (mut losses, mut repeats_max) = (0, 0);
+    for _ in 0..size(2, 10) {
+        log.await_growth(3_000);
+        let leader = cluster.leader(&vhost, QUEUE);
+        if leader.name() == vhost.broker().name() {
+            break;
+        }
+        leader.kill();
+        losses += 1;
+        repeats_max += 500;
+        let begun = Instant::now();
+        // What is in lapin's hands may still be handled; then it needs the new leader.
+        let before = load.count();
+        until("publishers are confirmed again", || (load.count() > before + 10).then_some(()));
+        log.await_growth(2_000);
+        say!("leader `{}` lost: going on after {:?}", leader.name(), begun.elapsed());
+        leader.begin();
+        cluster.await_members(3);
+    }
+    assert!(losses > 0, "the leader was another node than ours");
+    let confirmed = load.end();
+    let account = settle("leader lost", &world, &confirmed);
+    assert!(account.repeated <= repeats_max && account.charged == 0 && account.dead.is_empty(), "{account:?}");
+    let _ = service.stop();
+}

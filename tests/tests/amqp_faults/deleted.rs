@@ -1,0 +1,73 @@
+//! Queues are deleted while they are in use.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use router_tests::{AmqpClient, Broker, amqp_client::persistent};
+use serde_json::Value;
+
+use crate::{
+    load::body,
+    world::{DEAD, EXCHANGE, QUEUE, World, kept, size, until, wait},
+};
+
+/// Publishes these events to a key, and expects that a queue wants each of them.
+fn send(client: &AmqpClient, key: &str, events: impl IntoIterator<Item = Vec<u8>>) {
+    let events: Vec<_> = events.into_iter().map(|body| (key.to_owned(), body, persistent())).collect();
+    let count = events.len();
+    assert_eq!(wait(client.publish_all(EXCHANGE, events)), count, "a queue wants every event");
+}
+
+/// Those that a route has handled.
+fn handled(world: &World, route: &str) -> BTreeSet<u64> {
+    world.log(route).of("done").iter().map(|entry| entry.id).collect()
+}
+
+#[test]
+fn a_route_queue_that_is_deleted_is_made_again_and_what_comes_afterwards_is_handled() {
+    let world = World::new(Broker::shared().vhost(), &kept(""));
+    let mut service = world.serve();
+    let client = world.client();
+    let rounds = size(2, 20);
+    for round in 0..rounds {
+        let first = round * 100;
+        send(&client, "kept.event", (first..first + 50).map(|id| body(id, id % 5, id, "done")));
+        until("all are handled", || (handled(&world, "kept").len() == usize::try_from(50 * (round + 1)).expect("few")).then_some(()));
+        world.await_empty(QUEUE);
+        wait(client.delete_queue(QUEUE));
+        let begun = Instant::now();
+        until("the queue is there again, and its consumer", || world.vhost.queue(QUEUE).filter(|queue| queue.consumers == 1));
+        until("it is bound again", || world.vhost.bindings().into_iter().find(|binding| binding.destination == QUEUE && binding.key == "kept.#"));
+        say!("deleted queue: there again after {:?}", begun.elapsed());
+    }
+    send(&client, "kept.event", (1_000_000..1_000_050).map(|id| body(id, id % 5, id, "done")));
+    until("what came afterwards is handled", || handled(&world, "kept").contains(&1_000_049).then_some(()));
+    assert!(service.log().iter().any(|line| line.contains(QUEUE)), "the log names the queue");
+    let _ = service.stop();
+}
+
+#[test]
+fn a_dead_queue_that_is_gone_costs_no_event_and_holds_up_no_other_lane() {
+    // With `verify` nobody makes it again behind our back.
+    let world = World::new(Broker::shared().vhost(), &kept(""));
+    let _ = world.serve().stop();
+    let made = world.vhost.queue(DEAD).expect("the router has made it").arguments;
+    world.configure("topology = \"verify\"", &kept(""));
+    let service = world.serve();
+    let client = world.client();
+    wait(client.delete_queue(DEAD));
+    let hopeless: Vec<Vec<u8>> = (0..3).map(|id| body(id, 0, id, "reject")).collect();
+    send(&client, "kept.event", hopeless.clone());
+    until("the first is refused by its handler", || (!world.log("kept").of("reject").is_empty()).then_some(()));
+    let others = size(500, 5_000);
+    send(&client, "kept.event", (10..10 + others).map(|id| body(id, 1 + id % 5, id, "done")));
+    until("the other lanes go on", || (handled(&world, "kept").len() as u64 == others).then_some(()));
+    until("only the lane of the refused one is still in hand", || world.vhost.queue(QUEUE).filter(|queue| (queue.ready, queue.unacked) == (0, 3)));
+
+    let back = Instant::now();
+    wait(client.declare_queue(DEAD, &Value::Object(made.into_iter().collect())));
+    world.await_empty(QUEUE);
+    say!("dead queue deleted: what could not be buried was, {:?} after it was there again", back.elapsed());
+    let letters: Vec<Vec<u8>> = wait(client.drain(DEAD)).into_iter().map(|letter| letter.body).collect();
+    assert!(letters == hopeless, "{} letters instead of {}, or in another order", letters.len(), hopeless.len());
+    let _ = service.stop();
+}

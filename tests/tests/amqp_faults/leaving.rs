@@ -1,0 +1,93 @@
+//! The router is asked to end.
+
+use std::{
+    collections::BTreeSet,
+    os::unix::process::ExitStatusExt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use router_tests::{Broker, Service};
+use rustix::process::Signal;
+
+use crate::{
+    deaths::{CONCURRENCY, running},
+    load::{Load, publish, publish_more},
+    oracle::settle,
+    outages::chance,
+    world::{QUEUE, World, kept, size, until},
+};
+
+#[test]
+fn drained_restarts_with_a_full_window_cost_no_attempt_and_repeat_nothing() {
+    let world = World::new(Broker::shared().vhost(), &kept("dedup = false\nprefetch = 200"));
+    let log = world.log("kept");
+    let mut service = world.serve();
+    let mut confirmed = BTreeSet::new();
+    let (restarts, events) = (30, size(120, 1_000));
+    for restart in 0..restarts {
+        // All that may run runs and does not end, and the rest of the window is in hand behind it.
+        world.shut_gate();
+        confirmed.extend(publish_more(&world.vhost.url(), "kept.event", restart * events..(restart + 1) * events));
+        until("as many run as may", || (running(&log.entries()).len() == CONCURRENCY).then_some(()));
+        until("the window is full", || world.vhost.queue(QUEUE).filter(|queue| queue.unacked >= 100));
+        service.signal(Signal::TERM);
+        world.open_gate();
+        let _ = service.stop_asked();
+        service = world.serve();
+    }
+    let account = settle("drained restarts", &world, &confirmed);
+    assert!((account.repeated, account.charged, account.dead.len()) == (0, 0, 0), "{account:?}");
+    let _ = service.stop();
+}
+
+#[test]
+fn an_end_under_load_repeats_nothing() {
+    let world = World::new(Broker::shared().vhost(), &kept("dedup = false"));
+    let log = world.log("kept");
+    let mut seed = 0x2545_F491_4F6C_DD1D_u64;
+    let mut service = world.serve();
+    let load = Load::start(&world.vhost.url(), "kept.event", size(150, 400));
+    for _ in 0..size(4, 40) {
+        log.await_growth(1 + chance(&mut seed, 3_000));
+        let _ = service.stop();
+        service = world.serve();
+    }
+    let account = settle("ends under load", &world, &load.end());
+    assert!((account.repeated, account.charged, account.dead.len()) == (0, 0, 0), "{account:?}");
+    let _ = service.stop();
+}
+
+#[test]
+fn an_end_during_a_reconnect_and_in_the_middle_of_the_start_repeats_nothing() {
+    let vhost = Arc::new(Broker::shared().vhost());
+    let proxy = vhost.broker().proxy();
+    let url = vhost.url_through(&proxy);
+    let world = World::at(vhost, Some(url), "", &kept("dedup = false"));
+    let mut seed = 0x1656_67B1_9E37_79F9_u64;
+    for _ in 0..size(2, 10) {
+        let mut service = world.serve();
+        proxy.refuse();
+        let _ = service.wait_for("it is tried again").expect("the loss is told");
+        std::thread::park_timeout(Duration::from_millis(chance(&mut seed, 1_500)));
+        let begun = Instant::now();
+        let _ = service.stop();
+        say!("asked to end while the broker is away: ended after {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        proxy.heal();
+    }
+    // All waits there while it starts, so that it may end in the middle of taking it up.
+    let confirmed = publish(&world.vhost.url(), "kept.event", 600);
+    for _ in 0..size(6, 50) {
+        let mut starting = Service::begin(world.command());
+        std::thread::park_timeout(Duration::from_millis(chance(&mut seed, 2_000)));
+        starting.signal(Signal::TERM);
+        let status = starting.wait();
+        // Before it listens to signals there is nothing to end in good order.
+        assert!(status.code() == Some(0) || status.signal() == Some(15), "{status:?}:\n{}", starting.log().join("\n"));
+    }
+    let service = world.serve();
+    let account = settle("ends during the start", &world, &confirmed);
+    assert!((account.repeated, account.charged, account.dead.len()) == (0, 0, 0), "{account:?}");
+    let _ = service.stop();
+}
