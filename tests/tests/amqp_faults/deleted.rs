@@ -1,13 +1,17 @@
 //! Queues are deleted while they are in use.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use router_tests::{AmqpClient, Broker, amqp_client::persistent};
 use serde_json::Value;
 
 use crate::{
-    load::body,
-    world::{DEAD, EXCHANGE, QUEUE, World, kept, size, until, wait},
+    load::{body, id_in},
+    world::{DEAD, EXCHANGE, QUEUE, World, kept, route, size, until, wait},
 };
 
 /// Publishes these events to a key, and expects that a queue wants each of them.
@@ -70,4 +74,33 @@ fn a_dead_queue_that_is_gone_costs_no_event_and_holds_up_no_other_lane() {
     let letters: Vec<Vec<u8>> = wait(client.drain(DEAD)).into_iter().map(|letter| letter.body).collect();
     assert!(letters == hopeless, "{} letters instead of {}, or in another order", letters.len(), hopeless.len());
     let _ = service.stop();
+}
+
+#[test]
+fn what_waits_for_a_deleted_queue_holds_up_no_other_route() {
+    // Both wait in the same step, one behind the other; long enough that the queue is deleted before anything returns to it.
+    let unordered = "retry = { attempts_max = 5, first_delay_ms = 16_000, max_delay_ms = 16_000 }";
+    let vhost = Arc::new(Broker::shared().vhost());
+    let gone = World::at(Arc::clone(&vhost), None, "", &route("gone", unordered));
+    let kept = World::at(Arc::clone(&vhost), None, "", &route("kept", unordered));
+    [&gone, &kept].iter().for_each(|world| world.retry_after(Duration::from_secs(16)));
+    let (first, second) = (gone.serve(), kept.serve());
+    let client = kept.client();
+    let count = size(32, 300);
+    send(&client, "gone.event", (0..count).map(|id| body(id, id, id, "retry")));
+    until("all of one route have failed", || (gone.log("gone").of("retry").len() as u64 >= count).then_some(()));
+    gone.await_empty("services.router.gone");
+    let _ = first.stop();
+    assert_eq!(wait(client.delete_queue("services.router.gone")), 0, "all of them wait elsewhere");
+    send(&client, "kept.event", (0..count).map(|id| body(id, id, id, "retry")));
+    until("all of the other route have failed", || (kept.log("kept").of("retry").len() as u64 >= count).then_some(()));
+    let begun = Instant::now();
+    kept.home.write("mended", "");
+    until("all of the other route have come back", || (handled(&kept, "kept").len() as u64 == count).then_some(()));
+    say!("waits beside a deleted queue: all came back {:?} after their route was mended", begun.elapsed());
+    let lost =
+        until("what waited for the deleted queue lies where it can be found", || vhost.queue("services.router.sys.lost").filter(|queue| queue.ready >= count));
+    let found: BTreeSet<u64> = wait(client.drain(&lost.name)).iter().map(|message| id_in(&message.body)).collect();
+    assert_eq!(found, (0..count).collect(), "no event is lost");
+    let _ = second.stop();
 }

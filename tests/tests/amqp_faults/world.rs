@@ -22,7 +22,8 @@ pub const QUEUE: &str = "services.router.kept";
 pub const DEAD: &str = "services.router.kept.dead";
 
 /// Stays, writes down when it begins and has done an event, and answers what the event asks for. While there is a file `gate` it does
-/// not finish, and once there is a file `mended` it succeeds with all. What asks for it kills the router. One short line is one write, so lines of several processes do
+/// not finish, and once there is a file `mended` it succeeds with all. What is to be tried again is so after as many
+/// milliseconds as the file `delay` says, where there is one: the router's own delays are random. What asks for it kills the router. One short line is one write, so lines of several processes do
 /// not mix.
 const KEEP: &str = r#"exec 3>>"$1"
 while read -r line; do
@@ -36,7 +37,9 @@ while read -r line; do
     [ "$verdict" = kill ] && kill -9 "$PPID" && exit
     while [ -e ../gate ]; do sleep 0.05; done
     printf '%s %s %s\n' "$verdict" "$mark" "${attempt%%[!0-9]*}" >&3
-    printf '{"id":"%s","outcome":"%s","reason":"asked for"}\n' "${id%%\"*}" "$verdict"
+    delay=
+    [ "$verdict" = retry ] && [ -e ../delay ] && read -r delay < ../delay
+    printf '{"id":"%s","outcome":"%s","reason":"asked for"%s}\n' "${id%%\"*}" "$verdict" "${delay:+,\"delay_ms\":$delay}"
 done
 "#;
 
@@ -136,6 +139,11 @@ impl World {
     /// What the handler of a route has written.
     pub fn log(&self, route: &str) -> Log {
         Log::at(self.home.path().join(format!("{route}.log")))
+    }
+
+    /// What fails is tried again after exactly this long.
+    pub fn retry_after(&self, delay: Duration) {
+        self.home.write("delay", &format!("{}\n", delay.as_millis()));
     }
 
     /// From now on no handling ends.
