@@ -107,10 +107,13 @@ impl<'a> Filler<'a> {
                     // As in a shell, `:-` and `:?` take an empty value for none.
                     (Some(value), _) if !value.is_empty() => Ok(Resolved::Outside(value)),
                     (_, Fallback::Default(default)) => Ok(Resolved::Default(default)),
-                    (_, Fallback::Demand(why)) => Err(Missing { message: format!("the variable `{name}` is not set: {why}"), help: None }),
+                    (_, Fallback::Demand(why)) => Err(Missing {
+                        message: format!("the variable `{name}` is not set: {why}"),
+                        help: Some("set it, in the environment or in a file for `--env-file`".to_owned()),
+                    }),
                     (None, Fallback::None) => Err(Missing {
                         message: format!("the variable `{name}` is not set"),
-                        help: Some(format!("set it, or give a default: `${{{name}:-default}}`")),
+                        help: Some(format!("set it, in the environment or in a file for `--env-file`, or give a default: `${{{name}:-default}}`")),
                     }),
                 }
             }

@@ -525,7 +525,9 @@ async fn what_a_disabled_route_refers_to_may_be_missing() {
     let enabled = disabled.replace("false", "true");
     assert_eq!(
         problems(&format!("{ROUTE}{enabled}")).await,
-        ["10:38 missing-value: the variable `NONE` is not set | set it, or give a default: `${NONE:-default}`"]
+        [
+            "10:38 missing-value: the variable `NONE` is not set | set it, in the environment or in a file for `--env-file`, or give a default: `${NONE:-default}`"
+        ]
     );
     // Its mistakes are mistakes all the same.
     assert_eq!(problems(&format!("{ROUTE}{}", disabled.replace("command", "comand"))).await.len(), 1);
@@ -556,7 +558,7 @@ async fn a_mistake_in_the_defaults_is_told_once_however_many_routes_there_are() 
 async fn a_global_reference_that_is_missing_is_an_error() {
     assert_eq!(
         problems(&format!("[store]\npath = '${{NONE:?where to keep it}}'\n{ROUTE}")).await,
-        ["2:8 missing-value: the variable `NONE` is not set: where to keep it"]
+        ["2:8 missing-value: the variable `NONE` is not set: where to keep it | set it, in the environment or in a file for `--env-file`"]
     );
 }
 

@@ -126,8 +126,30 @@ async fn a_password_in_the_file_is_warned_about_and_shown_nowhere() {
 }
 
 #[tokio::test]
+async fn what_a_reference_tells_whoever_has_not_set_it_is_no_password() {
+    let text = format!("[transport]\nkind = 'amqp'\nurl = '${{RABBIT_URL:?the broker, such as amqp://router:password@localhost:5672/}}'\n{ROUTE}");
+    let (_, loaded) = amqp(&text, &FixedEnvironment::default().with("RABBIT_URL", "amqp://router:hunter22@127.0.0.1/")).await;
+    assert_eq!(lines(&loaded.report), [""; 0]);
+    assert!(!loaded.config.text.contains("hunter22"), "{}", loaded.config.text);
+    let (_, said) = said(&text, &FixedEnvironment::default()).await;
+    assert!(said.len() == 1 && said[0].contains("missing-value: the variable `RABBIT_URL` is not set: the broker, such as amqp://"), "{said:#?}");
+    let found = load_files(&[("router.toml", &text)], &FixedEnvironment::default()).await.expect_err("it is missing");
+    assert!(!found.report.render(false).contains('*'), "{}", found.report.render(false));
+    // A default is written into the file, whatever it is the default of.
+    let (_, loaded) =
+        amqp(&text.replace(":?the broker, such as ", ":-").replace("password@localhost", "hunter22@127.0.0.1"), &FixedEnvironment::default()).await;
+    assert!(lines(&loaded.report).iter().any(|line| line.contains("secret-literal")), "{:#?}", lines(&loaded.report));
+}
+
+#[tokio::test]
 async fn what_is_unsafe_beyond_this_machine_is_warned_about() {
-    let local = ["amqp://guest:x@localhost/", "amqp://guest:x@127.1.2.3:5672/", "amqp://guest:x@[::1]/", "amqps://u:x@broker.lan/", "amqps://broker.lan/?auth_mechanism=EXTERNAL"];
+    let local = [
+        "amqp://guest:x@localhost/",
+        "amqp://guest:x@127.1.2.3:5672/",
+        "amqp://guest:x@[::1]/",
+        "amqps://u:x@broker.lan/",
+        "amqps://broker.lan/?auth_mechanism=EXTERNAL",
+    ];
     for url in local {
         let (usable, said) = said(&on_broker("", ""), &FixedEnvironment::default().with("BROKER", url)).await;
         assert!(usable && said.is_empty(), "{url}: {said:#?}");
