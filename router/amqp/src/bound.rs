@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use router_api::{RouteName, Subscription};
+use router_api::{PatternTrie, RouteName, RoutingKey, Subscription};
 
 use crate::{
     AmqpOptions,
@@ -32,13 +32,15 @@ pub(crate) struct Bound {
     notes: Arc<Notes>,
     /// None before the first `bind`: then nobody knows what is not wanted any more, and nothing may be taken away.
     wanted: Mutex<Option<Vec<Subscription>>>,
+    /// The patterns of all of them; as `wanted`.
+    patterns: Mutex<Option<PatternTrie<()>>>,
     /// Two declarations at once would get into each other's way.
     declaring: tokio::sync::Mutex<()>,
 }
 
 impl Bound {
     pub(crate) fn new(options: Arc<AmqpOptions>, bindings: Arc<Bindings>, notes: Arc<Notes>) -> Self {
-        Self { options, bindings, notes, wanted: Mutex::default(), declaring: tokio::sync::Mutex::default() }
+        Self { options, bindings, notes, wanted: Mutex::default(), patterns: Mutex::default(), declaring: tokio::sync::Mutex::default() }
     }
 
     /// Makes `subscriptions` the set that is declared from now on, and declares it where `session` is there; a set that is refused changes
@@ -67,11 +69,24 @@ impl Bound {
     }
 
     fn replace(&self, wanted: Option<Vec<Subscription>>) -> Option<Vec<Subscription>> {
+        let patterns = wanted.as_ref().map(|wanted| {
+            let mut patterns = PatternTrie::new();
+            for pattern in wanted.iter().flat_map(|wanted| &wanted.patterns) {
+                patterns.insert(pattern, ());
+            }
+            patterns
+        });
+        *self.patterns.lock().unwrap_or_else(PoisonError::into_inner) = patterns;
         std::mem::replace(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner), wanted)
     }
 
     pub(crate) fn wanted(&self) -> Vec<Subscription> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
+    }
+
+    /// Does a bound route listen to this key? `None` before the first `bind`.
+    pub(crate) fn wants(&self, key: &RoutingKey) -> Option<bool> {
+        self.patterns.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|patterns| !patterns.matches(key).is_empty())
     }
 
     /// The queue of a bound route.

@@ -28,6 +28,7 @@ mod properties;
 mod publisher;
 mod pump;
 mod returns;
+mod routed;
 mod scratch;
 mod sieve;
 mod topology;

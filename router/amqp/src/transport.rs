@@ -23,6 +23,7 @@ use crate::{
     lost, names,
     notes::Notes,
     publisher::{PublishFailure, Publisher},
+    routed::Routed,
     scratch::Scratch,
     waits, wire,
 };
@@ -38,6 +39,7 @@ pub struct AmqpTransport {
     bus: Arc<Bus>,
     publisher: Arc<Publisher>,
     bound: Arc<Bound>,
+    routed: Routed,
     desk: Desk,
     clock: Arc<dyn Clock>,
     consumers: Mutex<Vec<Weak<dyn Consumer>>>,
@@ -64,7 +66,7 @@ impl AmqpTransport {
         if let Some(archivist) = archivist {
             tokio::spawn(Follower::new(Arc::clone(&options), Arc::clone(&bus), archivist, Arc::clone(&clock)).run());
         }
-        let this = Arc::new(Self { options, bus, publisher, bound, desk, clock, consumers: Mutex::default() });
+        let this = Arc::new(Self { options, bus, publisher, bound, routed: Routed::default(), desk, clock, consumers: Mutex::default() });
         tokio::spawn(lost::watch(Arc::clone(&this.options), Arc::clone(&this.bus), Arc::clone(&this.bound), Arc::clone(&this.publisher)));
         tokio::spawn(Arc::clone(&this.bound).mend(Arc::clone(&this.bus), Arc::clone(&this.publisher)));
         this
@@ -151,7 +153,8 @@ impl Transport for AmqpTransport {
         let routed = match &publication.to {
             Destination::Subscribers => {
                 let properties = wire::published(&publication, now);
-                self.publisher.publish(&self.options.exchange, publication.key.as_str(), body, properties).await.map_err(unpublished)?.routed
+                let confirmed = self.publisher.publish(&self.options.exchange, publication.key.as_str(), body, properties).await.map_err(unpublished)?;
+                confirmed.routed && self.routed.is_wanted(&publication.key, &self.bound, &self.bus, &self.options).await
             }
             Destination::Route { route, delay } => {
                 let queue = match self.bound.queue_of(route) {

@@ -219,7 +219,8 @@ fn of_routes<'a>(routes: impl Iterator<Item = &'a RouteConfig>) -> Vec<Subscript
     routes
         .map(|route| Subscription {
             route: route.name.clone(),
-            patterns: route.on.clone(),
+            // A route that is off has a queue, and wants nothing.
+            patterns: if route.enabled { route.on.clone() } else { Vec::new() },
             matcher: Arc::new(RouteMatcher::of(route)),
             queue: route.queue.clone(),
         })

@@ -53,7 +53,13 @@ pub(crate) fn run(global: &Global, args: &PublishArgs, out: &mut Output) -> anyh
         out.line(format_args!("{} {} is confirmed by the broker", styled(GOOD, "✓"), styled(BOLD, harmless(key.as_str()))))?;
         if !published.routed {
             let why = "no route's pattern fits the key, or no router has made its queues there yet (`event-router run`)";
-            out.line(format_args!("  {} {why}", styled(WARN, "no queue wants it:")))?;
+            out.line(format_args!("  {} {why}", styled(WARN, "no route wants it:")))?;
+        }
+        if !running {
+            let (store, config) = (config.store.path.display().to_string(), located.name());
+            let what = if published.routed { "waits on the broker for a router" } else { "is handled by nobody" };
+            let line = format!("  no router runs on `{}` (configuration {}): unless one runs elsewhere, the event {what}", harmless(&store), harmless(&config));
+            out.line(styled(DIM, &line))?;
         }
         return Ok(Ended::Well);
     }
