@@ -115,6 +115,8 @@ pub struct DeliveryRecord {
 pub enum DeliveryState {
     /// Still owned by its queue.
     Queued,
+    /// Wanted, and not settled by this router: it waits on the broker, another router has it, or the route did not listen yet.
+    Unsettled,
     /// Handed out to its route: it runs, or waits in a lane or a burst. Told by a router that runs.
     InHand {
         /// When its handling began; `None` while it waits for its turn.

@@ -39,6 +39,7 @@ impl Fates<'_> {
                 Told { sign: styled(BAD, "✗"), text, stuck: true }
             }
             DeliveryState::Queued => moving(styled(DIM, "…"), "waits in its queue".to_owned()),
+            DeliveryState::Unsettled => moving(styled(DIM, "…"), "waits in its queue, or another router has it".to_owned()),
             DeliveryState::InHand { running_since: Some(since), attempt } => {
                 moving(styled(GOOD, "▶"), format!("runs since {}, attempt {attempt}", time(*since, self.now)))
             }

@@ -20,6 +20,7 @@ use crate::{
     redrive::Redrive,
     route::{Order, Wish},
     router::{ApplyError, switches_on, waiting_in},
+    unsettled,
 };
 
 /// The way in, the same for a running router and for a command that opened the store itself: redacts, checks the limits, stores.
@@ -131,6 +132,15 @@ async fn dead_letter(transport: &dyn Transport, id: &str) -> Result<StoredDeadLe
     transport.admin().dead_letter(id).await?.ok_or_else(|| AdminError::NotFound(format!("there is no dead letter `{id}`")))
 }
 
+impl RouterAdmin {
+    fn add_unsettled(&self, events: &mut [ArchivedEvent]) {
+        if self.parts.fates.is_some() {
+            let now = self.shown.now().clone();
+            unsettled::add(events, now.routes.iter().map(|(config, _)| config), now.decode);
+        }
+    }
+}
+
 #[async_trait]
 impl Admin for RouterAdmin {
     async fn status(&self) -> Result<RouterStatus, AdminError> {
@@ -158,11 +168,17 @@ impl Admin for RouterAdmin {
     }
 
     async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, AdminError> {
-        Ok(self.parts.store.events(query).await?)
+        let mut events = self.parts.store.events(query).await?;
+        if !query.unmatched {
+            self.add_unsettled(&mut events);
+        }
+        Ok(events)
     }
 
     async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, AdminError> {
-        event(&*self.parts.store, reference).await
+        let mut events = event(&*self.parts.store, reference).await?;
+        self.add_unsettled(&mut events);
+        Ok(events)
     }
 
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, AdminError> {
@@ -242,6 +258,14 @@ impl RouterAdmin {
     }
 }
 
+impl StoreAdmin {
+    fn add_unsettled(&self, events: &mut [ArchivedEvent]) {
+        if !self.transport.features().archives {
+            unsettled::add(events, self.config.routes.iter(), self.config.limits.decode);
+        }
+    }
+}
+
 #[async_trait]
 impl Admin for StoreAdmin {
     async fn status(&self) -> Result<RouterStatus, AdminError> {
@@ -259,11 +283,17 @@ impl Admin for StoreAdmin {
     }
 
     async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, AdminError> {
-        Ok(self.store.events(query).await?)
+        let mut events = self.store.events(query).await?;
+        if !query.unmatched {
+            self.add_unsettled(&mut events);
+        }
+        Ok(events)
     }
 
     async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, AdminError> {
-        event(&*self.store, reference).await
+        let mut events = event(&*self.store, reference).await?;
+        self.add_unsettled(&mut events);
+        Ok(events)
     }
 
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, AdminError> {

@@ -26,6 +26,7 @@ mod redrive;
 mod route;
 mod router;
 mod solitude;
+mod unsettled;
 mod worker;
 
 pub use admin::{StoreAdmin, take_in};

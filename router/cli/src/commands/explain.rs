@@ -188,6 +188,9 @@ impl Telling<'_> {
             text = format!("duplicate of number {number}: {text}");
         }
         let was_wanted = !matches!(delivery.state, DeliveryState::Finished(Fate::Filtered));
+        if matches!(delivery.state, DeliveryState::Unsettled) {
+            text.push_str(", or the route did not listen to it yet");
+        }
         if was_wanted != fires && !matches!(route.verdict, Verdict::Undecodable { .. }) {
             text.push_str(CHANGED);
         }
