@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use router_api::{
-    AdminError, Clock, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, DecodeLimits, DeliveryState, Envelope, Matcher, RedriveRequest, Redriven,
-    RouteName, Store, StoredDeadLetter, Transport,
+    AdminError, ArchivedEvent, Clock, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, DecodeLimits, DeliveryRecord, DeliveryState, Envelope, Matcher,
+    RedriveRequest, Redriven, RouteName, Store, StoredDeadLetter, Transport,
 };
 
 use crate::{
@@ -117,9 +117,9 @@ impl Redrive<'_> {
         }
         let canaries = usize::try_from(request.canary).unwrap_or(usize::MAX).min(letters.len());
         let (first, rest) = letters.split_at(canaries);
-        for letter in first {
+        for (letter, before) in first.iter().zip(self.known_of(first).await?) {
             redriven.redriven += self.put_back(std::slice::from_ref(letter)).await?;
-            if let Some(why) = self.failed_again(letter).await? {
+            if let Some(why) = self.failed_again(letter, before.as_ref()).await? {
                 redriven.stopped = Some(why);
                 return Ok(redriven);
             }
@@ -144,18 +144,52 @@ impl Redrive<'_> {
         Ok(count)
     }
 
-    /// Waits for the fate of a canary: why the redrive should stop, or `None` when the canary is done.
-    async fn failed_again(&self, letter: &StoredDeadLetter) -> Result<Option<String>, AdminError> {
-        let Some(seq) = letter.seq else { return Ok(Some("this transport cannot follow a canary".to_owned())) };
+    /// What the archive says of the letter's event on its route, of the newest event where there are several.
+    async fn delivery(&self, letter: &StoredDeadLetter) -> Result<Option<DeliveryRecord>, AdminError> {
+        let id = self.decoded(letter).and_then(|event| event.id().map(|id| id.as_str().to_owned()));
+        let Some(reference) = letter.seq.map(|seq| seq.to_string()).or_else(|| id.clone()) else { return Ok(None) };
+        let is_meant = |event: &ArchivedEvent| match letter.seq {
+            Some(seq) => event.seq == seq,
+            None => event.id == id,
+        };
+        let events = self.store.event(&reference).await?;
+        let newest = events.into_iter().filter(is_meant).max_by_key(|event| event.seq);
+        Ok(newest.and_then(|event| event.deliveries.into_iter().find(|delivery| delivery.route == letter.letter.route)))
+    }
+
+    /// What is known of each canary before it is put back.
+    ///
+    /// # Errors
+    ///
+    /// When what becomes of one could not be seen: then nothing may be moved.
+    async fn known_of(&self, canaries: &[StoredDeadLetter]) -> Result<Vec<Option<DeliveryRecord>>, AdminError> {
+        let mut known = Vec::with_capacity(canaries.len());
+        for letter in canaries {
+            let delivery = self.delivery(letter).await?;
+            // A transport that numbers its letters tells their fate itself; on a bus it is told by who has given up on the letter.
+            if letter.seq.is_none() && !delivery.as_ref().is_some_and(|delivery| matches!(delivery.state, DeliveryState::Dead { .. })) {
+                return Err(AdminError::Invalid(format!(
+                    "letter {} cannot be a canary, and nothing was moved: the archive of this router does not have its event, or another router gave it \
+                     up; ask that one, or redrive a few with `--limit` instead of `--canary`",
+                    letter.id
+                )));
+            }
+            known.push(delivery);
+        }
+        Ok(known)
+    }
+
+    /// Waits for the fate of a canary, of which `before` was known: why the redrive should stop, or `None` when the canary is done.
+    async fn failed_again(&self, letter: &StoredDeadLetter, before: Option<&DeliveryRecord>) -> Result<Option<String>, AdminError> {
         let begun = self.clock.monotonic();
         loop {
-            let events = self.store.event(&seq.to_string()).await?;
-            let deliveries = events.iter().filter(|event| event.seq == seq).flat_map(|event| &event.deliveries);
-            match deliveries.filter(|delivery| delivery.route == letter.letter.route).map(|delivery| &delivery.state).next() {
+            let delivery = self.delivery(letter).await?;
+            // On a bus the old fate stands until the new one is written.
+            let is_old = letter.seq.is_none() && delivery.as_ref() == before;
+            match delivery.filter(|_| !is_old).map(|delivery| delivery.state) {
                 Some(DeliveryState::Finished(_)) => return Ok(None),
                 Some(DeliveryState::Dead { id, reason }) => return Ok(Some(format!("letter {} failed again ({reason}) and is letter {id} now", letter.id))),
-                Some(DeliveryState::Waiting { error }) if error.is_some() => {
-                    let error = error.clone().unwrap_or_default();
+                Some(DeliveryState::Waiting { error: Some(error) }) => {
                     return Ok(Some(format!("letter {} failed again and is tried later: {error}", letter.id)));
                 }
                 _ => {}
