@@ -99,7 +99,7 @@ impl Link {
                 break;
             }
             let wait = backoff.next(failure.is_refused(), &*self.chance);
-            said.failure(&failure, wait);
+            said.failure(&failure, wait, self.state.borrow().sessions > 0);
             self.state.send_modify(|state| state.trouble = Some(failure));
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
@@ -204,7 +204,7 @@ struct Said {
 }
 
 impl Said {
-    fn failure(&mut self, failure: &Failure, wait: Duration) {
+    fn failure(&mut self, failure: &Failure, wait: Duration, was_reached: bool) {
         let is_news = match &self.last {
             Some((sentence, at)) => sentence != failure.sentence() || at.elapsed() >= SAY_AGAIN,
             None => true,
@@ -213,7 +213,10 @@ impl Said {
             return;
         }
         self.last = Some((failure.sentence().to_owned(), Instant::now()));
-        if failure.is_refused() {
+        if failure.is_refused() && !was_reached {
+            // Whoever has just begun may end because of it.
+            tracing::error!("{failure}");
+        } else if failure.is_refused() {
             tracing::error!("{failure}; it is tried again, next in {} ms", wait.as_millis());
         } else {
             tracing::warn!("{failure}; it is tried again, next in {} ms", wait.as_millis());

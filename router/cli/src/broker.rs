@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    path::{Path, PathBuf},
     sync::{Arc, RwLock},
     time::Duration,
 };
@@ -10,15 +11,16 @@ use anyhow::bail;
 use async_trait::async_trait;
 use router_amqp::{AmqpOptions, AmqpTransport, ArchiveOptions, ClientTls, Management, Topology};
 use router_api::{
-    Archivist, Chance, Clock, Consumer, DeadLetterQuery, EffectPort, Features, PlanLine, Publication, Published, QueueStats, RouteName, Store,
-    StoredDeadLetter, Subscription, Transport, TransportAdmin, TransportError,
+    Admin as _, Archivist, Chance, Clock, Consumer, DeadLetterQuery, EffectPort, Features, PlanChange, PlanLine, Publication, Published, QueueStats, RouteName,
+    Store, StoredDeadLetter, Subscription, Transport, TransportAdmin, TransportError,
 };
 use router_core::{
     Archiving,
     config::{self, AmqpConfig, Config, RouteConfig},
     observe::{Observer, RouterEvent},
 };
-use router_embedded::Embedded;
+use router_embedded::{Embedded, OpenError};
+use router_http::AdminClient;
 use tokio::sync::OnceCell;
 use tracing::{info, warn};
 
@@ -296,6 +298,8 @@ pub(crate) struct Planner {
     shown: String,
     /// Held while it is asked what was bound before; `None` where a router holds it, or where none ever ran.
     store: Option<Arc<Embedded>>,
+    /// Where the router that holds the store can be asked, and what this configuration is.
+    holder: Option<(PathBuf, String)>,
 }
 
 impl Planner {
@@ -303,14 +307,18 @@ impl Planner {
     pub(crate) fn new(config: &Config, amqp: &AmqpConfig, effects: Arc<dyn EffectPort>) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let path = &config.store.path;
-        let store = if store_file::is_there(path)? { Embedded::open(store_options(config), Arc::clone(&clock)).ok() } else { None };
+        let (store, holder) = match store_file::is_there(path)?.then(|| Embedded::open(store_options(config), Arc::clone(&clock))) {
+            Some(Ok(store)) => (Some(store), None),
+            Some(Err(OpenError::HeldByAnother { .. })) => (None, Some((path.clone(), config.hash.clone()))),
+            Some(Err(_)) | None => (None, None),
+        };
         let remembered: Arc<dyn Store> = match &store {
             Some(store) => store.clone(),
             None => Arc::new(MemoryStore::default()),
         };
         let options = options(config, amqp, management(amqp, &effects)?.map(Arc::new));
         let shown = options.shown_url();
-        Ok(Self { transport: AmqpTransport::start(options, remembered, None, clock, Arc::new(OsChance)), shown, store })
+        Ok(Self { transport: AmqpTransport::start(options, remembered, None, clock, Arc::new(OsChance)), shown, store, holder })
     }
 
     /// What `run` would change.
@@ -320,7 +328,26 @@ impl Planner {
     /// When the broker is not reached.
     pub(crate) async fn plan(&self, subscriptions: &[Subscription]) -> Result<Vec<PlanLine>, TransportError> {
         self.transport.reached(REACH).await.map_err(with_hint)?;
-        self.transport.admin().plan(subscriptions).await
+        let mut plan = self.transport.admin().plan(subscriptions).await?;
+        if let Some((path, hash)) = &self.holder {
+            let (change, detail) = match Self::is_bound_by(path, hash).await {
+                true => (PlanChange::Keep, "the router that runs with this configuration has bound it"),
+                false => {
+                    (PlanChange::Unknown, "the router that runs holds the record of what it has bound, and runs with another configuration or has troubles")
+                }
+            };
+            for line in plan.iter_mut().filter(|line| line.change == PlanChange::Unknown && line.object.starts_with("binding ")) {
+                (line.change, line.detail) = (change, Some(detail.to_owned()));
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Does the router on this store run with the same configuration, and has all of it been bound?
+    async fn is_bound_by(store: &Path, hash: &str) -> bool {
+        let asking = async { AdminClient::connect(store).await.ok()?.status().await.ok() };
+        let status = tokio::time::timeout(REACH, asking).await.ok().flatten();
+        status.is_some_and(|status| status.config_hash == hash && status.condition.reachable && status.condition.troubles.is_empty())
     }
 
     /// Lets go of broker and store; says which broker it was.

@@ -18,7 +18,8 @@ async fn publish_needs_no_store_and_no_router() {
     let message = client.get("collector").await.expect("it is on the broker");
     assert_eq!(message.id(), answer["event_id"].as_str());
     let unwanted = world.run(&["publish", "--sample", "write", "--key", "nobody.wants.this"]).code(0);
-    assert!(unwanted.stdout.contains("is confirmed by the broker") && unwanted.stdout.contains("no queue wants it"), "{unwanted:?}");
+    assert!(unwanted.stdout.contains("is confirmed by the broker") && unwanted.stdout.contains("no route wants it"), "{unwanted:?}");
+    assert!(unwanted.stdout.contains("no router runs on"), "{unwanted:?}");
     assert!(world.has_no_store(), "a command leaves nothing behind");
 }
 
@@ -61,7 +62,13 @@ async fn check_broker_says_what_run_would_make_and_makes_nothing() {
     assert!(world.queue_names().is_empty() && world.vhost.exchanges().is_empty() && world.has_no_store(), "{:?}", world.queue_names());
 
     let service = world.serve();
-    assert_eq!(changes(&world.run(&["check", "--broker", "--json"]).code(0), "create"), [""; 0]);
+    let beside = world.run(&["check", "--broker", "--json"]).code(0);
+    assert_eq!((changes(&beside, "create"), changes(&beside, "unknown")), (Vec::new(), Vec::new()), "{}", beside.stdout);
+    assert!(changes(&beside, "keep").iter().any(|kept| kept == "binding `kept.#` of queue `services.router.kept`"), "{}", beside.stdout);
+    world.configure("heartbeat_s = 11", ROUTES);
+    let other = world.run(&["check", "--broker"]).code(0).stdout;
+    assert!(other.contains("the router that runs holds the record") && !other.contains("our own record does not have it"), "{other}");
+    world.configure("", ROUTES);
     let _ = service.stop();
     let shown = world.run(&["check", "--broker"]).code(0).stdout;
     assert!(shown.contains("nothing would change on amqp://") && shown.contains("queue `services.router.kept`"), "{shown}");

@@ -8,4 +8,5 @@ mod ending;
 mod letters;
 mod refused;
 mod running;
+mod telling;
 mod world;

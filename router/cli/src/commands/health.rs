@@ -15,7 +15,7 @@ use crate::{
     args::{Global, HealthArgs},
     commands::block_on,
     setup,
-    terminal::{BAD, GOOD, Output, counted, harmless, styled},
+    terminal::{BAD, GOOD, Output, WARN, counted, harmless, styled},
 };
 
 /// For the whole question; shorter than any sensible limit of who asks.
@@ -45,13 +45,19 @@ pub(crate) fn run(global: &Global, args: &HealthArgs, out: &mut Output) -> anyho
             schema: "event-router.health.v1",
             healthy,
             said,
+            degraded: status.as_ref().and_then(trouble),
             version: status.as_ref().map(|status| status.version.clone()),
             routes_on: status.as_ref().map(|status| names(status, |state| state != RouteState::Disabled)),
             routes_paused: status.as_ref().map(|status| names(status, |state| state == RouteState::Paused)),
         })?;
     } else {
         match answer {
-            Ok(well) => out.line(format_args!("{} {}", styled(GOOD, "healthy:"), harmless(&well.said)))?,
+            Ok(well) => {
+                out.line(format_args!("{} {}", styled(GOOD, "healthy:"), harmless(&well.said)))?;
+                if let Some(trouble) = well.status.as_ref().and_then(trouble) {
+                    out.line(format_args!("{} {}", styled(WARN, "degraded:"), harmless(&trouble)))?;
+                }
+            }
             Err(why) => out.line(format_args!("{} {}", styled(BAD, "unhealthy:"), harmless(&why)))?,
         }
     }
@@ -65,6 +71,8 @@ struct HealthAnswer {
     healthy: bool,
     /// The line that people get.
     said: String,
+    /// What keeps the transport from taking or giving events; null if nothing does.
+    degraded: Option<String>,
     version: Option<String>,
     routes_on: Option<Vec<String>>,
     routes_paused: Option<Vec<String>>,
@@ -138,6 +146,13 @@ fn sentence(status: &RouterStatus) -> String {
         said.push_str(&format!(", paused: {}", paused.join(", ")));
     }
     said
+}
+
+/// A broker that is away is not mended by a restart of the router, so the router is not ill; but nothing goes on meanwhile.
+fn trouble(status: &RouterStatus) -> Option<String> {
+    let condition = &status.condition;
+    let is_well = condition.reachable && condition.accepts;
+    (!is_well).then(|| if condition.troubles.is_empty() { "the transport is away".to_owned() } else { condition.troubles.join("; ") })
 }
 
 #[cfg(test)]
