@@ -219,6 +219,12 @@ fn the_image_runs_unprivileged_and_asks_the_program_for_its_health() {
     for wanted in ["read_only: true", "user: \"65532:65532\"", "cap_drop: [ALL]", "stop_grace_period: 45s"] {
         assert!(compose.contains(wanted), "{wanted}");
     }
+    // The broker is on loopback only and has no password of ours, and the configuration that is laid over it is there.
+    let broker = deploy("compose.rabbitmq.yaml");
+    for wanted in ["RABBITMQ_DEFAULT_PASS: \"${RABBIT_PASSWORD:?", "ports: [\"127.0.0.1:5672:5672\"]", "../config/examples/rabbitmq.toml:/etc/event-router/"] {
+        assert!(broker.contains(wanted), "{wanted}");
+    }
+    assert!(workspace().join("config/examples/rabbitmq.toml").exists());
     // What is built from is let through, or the build would not find it.
     let ignored = deploy("Dockerfile.dockerignore");
     let manifest = fs::read_to_string(workspace().join("Cargo.toml")).expect("the manifest is there");
