@@ -86,8 +86,10 @@ async fn publish(client: &AmqpClient, numbers: std::ops::Range<u64>) {
 }
 
 async fn take(consumer: &Arc<dyn Consumer>) -> Delivery {
-    match tokio::time::timeout(PATIENCE, consumer.next()).await {
-        Ok(Some(Ok(delivery))) => delivery,
+    // In a task of its own, so that the end of our patience does not wake what should have been woken by something else.
+    let consumer = Arc::clone(consumer);
+    match tokio::time::timeout(PATIENCE, tokio::spawn(async move { consumer.next().await })).await {
+        Ok(Ok(Some(Ok(delivery)))) => delivery,
         other => panic!("instead of a delivery there came {other:?}"),
     }
 }

@@ -117,7 +117,11 @@ impl Shared {
     pub(super) fn wait_on(self: &Arc<Self>, hand: &mut Hand, held: Held) -> Option<Delivery> {
         match hand.held.wait_on(self.now(), held) {
             Step::Ripe(delivery) => Some(delivery),
-            Step::Held => None,
+            Step::Held => {
+                // Who waits in `next` sleeps until an earlier one is due, or for ever if there was none.
+                self.changed.notify_one();
+                None
+            }
             Step::Forward(held, left) => {
                 tokio::spawn(Arc::clone(self).forward(held, left));
                 None
