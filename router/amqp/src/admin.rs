@@ -196,8 +196,8 @@ impl Desk {
             let sent = waits::send(&self.publisher, &queue, held.dead.stored.body.clone(), wire::redriven(&held.dead), Duration::ZERO).await;
             sent.map_err(|failure| match failure {
                 PublishFailure::Refused(why) => TransportError::Refused(why),
-                PublishFailure::Nacked(why) | PublishFailure::Blocked(why) => TransportError::Full(why),
-                PublishFailure::Unavailable(why) => TransportError::Unavailable(why),
+                PublishFailure::Nacked(why) => TransportError::Full(why),
+                PublishFailure::Unavailable(why) | PublishFailure::Blocked(why) => TransportError::Unavailable(why),
             })?;
         }
         Ok(look.remove(held.tag).await?)

@@ -202,8 +202,8 @@ impl AmqpTransport {
 /// What the core is told about a publication that failed.
 fn unpublished(failure: PublishFailure) -> TransportError {
     match failure {
-        PublishFailure::Unavailable(why) => TransportError::Unavailable(why),
-        PublishFailure::Blocked(why) | PublishFailure::Nacked(why) => TransportError::Full(why),
+        PublishFailure::Unavailable(why) | PublishFailure::Blocked(why) => TransportError::Unavailable(why),
+        PublishFailure::Nacked(why) => TransportError::Full(why),
         PublishFailure::Refused(why) => TransportError::Refused(why),
     }
 }

@@ -210,13 +210,13 @@ async fn a_broker_short_of_memory_blocks_who_publishes_and_nobody_else() {
     // The broker only tells who publishes. That one hears it long before a confirm would be late.
     let begun = Instant::now();
     let answer = transport.publish(event("a.b", "during")).await;
-    let Err(TransportError::Full(sentence)) = answer else { panic!("{answer:?}") };
+    let Err(TransportError::Unavailable(sentence)) = answer else { panic!("{answer:?}") };
     assert!(sentence.contains("low on memory"), "{sentence}");
     println!("blocked was told after {:?}", begun.elapsed());
     let condition = transport.condition();
     assert!(condition.reachable && !condition.accepts, "{condition:?}");
     assert!(condition.troubles.iter().any(|trouble| trouble.contains("low on memory")), "{condition:?}");
-    assert!(matches!(transport.publish(event("a.b", "during")).await, Err(TransportError::Full(_))));
+    assert!(matches!(transport.publish(event("a.b", "during")).await, Err(TransportError::Unavailable(_))));
     assert!(transport.reached(PATIENCE).await.is_ok(), "it is there, and events can be taken from it");
     broker.end_memory_alarm();
     until("events are taken again", || transport.condition().accepts).await;
