@@ -57,6 +57,9 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Failures of the intake in a row after which the session is given up.
 const INTAKE_FAILURES_MAX: u32 = 10;
 
+/// Deliveries that are taken in one turn of the loop; then it looks at everything else again.
+const AT_ONCE_MAX: usize = 64;
+
 /// A burst that was frozen before a restart waits for its members at least so long.
 const REASSEMBLE_MIN: Duration = Duration::from_secs(5);
 
@@ -294,13 +297,22 @@ impl RouteLoop<'_> {
                 },
                 Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
                     self.take_back(ended.ok(), &worker, &mut session);
+                    // What else has ended meanwhile costs no turn of its own.
+                    while session.leaving.is_none() && let Some(ended) = self.running.try_join_next() {
+                        self.take_back(ended.ok(), &worker, &mut session);
+                    }
                 }
                 next = look.get_or_insert_with(|| consumer.next()), if may_take => {
                     look = None;
-                    match next {
-                        Some(Ok(delivery)) => self.accept(&worker, delivery, &mut session),
-                        Some(Err(error)) => self.intake_failed(error.to_string(), &mut session),
-                        None => session.leave(SessionEnd::Lost { error: TransportError::Unavailable("the consumer ended".to_owned()).to_string() }),
+                    self.take_in(next, &worker, &mut session);
+                    // What is there already costs no turn of its own. A look that finds nothing stays, and is waited for in the next turn.
+                    for _ in 1..AT_ONCE_MAX {
+                        if session.leaving.is_some() || session.takes_at.is_some() || !self.has_room(&mut session) {
+                            break;
+                        }
+                        let Some(next) = look.get_or_insert_with(|| consumer.next()).now_or_never() else { break };
+                        look = None;
+                        self.take_in(next, &worker, &mut session);
                     }
                 }
                 () = &mut renewal, if session.leaving.is_none() => session.leave(SessionEnd::Renewed),
@@ -354,10 +366,16 @@ impl RouteLoop<'_> {
         }
         let asides = std::mem::take(&mut session.asides);
         let (worker, epoch, deliveries) = (Arc::clone(worker), self.epoch, asides.len());
-        self.running.spawn(async move {
-            worker.settle_aside(asides).await;
-            Ended { epoch, deliveries, handling: None }
-        });
+        let mut settling = Box::pin(async move { worker.settle_aside(asides).await });
+        // A transport that takes an acknowledgement at once needs no task for it.
+        match AssertUnwindSafe(settling.as_mut()).catch_unwind().now_or_never() {
+            Some(Ok(())) => session.in_hand = session.in_hand.saturating_sub(deliveries),
+            Some(Err(_)) => session.leave(SessionEnd::broken()),
+            None => drop(self.running.spawn(async move {
+                settling.await;
+                Ended { epoch, deliveries, handling: None }
+            })),
+        }
     }
 
     /// May another delivery be taken? Slows down before any of our limits could drop something.
@@ -396,6 +414,15 @@ impl RouteLoop<'_> {
         let delay = RECONNECT_FIRST.saturating_mul(1 << session.intake_failures.min(16)).min(RECONNECT_MAX);
         session.takes_at = Some(self.route.parts.clock.monotonic() + delay);
         self.tell(RouterEvent::StoreTrouble { error: format!("route `{}` takes nothing for {} ms: {error}", self.route.config.name, delay.as_millis()) });
+    }
+
+    /// What a look at the queue brought.
+    fn take_in(&mut self, next: Option<Result<Delivery, TransportError>>, worker: &Worker, session: &mut Session) {
+        match next {
+            Some(Ok(delivery)) => self.accept(worker, delivery, session),
+            Some(Err(error)) => self.intake_failed(error.to_string(), session),
+            None => session.leave(SessionEnd::Lost { error: TransportError::Unavailable("the consumer ended".to_owned()).to_string() }),
+        }
     }
 
     fn accept(&mut self, worker: &Worker, delivery: Delivery, session: &mut Session) {
