@@ -265,6 +265,9 @@ pub struct Enabled {
     /// When the oldest of them was stored.
     #[schemars(with = "Option<crate::described::Moment>")]
     pub since: Option<Timestamp>,
+    /// It was paused by an operator, and stays so: all this happens when it is let go on.
+    #[serde(default)]
+    pub paused: bool,
     /// What loading the configuration did; `None` where no router runs.
     pub reloaded: Option<Reloaded>,
 }
@@ -300,6 +303,9 @@ pub struct Reloaded {
     /// Events that waited for the routes in `started`: these are handled first.
     #[serde(default)]
     pub taken_up: Vec<TakenUp>,
+    /// Routes in `started` and `restarted` that an operator has paused: they stay so.
+    #[serde(default)]
+    pub paused: Vec<RouteName>,
     /// What a reload cannot change: it needs a restart.
     pub needs_restart: Vec<String>,
 }

@@ -1,6 +1,7 @@
 //! An event that a command is given: a stored one by number or id, a file, or the standard input.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, Read},
     path::Path,
@@ -8,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use router_api::{AdminError, ArchivedEvent, DecodeLimits, DeliveryState, Envelope, Fate, RoutingKey};
+use router_api::{AdminError, ArchivedEvent, DecodeLimits, DeliveryState, Envelope, Fate, RouteName, RouteState, RoutingKey};
 use router_core::config::Config;
 use router_http::key_of;
 
@@ -27,6 +28,8 @@ pub(crate) struct EventInput {
     pub(crate) archived: Option<ArchivedEvent>,
     /// If a route recognised it as a repetition by its id: the number of the first event of that id.
     pub(crate) original: Option<u64>,
+    /// Routes that are paused in the running router, and why.
+    pub(crate) paused: BTreeMap<RouteName, String>,
 }
 
 impl EventInput {
@@ -45,7 +48,7 @@ impl EventInput {
         if args.event == "-" || path.is_file() {
             let body = read(path, config.limits.decode.body_bytes_max)?;
             let key = keyed(args.key.as_ref(), &body, &args.event)?;
-            return Ok(Self { key, body, archived: None, original: None });
+            return Ok(Self { key, body, archived: None, original: None, paused: BTreeMap::new() });
         }
         if args.key.is_some() {
             bail!("there is no file `{}`, and `--key` is only for events from a file", args.event);
@@ -59,6 +62,7 @@ impl EventInput {
             Ok([event, ..]) => original(&access, event).await,
             _ => None,
         };
+        let paused = paused(&access).await;
         access.close().await;
         let mut found = match found {
             Ok(found) if !found.is_empty() => found,
@@ -79,7 +83,7 @@ impl EventInput {
             }
         }
         let archived = found.swap_remove(0);
-        Ok(Self { key: archived.key.clone(), body: archived.body.clone(), archived: Some(archived), original })
+        Ok(Self { key: archived.key.clone(), body: archived.body.clone(), archived: Some(archived), original, paused })
     }
 }
 
@@ -91,6 +95,16 @@ async fn original(access: &Access, event: &ArchivedEvent) -> Option<u64> {
     // An aside of the answer: without it the answer is still right.
     let same = access.admin().event(key).await.ok()?;
     same.iter().filter(|other| other.id.as_ref() == Some(key) && other.seq < event.seq).map(|other| other.seq).min()
+}
+
+/// An aside of the answer, too; without a running router nothing is paused more than the rest.
+async fn paused(access: &Access) -> BTreeMap<RouteName, String> {
+    if !access.is_running() {
+        return BTreeMap::new();
+    }
+    let routes = access.admin().status().await.map(|status| status.routes).unwrap_or_default();
+    let paused = routes.into_iter().filter(|route| route.state == RouteState::Paused);
+    paused.map(|route| (route.name, route.note.map_or_else(|| "the route is paused".to_owned(), |note| format!("the route is paused: {note}")))).collect()
 }
 
 /// Reads a file or, for `-`, the standard input, within the limit.

@@ -51,6 +51,21 @@ pub(crate) enum Ended {
     InvalidConfig,
 }
 
+/// The command line asks for what cannot be: exit code 2, as for what clap refuses.
+#[derive(Debug)]
+pub(crate) struct WrongUsage(pub(crate) String);
+
+impl std::fmt::Display for WrongUsage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WrongUsage {}
+
+/// Of wrong usage, here and in clap.
+const EXIT_USAGE: u8 = 2;
+
 /// `EX_CONFIG`: service managers do not restart a program that ends with it.
 const EXIT_CONFIG: u8 = 78;
 
@@ -137,7 +152,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(EXIT_CONFIG);
     }
     let _ = io::Write::write_fmt(&mut stderr, format_args!("{}{} {}\n", styled(BAD.bold(), "error"), styled(BOLD, ":"), harmless_lines(&format!("{error:#}"))));
-    ExitCode::FAILURE
+    if error.is::<WrongUsage>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
 }
 
 impl Global {

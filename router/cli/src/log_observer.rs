@@ -176,7 +176,7 @@ impl Observer for LogObserver {
                 let letters = terminal::counted(ids.len() as u64, "dead letter", "dead letters");
                 warn!(route = route.as_str(), ids = some(ids), "an operator's wish: {letters} of route `{route}` deleted");
             }
-            RouterEvent::Commanded { route, command } => info!(route = route.as_str(), ?command, "an operator's wish: {command:?} for route `{route}`"),
+            RouterEvent::Commanded { route, command } => info!(route = route.as_str(), "an operator's wish: {command:?} for route `{route}`"),
             RouterEvent::StoreTrouble { error } => {
                 if self.admits("store-trouble", "") {
                     error!(error = error.as_str(), "the store is in trouble, no event is lost by it");

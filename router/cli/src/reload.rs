@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use anyhow::bail;
 use async_trait::async_trait;
 use router_api::{
-    Accepted, Admin, AdminError, ArchivedEvent, Clock as _, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, EnableRequest, Enabled, EventQuery,
-    Publication, Published, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus, StoredDeadLetter, TakenUp,
+    Accepted, Admin, AdminError, ArchivedEvent, Clock as _, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, EnableFrom, EnableRequest, Enabled,
+    EventQuery, Publication, Published, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus, StoredDeadLetter, TakenUp,
 };
 use router_core::{
     ApplyError, Router,
@@ -68,12 +68,16 @@ impl Reloader {
         systemd::ready(status).await;
         drop(located);
         match &result {
-            Ok((reloaded, _)) => {
+            Ok((reloaded, enabled)) => {
                 let names = |names: &[RouteName]| names.iter().map(RouteName::as_str).collect::<Vec<_>>().join(", ");
                 let (started, restarted, stopped) = (names(&reloaded.started), names(&reloaded.restarted), names(&reloaded.stopped));
                 let hash = reloaded.config_hash.get(..12).unwrap_or(&reloaded.config_hash);
                 info!(hash, started, restarted, stopped, "the configuration was loaded anew");
-                log_taken_up(&reloaded.taken_up);
+                log_taken_up(&reloaded.taken_up, &reloaded.paused);
+                if let Some(Enabled { route, from: EnableFrom::Now, waiting, .. }) = enabled {
+                    let skipped = counted(*waiting, "event", "events");
+                    info!(route = route.as_str(), events = waiting, "route `{route}` begins now; what waited for it becomes dead letters: {skipped}");
+                }
                 for (route, events) in &reloaded.waiting {
                     warn!(route = route.as_str(), events, "events wait in the queue of route `{route}`, which is off or gone");
                 }
@@ -128,6 +132,7 @@ impl Reloader {
             stopped: applied.stopped,
             waiting: applied.waiting,
             taken_up: applied.taken_up,
+            paused: applied.paused,
             needs_restart,
         };
         Ok((reloaded, enabled))
@@ -152,11 +157,18 @@ pub(crate) fn status_line(config: &Config) -> String {
     format!("{} on, configuration {}", counted(on, "route", "routes"), config.hash.get(..12).unwrap_or(&config.hash))
 }
 
-/// Says of routes that were switched on what waited for them.
-pub(crate) fn log_taken_up(taken_up: &[TakenUp]) {
+/// Says of routes that were started what waited for them, and which of them are paused.
+pub(crate) fn log_taken_up(taken_up: &[TakenUp], paused: &[RouteName]) {
+    for route in paused {
+        info!(route = route.as_str(), "route `{route}` stays paused by an operator: `event-router routes resume {route}` lets it go on");
+    }
     for TakenUp { route, events, since } in taken_up {
         let (waited, since_text) = (counted(*events, "event", "events"), since.map(|since| format!(" since {since}")).unwrap_or_default());
-        info!(route = route.as_str(), events, "route `{route}` is on, and takes up what waited for it: {waited}{since_text}");
+        if paused.contains(route) {
+            info!(route = route.as_str(), events, "route `{route}` is paused, and keeps what waits for it: {waited}{since_text}");
+        } else {
+            info!(route = route.as_str(), events, "route `{route}` is on, and takes up what waited for it: {waited}{since_text}");
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use router_api::{
 
 use crate::{
     config::{Config, RouteConfig},
-    memory::{Memory, set_paused, set_skips, stuck_bursts},
+    memory::{Memory, is_paused, set_paused, set_skips, stuck_bursts},
     observe::{Observers, RouterEvent},
     parts::{Parts, Shown, Status},
     recent::Recent,
@@ -346,7 +346,8 @@ impl Admin for StoreAdmin {
         switches_on(&self.config, route).map_err(ApplyError::into_admin_error)?;
         let (waiting, since) = waiting_in(&self.transport.admin().queues().await?, route);
         set_skips(&*self.store, route, (request.from == EnableFrom::Now).then(|| self.clock.now())).await?;
-        Ok(Enabled { route: route.clone(), from: request.from, waiting, since, reloaded: None })
+        let paused = is_paused(&*self.store, route).await?;
+        Ok(Enabled { route: route.clone(), from: request.from, waiting, since, paused, reloaded: None })
     }
 }
 

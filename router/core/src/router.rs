@@ -61,6 +61,8 @@ pub struct Applied {
     pub waiting: Vec<(RouteName, u64)>,
     /// Events that waited for the started routes.
     pub taken_up: Vec<TakenUp>,
+    /// Started and restarted routes that an operator has paused.
+    pub paused: Vec<RouteName>,
 }
 
 /// Why a configuration was not applied. Nothing has changed.
@@ -228,7 +230,14 @@ impl Router {
         let store = &*self.parts.store;
         set_skips(store, route, (from == EnableFrom::Now).then(|| self.parts.clock.now())).await?;
         match self.apply(config).await {
-            Ok(applied) => Ok((Enabled { route: route.clone(), from, waiting, since, reloaded: None }, applied)),
+            Ok(mut applied) => {
+                if from == EnableFrom::Now {
+                    // It skips what waited for it.
+                    applied.taken_up.retain(|taken_up| taken_up.route != *route);
+                }
+                let paused = applied.paused.contains(route);
+                Ok((Enabled { route: route.clone(), from, waiting, since, paused, reloaded: None }, applied))
+            }
             Err(error) => {
                 // It was asked for once, and did not come to pass.
                 set_skips(store, route, None).await?;
@@ -297,8 +306,10 @@ impl Router {
             if events > 0 {
                 applied.taken_up.push(TakenUp { route: name.clone(), events, since });
             }
-            applied.started.push(name);
-            self.start(&mut state, built).await;
+            applied.started.push(name.clone());
+            if self.start(&mut state, built).await {
+                applied.paused.push(name);
+            }
         }
         // All drains side by side, and who has drained goes on: a slow route delays no quick one.
         for name in gone.iter().chain(restart.iter().map(|built| &built.parts.config.name)) {
@@ -311,8 +322,10 @@ impl Router {
         draining.extend(restart.into_iter().map(|built| (built.parts.config.name.clone(), Some(built))));
         while !draining.is_empty() {
             let (name, _) = self.join_first(&mut state, draining.keys()).await;
-            if let Some(Some(built)) = draining.remove(&name) {
-                self.start(&mut state, built).await;
+            if let Some(Some(built)) = draining.remove(&name)
+                && self.start(&mut state, built).await
+            {
+                applied.paused.push(name);
             }
         }
         applied.stopped = gone;
@@ -360,19 +373,24 @@ impl Router {
         Ok(Built { parts, wishes: listener })
     }
 
-    async fn start(&self, state: &mut State, Built { parts, wishes }: Built) {
-        match is_paused(&*self.parts.store, &parts.config.name).await {
-            Ok(true) => {
-                parts.orders.send_replace(Order::Pause);
+    /// True for a route that an operator has paused.
+    async fn start(&self, state: &mut State, Built { parts, wishes }: Built) -> bool {
+        let paused = match is_paused(&*self.parts.store, &parts.config.name).await {
+            Ok(paused) => paused,
+            Err(error) => {
+                self.parts.observers.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+                false
             }
-            Ok(false) => {}
-            Err(error) => self.parts.observers.tell(RouterEvent::StoreTrouble { error: error.to_string() }),
+        };
+        if paused {
+            parts.orders.send_replace(Order::Pause);
         }
         let canceller = Canceller::default();
         let name = parts.config.name.clone();
         let task = tokio::spawn(route::run(Arc::clone(&parts), wishes, canceller.clone()));
         self.cancellers().insert(name.clone(), canceller);
         state.running.insert(name, Running { parts, task });
+        paused
     }
 
     /// Waits for the first of these routes to end; one that does not run has ended. Returns how many of its handlings were cancelled.

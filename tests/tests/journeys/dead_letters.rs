@@ -64,7 +64,7 @@ fn letters_are_grouped_by_route_and_failure_whatever_numbers_and_paths_their_err
     let count = |args: &[&str]| home.run(&[&["dead-letters", "list", "--json"], args].concat()).code(0).json()["dead_letters"].as_array().map(Vec::len);
     assert_eq!((count(&["--class", "error"]), count(&["--class", "rejected"]), count(&["--class", "timeout"])), (Some(1), Some(3), Some(0)));
     assert_eq!(home.run(&["dead-letters", "list", "--flat", "--class", "rejected"]).code(0).stdout.lines().count(), 4, "a heading and three letters");
-    let wrong = home.run(&["dead-letters", "list", "--class", "slow"]).code(1);
+    let wrong = home.run(&["dead-letters", "list", "--class", "slow"]).code(2);
     assert!(wrong.stderr.contains("`slow` is no class of failures"), "{}", wrong.stderr);
     golden(&home, "dead-letters-grouped", &{
         // Which of the letters is the newest depends on which handling ended last.
@@ -79,7 +79,7 @@ fn letters_are_grouped_by_route_and_failure_whatever_numbers_and_paths_their_err
 #[test]
 fn letters_are_discarded_by_the_same_choice_as_they_are_redriven_and_redriven_ones_keep_their_history() {
     let (home, mut service) = unwell();
-    let refused = home.run(&["dead-letters", "discard"]).code(1);
+    let refused = home.run(&["dead-letters", "discard"]).code(2);
     assert!(refused.stderr.contains("which letters?"), "{}", refused.stderr);
     let gone = home.run(&["dead-letters", "discard", "--class", "rejected", "--where", "payload.n=2"]).code(0);
     assert!(gone.stdout.contains("1 letter is deleted"), "{}", gone.stdout);
@@ -132,10 +132,17 @@ fn dead_letters_can_be_chosen_by_route_and_reason() {
         assert_eq!(answer["dead_letters"].as_array().map(Vec::len), Some(expected), "{args:?}");
     }
     assert_eq!(home.run(&["dead-letters", "list", "--route", "kept"]).code(0).stdout, "no dead letters\n");
-    let wrong = home.run(&["dead-letters", "list", "--reason", "exausted"]).code(1);
+    let wrong = home.run(&["dead-letters", "list", "--reason", "exausted"]).code(2);
     assert!(wrong.stderr.contains("`exausted` is no reason"), "{}", wrong.stderr);
     let nobody = home.run(&["dead-letters", "list", "--route", "kpt"]).code(1);
     assert!(nobody.stderr.contains("there is no route `kpt`") && nobody.stderr.contains("`kept`, `poisoned`, `off`"), "{}", nobody.stderr);
+    for args in [&["redrive", "--route", "kpt"][..], &["redrive", "--dry-run", "--route", "kpt"], &["discard", "--route", "kpt"]] {
+        let nobody = home.run(&[&["dead-letters"], args].concat()).code(1);
+        assert!(nobody.stderr.contains("there is no route `kpt`") && nobody.stderr.contains("`kept`, `poisoned`, `off`"), "{}", nobody.stderr);
+    }
+    for args in [&["redrive"][..], &["redrive", "--reason", "exausted"], &["redrive", "--where", "payload.n"]] {
+        let _ = home.run(&[&["dead-letters"], args].concat()).code(2);
+    }
     let missing = home.run(&["dead-letters", "show", "nope"]).code(1);
     assert!(missing.stderr.contains("there is no dead letter `nope`"), "{}", missing.stderr);
     service.stop();

@@ -194,7 +194,12 @@ fn a_route_that_is_switched_on_begins_now_or_with_what_waits_and_the_file_decide
         home.configure(POISONED);
         let on = home.run(&["routes", "enable", "poisoned", "--from", from]).code(0).stdout;
         assert!(on.contains("2 events since ") && on.contains("started: poisoned"), "{on}");
-        service.wait_for("takes up what waited for it: 2 events since ").expect("the log says what waited");
+        assert!(on.contains("it stays paused, and does nothing before `event-router routes resume poisoned`"), "{on}");
+        assert_eq!((on.matches("2 events").count(), on.matches("paused").count()), (1, 1), "each thing once: {on}");
+        let log = if from == "now" { "what waited for it becomes dead letters: 2 events" } else { "is paused, and keeps what waits for it: 2 events since " };
+        service.wait_for(log).expect("the log says what waited");
+        let explained = home.run(&["explain", "2"]).code(0).stdout;
+        assert!(explained.contains("waits in its queue; the route is paused: paused by an operator"), "{explained}");
         let _ = home.run(&["routes", "resume", "poisoned"]).code(0);
         work(&service, 4);
         let expected = if from == "now" { "1\n4\n" } else { "1\n2\n3\n4\n" };

@@ -41,6 +41,7 @@ async fn it_works_on_a_route() {
     .build()
     .await;
     test.publish(event("session.thread.start").session("s-1")).await;
-    assert!(test.outcome().await.is_handled());
+    let outcome = test.outcome().await;
+    assert!(outcome.is_handled(), "{outcome:?}");
     test.end().await;
 }

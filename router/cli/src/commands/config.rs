@@ -104,7 +104,11 @@ pub(crate) fn show_reloaded(out: &mut Output, reloaded: &Reloaded) -> anyhow::Re
     for taken_up in &reloaded.taken_up {
         let TakenUp { route, events, since } = taken_up;
         let since = since.map(|since| format!(" since {}", time(since, now))).unwrap_or_default();
-        out.line(format_args!("  route `{route}` handles first what waits for it: {}{since}", counted(*events, "event", "events")))?;
+        let does = if reloaded.paused.contains(route) { "keeps" } else { "handles first" };
+        out.line(format_args!("  route `{route}` {does} what waits for it: {}{since}", counted(*events, "event", "events")))?;
+    }
+    for route in &reloaded.paused {
+        out.line(format_args!("  route `{route}` stays paused: `event-router routes resume {route}` lets it go on"))?;
     }
     for (route, events) in &reloaded.waiting {
         out.line(format_args!("  route `{route}` is off or gone, and {} in its queue", counted(*events, "event waits", "events wait")))?;

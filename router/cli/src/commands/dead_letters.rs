@@ -1,12 +1,12 @@
 //! `dead-letters list` and `dead-letters show`: what routes gave up on, by route and failure or one by one, and why.
 
 use anyhow::bail;
-use router_api::{Clock as _, DeadLetterGroups, DeadLetterQuery, DeadLetterReason, DecodeLimits, Envelope, FailureClass, StoredDeadLetter};
+use router_api::{Clock as _, DeadLetterGroups, DeadLetterQuery, DeadLetterReason, DecodeLimits, Envelope, FailureClass, RouteName, StoredDeadLetter};
 use router_core::config::Config;
 use router_http::{DeadLetterAnswer, DeadLettersAnswer};
 
 use crate::{
-    Ended,
+    Ended, WrongUsage,
     access::{Access, Purpose},
     args::{DeadLettersCommand, Global, LettersArgs},
     body_text,
@@ -44,15 +44,22 @@ pub(crate) fn known_reason(text: &str) -> anyhow::Result<()> {
     let quoted = serde_json::Value::String(text.to_owned());
     match serde_json::from_value::<DeadLetterReason>(quoted) {
         Ok(_) => Ok(()),
-        Err(_) => bail!("`{text}` is no reason of a dead letter: see `event-router dead-letters list --help`"),
+        Err(_) => Err(WrongUsage(format!("`{text}` is no reason of a dead letter: see `event-router dead-letters list --help`")).into()),
     }
 }
 
 pub(crate) fn known_class(text: &str) -> anyhow::Result<()> {
     match serde_json::from_value::<FailureClass>(text.into()) {
         Ok(_) => Ok(()),
-        Err(_) => bail!("`{text}` is no class of failures: there are error, timeout, panic, unreachable, busy, rejected, crash"),
+        Err(_) => Err(WrongUsage(format!("`{text}` is no class of failures: there are error, timeout, panic, unreachable, busy, rejected, crash")).into()),
     }
+}
+
+/// Where no letter fits: a route that there is not is told from one that has none.
+pub(crate) fn refuse_unknown(config: &Config, route: Option<&RouteName>) -> anyhow::Result<()> {
+    let Some(route) = route.filter(|route| config.routes.iter().all(|known| known.name != **route)) else { return Ok(()) };
+    let names: Vec<String> = config.routes.iter().map(|route| format!("`{}`", route.name)).collect();
+    bail!("there is no route `{route}`, and no dead letter of one; there are {}", names.join(", "));
 }
 
 fn list(config: &Config, args: LettersArgs, out: &mut Output) -> anyhow::Result<()> {
@@ -71,13 +78,8 @@ fn list(config: &Config, args: LettersArgs, out: &mut Output) -> anyhow::Result<
         access.close().await;
         Ok((letters.transpose()?, groups.transpose()?))
     })?;
-    let none = letters.as_ref().is_none_or(Vec::is_empty) && groups.as_ref().is_none_or(|groups| groups.groups.is_empty());
-    if none
-        && let Some(route) = &query.route
-        && config.routes.iter().all(|known| known.name != *route)
-    {
-        let names: Vec<String> = config.routes.iter().map(|route| format!("`{}`", route.name)).collect();
-        bail!("there is no route `{route}`, and no dead letter of one; there are {}", names.join(", "));
+    if letters.as_ref().is_none_or(Vec::is_empty) && groups.as_ref().is_none_or(|groups| groups.groups.is_empty()) {
+        refuse_unknown(config, query.route.as_ref())?;
     }
     match (letters, groups) {
         (Some(dead_letters), Some(groups)) => {

@@ -2,7 +2,9 @@
 //!
 //! The answer is the core's ([`router_core::explain`]); here it is joined with what became of a stored event, and coloured.
 
-use router_api::{ArchivedEvent, Clock as _, DeliveryRecord, DeliveryState, Fate};
+use std::collections::BTreeMap;
+
+use router_api::{ArchivedEvent, Clock as _, DeliveryRecord, DeliveryState, Fate, RouteName};
 use router_core::explain::{Explanation, RouteVerdict, Verdict, explain};
 use serde::Serialize;
 
@@ -42,7 +44,7 @@ struct Stored<'a> {
 pub(crate) fn run(global: &Global, args: &ExplainArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let _log = global.begin_quiet_log()?;
     let config = setup::load_to_read(global)?.config;
-    let EventInput { key, body, archived, original } = block_on(EventInput::find(&config, &args.event))?;
+    let EventInput { key, body, archived, original, paused } = block_on(EventInput::find(&config, &args.event))?;
     // What is no event is explained too: it lies in dead letters, and somebody asks why.
     let decoded = router_api::Envelope::decode(key.clone(), body.clone(), config.limits.decode);
     let explanation = explain(&config.routes, decoded.as_ref(), &key);
@@ -58,7 +60,7 @@ pub(crate) fn run(global: &Global, args: &ExplainArgs, out: &mut Output) -> anyh
         return Ok(Ended::Well);
     }
     let fates = Fates { config: &config, now: SystemClock.now() };
-    let telling = Telling { explanation: &explanation, archived: archived.as_ref(), original, fates, verbose: global.verbose > 0 };
+    let telling = Telling { explanation: &explanation, archived: archived.as_ref(), original, paused, fates, verbose: global.verbose > 0 };
     telling.tell(out)?;
     if global.verbose > 0 {
         let (lines, more) = body_text::lines(&body);
@@ -78,6 +80,8 @@ struct Telling<'a> {
     archived: Option<&'a ArchivedEvent>,
     /// The number of the event that this one is a repetition of.
     original: Option<u64>,
+    /// Routes that are paused, and why.
+    paused: BTreeMap<RouteName, String>,
     fates: Fates<'a>,
     verbose: bool,
 }
@@ -186,6 +190,11 @@ impl Telling<'_> {
             && let Some(number) = self.original
         {
             text = format!("duplicate of number {number}: {text}");
+        }
+        if matches!(delivery.state, DeliveryState::Queued | DeliveryState::Waiting { .. })
+            && let Some(why) = self.paused.get(&delivery.route)
+        {
+            text = format!("{text}; {}", harmless(why));
         }
         let was_wanted = !matches!(delivery.state, DeliveryState::Finished(Fate::Filtered));
         if matches!(delivery.state, DeliveryState::Unsettled) {

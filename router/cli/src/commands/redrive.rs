@@ -1,18 +1,17 @@
 //! `dead-letters redrive` and `discard`: letters back into their queues, or away for good.
 
-use anyhow::bail;
 use router_api::{DeadLetterSelection, RedriveRequest};
 use router_core::config::Config;
 use router_http::{Named, schema};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Ended,
+    Ended, WrongUsage,
     access::{Access, Purpose},
     args::{DiscardArgs, RedriveArgs, SelectionArgs},
     commands::{
         block_on,
-        dead_letters::{known_class, known_reason},
+        dead_letters::{known_class, known_reason, refuse_unknown},
     },
     terminal::{BAD, GOOD, Output, counted, harmless, styled},
 };
@@ -27,6 +26,9 @@ pub(crate) fn redrive(config: &Config, args: RedriveArgs, out: &mut Output) -> a
         Ok((redriven?, running))
     })?;
     let stopped = redriven.stopped.is_some();
+    if redriven.selected == 0 {
+        refuse_unknown(config, request.selection.route.as_ref())?;
+    }
     if args.json.json {
         out.json(&Named::new(schema::REDRIVEN, redriven))?;
     } else if redriven.selected == 0 {
@@ -52,6 +54,9 @@ pub(crate) fn discard(config: &Config, args: DiscardArgs, out: &mut Output) -> a
         access.close().await;
         Ok(discarded?)
     })?;
+    if discarded == 0 {
+        refuse_unknown(config, selection.route.as_ref())?;
+    }
     if args.json.json {
         out.json(&Named::new(schema::DISCARDED, discarded))?;
     } else {
@@ -70,11 +75,14 @@ fn selection(args: SelectionArgs) -> anyhow::Result<DeadLetterSelection> {
     }
     let narrowed = route.is_some() || reason.is_some() || class.is_some() || !fields.is_empty() || limit.is_some() || !ids.is_empty();
     if !narrowed && !all {
-        bail!("which letters? Name some, narrow the choice with --route, --reason, --class, --where or --limit, or say --all");
+        let how = "Name some, narrow the choice with --route, --reason, --class, --where or --limit, or say --all";
+        return Err(WrongUsage(format!("which letters? {how}")).into());
     }
     let mut when = Map::new();
     for field in fields {
-        let Some((name, value)) = field.split_once('=').filter(|(name, _)| !name.is_empty()) else { bail!("`{field}` is not of the form FIELD=VALUE") };
+        let Some((name, value)) = field.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(WrongUsage(format!("`{field}` is not of the form FIELD=VALUE")).into());
+        };
         // A number or a truth value fits both itself and its text, so that nobody has to know how the producer wrote it.
         let mut values = vec![json!(value)];
         values.extend(serde_json::from_str::<Value>(value).ok().filter(|value| value.is_number() || value.is_boolean()));

@@ -78,8 +78,11 @@ fn enable(config: &Config, args: &EnableArgs, out: &mut Output) -> anyhow::Resul
         return Ok(Ended::Well);
     }
     out.line(format_args!("{} {}", styled(GOOD, "✓"), begun(&enabled, SystemClock.now())))?;
-    if let Some(reloaded) = &enabled.reloaded {
-        show_reloaded(out, reloaded)?;
+    if let Some(mut reloaded) = enabled.reloaded {
+        // What is said above.
+        reloaded.taken_up.retain(|taken_up| taken_up.route != args.route);
+        reloaded.paused.retain(|paused| *paused != args.route);
+        show_reloaded(out, &reloaded)?;
     }
     Ok(Ended::Well)
 }
@@ -89,10 +92,11 @@ fn begun(enabled: &Enabled, now: Timestamp) -> String {
     let is_on = if running { format!("route `{name}` is on") } else { format!("route `{name}` will be on when the router runs") };
     let events = counted(enabled.waiting, "event", "events");
     let since = enabled.since.map(|since| format!(" since {}", time(since, now))).unwrap_or_default();
+    let stays = if enabled.paused { format!("; it stays paused, and does nothing before `event-router routes resume {name}`") } else { String::new() };
     match (enabled.from, enabled.waiting) {
-        (_, 0) => format!("{is_on}; nothing waits in its queue"),
-        (EnableFrom::Beginning, _) => format!("{is_on}; it handles first what waits: {events}{since}"),
-        (EnableFrom::Now, _) => format!("{is_on}, from now on; what waits becomes dead letters (reason `dropped`): {events}{since}"),
+        (_, 0) => format!("{is_on}; nothing waits in its queue{stays}"),
+        (EnableFrom::Beginning, _) => format!("{is_on}; it handles first what waits: {events}{since}{stays}"),
+        (EnableFrom::Now, _) => format!("{is_on}, from now on; what waits becomes dead letters (reason `dropped`): {events}{since}{stays}"),
     }
 }
 
@@ -176,6 +180,7 @@ fn between(earlier: Timestamp, later: Timestamp) -> Duration {
 /// At most five characters: `0.2`, `37`, `99999`, `123k`, `4M`.
 fn compact(number: f64) -> String {
     match number {
+        0.0 => "0".to_owned(),
         number if number < 0.05 => "<0.1".to_owned(),
         number if number < 9.95 && number.fract() != 0.0 => format!("{number:.1}"),
         number if number < 99_999.5 => format!("{number:.0}"),
@@ -222,7 +227,7 @@ mod tests {
     fn a_route_is_a_line_of_the_table_and_what_there_is_to_say_of_it_another_one() {
         let text = shown(json!([
             {
-                "name": "ci", "handler": "ci", "mode": "live", "state": "paused", "note": "connection refused", "open_bursts": 1, "failing_bursts": 2,
+                "name": "ci", "handler": "ci", "mode": "live", "state": "paused", "note": "connection refused", "open_bursts": 0, "failing_bursts": 1,
                 "queue": queue("ci", 7, "2026-01-02T03:57:00Z"),
                 "rates": { "window_s": 300, "handled": 12, "failed": 1, "handled_per_minute": 2.4, "failed_per_minute": 0.2 },
                 "breaker": { "state": "open", "until": "2026-01-02T04:00:45Z" },
@@ -231,7 +236,7 @@ mod tests {
         ]));
         let expected = "\
 ROUTE  MODE    STATE   LAG  OLDEST  IN HAND  DEAD  DONE/MIN  FAIL/MIN  BREAKER    BURSTS
-ci     live    paused  9    3 min   7        7     2.4       0.2       open 45 s  1!2
+ci     live    paused  9    3 min   7        7     2.4       0.2       open 45 s  0!1
 off    shadow  off     ·    ·       ·        ·     ·         ·         ·          ·
   ci: connection refused
 DONE and FAIL are of the last 5 min; BURSTS are collecting!failing
@@ -254,14 +259,14 @@ DONE and FAIL are of the last 5 min; BURSTS are collecting!failing
 
     #[test]
     fn numbers_are_short() {
-        let short: Vec<String> = [0.004, 0.2, 3.0, 9.96, 37.0, 99_999.0, 123_456.0, 4_000_000.0, 12_000_000.0].into_iter().map(compact).collect();
-        assert_eq!(short, ["<0.1", "0.2", "3", "10", "37", "99999", "123k", "4000k", "12M"]);
+        let short: Vec<String> = [0.0, 0.004, 0.2, 3.0, 9.96, 37.0, 99_999.0, 123_456.0, 4_000_000.0, 12_000_000.0].into_iter().map(compact).collect();
+        assert_eq!(short, ["0", "<0.1", "0.2", "3", "10", "37", "99999", "123k", "4000k", "12M"]);
     }
 
     #[test]
     fn switching_on_says_how_many_wait_and_what_becomes_of_them() {
         let now = Timestamp::UNIX_EPOCH;
-        let told = |from, waiting| begun(&Enabled { route: "ci".parse().unwrap(), from, waiting, since: Some(now), reloaded: None }, now);
+        let told = |from, waiting| begun(&Enabled { route: "ci".parse().unwrap(), from, waiting, since: Some(now), paused: false, reloaded: None }, now);
         assert!(told(EnableFrom::Beginning, 0).ends_with("nothing waits in its queue"));
         assert!(told(EnableFrom::Beginning, 3).contains("handles first what waits: 3 events since "));
         assert!(told(EnableFrom::Now, 1).contains("dead letters (reason `dropped`): 1 event since "));

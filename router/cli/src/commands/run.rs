@@ -131,8 +131,8 @@ async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result
             match begun {
                 Some(Ok((applied, reached))) => {
                     interrupted.iter().for_each(|line| info!("{line}"));
-                    announce(&config, &applied.waiting);
-                    log_taken_up(&applied.taken_up);
+                    announce(&config, &applied);
+                    log_taken_up(&applied.taken_up, &applied.paused);
                     let mut tasks = doors.serve(&stopping, &telemetry);
                     tasks.push(tokio::spawn(router.raise_alerts(alerts, stopping.clone().cancelled_owned())));
                     match broker.clone().filter(|_| !reached) {
@@ -260,23 +260,24 @@ impl Doors {
     }
 }
 
-fn announce(config: &Config, waiting: &[(router_api::RouteName, u64)]) {
+fn announce(config: &Config, applied: &Applied) {
     for route in config.routes.iter().filter(|route| route.enabled) {
         let (name, handler) = (route.name.as_str(), route.handler.as_str());
         let mode = match route.mode {
             router_api::RouteMode::Live => "live",
             router_api::RouteMode::Shadow => "shadow: writes nothing outside",
         };
+        let on = if applied.paused.contains(&route.name) { "on, but paused" } else { "on" };
         match config.transport {
-            TransportConfig::Embedded => info!(route = name, handler, "route `{name}` is on ({handler}, {mode})"),
-            TransportConfig::Amqp(_) => info!(route = name, handler, "route `{name}` is on ({handler}, {mode}), queue `{}`", broker::queue_of(route)),
+            TransportConfig::Embedded => info!(route = name, handler, "route `{name}` is {on} ({handler}, {mode})"),
+            TransportConfig::Amqp(_) => info!(route = name, handler, "route `{name}` is {on} ({handler}, {mode}), queue `{}`", broker::queue_of(route)),
         }
     }
     let off: Vec<&str> = config.routes.iter().filter(|route| !route.enabled).map(|route| route.name.as_str()).collect();
     if !off.is_empty() {
         info!("switched off: {}", off.join(", "));
     }
-    for (route, events) in waiting {
+    for (route, events) in &applied.waiting {
         let events = counted(*events, "event waits", "events wait");
         warn!(route = route.as_str(), "{events} in the queue of route `{route}`, which is off or gone");
     }

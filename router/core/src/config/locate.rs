@@ -16,6 +16,12 @@ const SYSTEM: &str = "/etc/event-router";
 /// Where the store of a configuration in [`SYSTEM`] lies by default.
 const SYSTEM_STATE: &str = "/var/lib/event-router";
 
+/// Where a user's own service finds its configuration, below the home.
+const USER: &str = ".config/event-router";
+
+/// Where the store of a configuration in [`USER`] lies by default, below the home: where systemd puts the state of a user's service.
+const USER_STATE: &str = ".local/state/event-router";
+
 /// Files that a sentence names.
 const NAMED_MAX: usize = 3;
 
@@ -144,15 +150,22 @@ fn locate_in(explicit: &[PathBuf], env: Option<&str>, cwd: &Path, system: &Path)
     Located::built_in(cwd)
 }
 
-/// Where the store of the configuration at `path` lies by default: in the directory of a file; in a directory, or beside it if it
-/// is called `config`.
+/// Where the store of the configuration at `path` lies by default: where the service that has its configuration there keeps it; else in
+/// the directory of a file; in a directory, or beside it if it is called `config`.
 fn state_of(path: &Path, system: &Path) -> PathBuf {
     let path = clean(path);
     if path.starts_with(system) {
         return SYSTEM_STATE.into();
     }
-    let is_file_or_config = !path.is_dir() || path.file_name().is_some_and(|name| name == "config");
-    let home = if is_file_or_config { path.parent().unwrap_or(&path) } else { &path };
+    if let Some(home) = path.ancestors().find(|above| above.ends_with(USER)).and_then(|above| above.ancestors().nth(2)) {
+        return home.join(USER_STATE);
+    }
+    // The main file of a directory stands for the directory: both are ways to name the same configuration.
+    let main = path.file_name().is_some_and(|name| name == "router.toml").then(|| path.parent()).flatten();
+    let is_file_or_config = main.is_none() && !path.is_dir();
+    let path = main.unwrap_or(&path);
+    let is_file_or_config = is_file_or_config || path.file_name().is_some_and(|name| name == "config");
+    let home = if is_file_or_config { path.parent().unwrap_or(path) } else { path };
     home.join("state")
 }
 
@@ -293,6 +306,8 @@ mod tests {
         assert_eq!(Located::built_in(&dir.0).state, dir.0.join("state"));
         for (named, expected) in [
             ("config", "state"),
+            ("config/router.toml", "state"),
+            ("my/router.toml", "my/state"),
             ("./config/", "state"),
             ("my/../config/.", "state"),
             ("else/config", "else/state"),
@@ -306,6 +321,9 @@ mod tests {
         }
         for named in ["sys", "sys/router.toml"] {
             assert_eq!(state(&[named], None), Path::new(SYSTEM_STATE), "{named}");
+        }
+        for named in ["home/.config/event-router", "home/.config/event-router/router.toml", "home/.config/event-router/routes.d/a.toml"] {
+            assert_eq!(state(&[named], None), dir.0.join("home/.local/state/event-router"), "{named}");
         }
         let by_itself = locate_in(&[], None, &dir.0.join("my"), &dir.0.join("sys"));
         assert_eq!((by_itself.origin, by_itself.state.as_path()), (Origin::System, Path::new(SYSTEM_STATE)));

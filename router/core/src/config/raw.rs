@@ -120,8 +120,9 @@ pub(super) struct RawTls {
 pub(super) struct RawStore {
     /// The file, made if it is not there; relative to the directory of this configuration file. A lock, a socket and the
     /// database's own files appear beside it. Default: `router.db` in `$STATE_DIRECTORY` if that is set (systemd sets it); else in
-    /// `state` beside a `config` directory, `/var/lib/event-router` for `/etc/event-router`, and `state` in the directory of the
-    /// first file, or in the first directory, that `-c` or `$EVENT_ROUTER_CONFIG` names.
+    /// `state` beside a `config` directory, `/var/lib/event-router` for `/etc/event-router`, `~/.local/state/event-router` for
+    /// `~/.config/event-router`, and `state` in the directory of the first file, or in the first directory, that `-c` or
+    /// `$EVENT_ROUTER_CONFIG` names.
     #[schemars(length(min = 1))]
     pub path: Option<String>,
     /// How safe a commit is when the power fails. Default `full`.

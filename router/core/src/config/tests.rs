@@ -11,7 +11,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Config, FixedEnvironment, Loaded, OnExhausted, Origin, Problems, Report, RetryAction, Secret, config_schema, load, locate::Located, plugin_reference,
+    Config, FixedEnvironment, Loaded, OnExhausted, Origin, Problems, Report, RetryAction, Secret, config_schema, load,
+    locate::{BUILT_IN, Located},
+    plugin_reference,
 };
 
 /// Prints.
@@ -179,6 +181,23 @@ async fn route_problems(text: &str) -> Vec<String> {
 }
 
 const ROUTE: &str = "[[route]]\nname = \"a\"\non = [\"a.#\"]\nhandler = \"print\"\n";
+
+#[tokio::test]
+async fn the_systems_configuration_means_the_same_store_in_the_service_and_in_a_shell() {
+    // Without its routes, whose plugins are elsewhere.
+    let (shipped, _) = BUILT_IN.split_once("[[route]]").expect("it has routes");
+    let dir = std::env::temp_dir().join(format!("router-core-system-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("created");
+    std::fs::write(dir.join("router.toml"), shipped).expect("written");
+    // What is found in `/etc/event-router`: see `locate`.
+    let (files, state) = (vec![dir.join("router.toml")], "/var/lib/event-router".into());
+    let located = Located { origin: Origin::System, files, cwd: dir.clone(), state, problems: Vec::new() };
+    for environment in [FixedEnvironment::default(), FixedEnvironment::default().with("STATE_DIRECTORY", "/var/lib/event-router")] {
+        let loaded = load(&located, &registry(), Arc::new(OneProgram), &environment).await.unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(loaded.config.store.path, Path::new("/var/lib/event-router/router.db"));
+    }
+    std::fs::remove_dir_all(dir).expect("removed");
+}
 
 #[tokio::test]
 async fn a_route_of_four_lines_has_all_the_documented_defaults() {

@@ -53,7 +53,7 @@ pub(super) fn run(name: &RouteName, path: Option<&Path>, router: Option<&Path>, 
         out.line(format_args!("  {}", styled(DIM, file)))?;
     }
     if router.is_none() {
-        out.line("The router's sources were not found: put them beside the crate as `event-router`, or change the paths in `Cargo.toml`")?;
+        out.line("The router's sources were not found: make the crate again with `--router-path DIR`, put them beside it as `event-router`, or change the paths in `Cargo.toml`")?;
     }
     out.line(format_args!("Go on with: cd {} && cargo test", harmless(&home_shown)))?;
     Ok(())
