@@ -10,13 +10,16 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
+/// A future that was polled once, at least.
+type Begun<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
 /// Futures that are begun in the order in which they are added, and whose ends are told in passes.
 ///
 /// A pass holds everything that had ended when it began, which is what [`crate::returns`] builds on, and what a
 /// `FuturesUnordered` does not promise: it may stop in the middle.
 pub(crate) struct Confirms<T> {
     next: u64,
-    waiting: HashMap<u64, (Pin<Box<dyn Future<Output = T> + Send>>, Waker)>,
+    waiting: HashMap<u64, (Begun<T>, Waker)>,
     ended: Vec<(u64, T)>,
     woken: Arc<Woken>,
 }

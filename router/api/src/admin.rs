@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ArchivedEvent, Condition, DecodeLimits, Envelope, DeadLetterQuery, DeadLetterReason, EventQuery, FailureClass, Publication, Published, QueueStats, RouteMode, RouteName, StoreError, StoredDeadLetter, TransportError,
+    ArchivedEvent, Condition, DeadLetterQuery, DeadLetterReason, DecodeLimits, Envelope, EventQuery, FailureClass, Publication, Published, QueueStats,
+    RouteMode, RouteName, StoreError, StoredDeadLetter, TransportError,
 };
 
 /// Why the router could not do what it was asked for.

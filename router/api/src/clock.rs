@@ -224,7 +224,7 @@ mod tests {
                 wait
             })
             .collect();
-        waits.remove(1);
+        drop(waits.remove(1));
         canceller.cancel();
         assert_eq!(counts.map(|count| count.0.load(Ordering::SeqCst)), [1, 0, 1]);
     }

@@ -246,7 +246,7 @@ fn no_routes() -> Config {
         text: String::new(),
         transport: TransportConfig::Embedded,
         store: StoreConfig { path: "router.db".into(), sync: true, retention: Retention { age: PATIENCE, bytes_max: 1 << 30 } },
-        http: HttpConfig { listen: None, tokens: Vec::new(), allowed_hosts: Vec::new() },
+        http: HttpConfig { listen: None, tokens: Vec::new(), admin_tokens: Vec::new(), allowed_hosts: Vec::new() },
         limits: Limits { decode: router_api::DecodeLimits::default() },
         redact: RedactConfig { paths: Vec::new(), patterns: Vec::new(), builtin: true },
         log: LogConfig { level: "info".to_owned(), format: LogFormat::Text },

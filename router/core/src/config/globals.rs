@@ -145,9 +145,12 @@ const TOKEN_BYTES_MIN: usize = 16;
 /// The tables of tokens: of clients that send events, and of those that may command the router.
 const TOKEN_TABLES: [&str; 2] = ["tokens", "admin_tokens"];
 
+/// Names of clients, each with its token.
+type Tokens = Vec<(String, Secret)>;
+
 /// The tokens that can be used, of both tables; those that cannot are reported.
-fn tokens(written: [Option<&BTreeMap<String, String>>; 2], globals: &Node, drafts: &mut Vec<Draft>) -> (Vec<(String, Secret)>, Vec<(String, Secret)>) {
-    let mut all: [Vec<(String, Secret)>; 2] = Default::default();
+fn tokens(written: [Option<&BTreeMap<String, String>>; 2], globals: &Node, drafts: &mut Vec<Draft>) -> (Tokens, Tokens) {
+    let mut all: [Tokens; 2] = Default::default();
     for (at, table) in TOKEN_TABLES.into_iter().enumerate() {
         let steps = globals.steps(&format!("http.{table}"));
         let nodes = globals.at(&steps).and_then(Node::as_table);
