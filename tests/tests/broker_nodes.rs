@@ -1,5 +1,7 @@
 //! The set-up of the tests that need a broker, on real nodes: what it promises to them is shown here first.
 
+#![expect(clippy::print_stdout, reason = "one test runs itself as a child and reads what that one prints")]
+
 use std::{
     fs,
     path::Path,

@@ -234,7 +234,7 @@ fn the_image_runs_unprivileged_and_asks_the_program_for_its_health() {
         assert!(ignored.lines().any(|line| line == format!("!{top}")), "`{top}` is kept out of the image's build");
     }
     // The configuration of the image names no store, so that it goes where the volume is.
-    assert!(lines.iter().any(|line| *line == "ENV STATE_DIRECTORY=/var/lib/event-router"));
+    assert!(lines.contains(&"ENV STATE_DIRECTORY=/var/lib/event-router"));
     let shipped = fs::read_to_string(workspace().join("config/router.toml")).expect("it is there");
     assert!(!shipped.lines().any(|line| line.starts_with("path = ")), "the shipped configuration names a store");
 }

@@ -87,7 +87,7 @@ async fn a_letter_keeps_its_identity_when_it_is_redriven_and_given_up_on_again_a
     house.bind(&[subscription("a", &["k"])]).await;
     house.bury("a", "k", &["1"]).await;
     let before = house.letters("a").await.remove(0);
-    house.transport.admin().redrive(&[before.id.clone()]).await.unwrap();
+    house.transport.admin().redrive(std::slice::from_ref(&before.id)).await.unwrap();
     let consumer = house.consume("a").await;
     let delivery = take(&consumer).await;
     let (identity, again) = (delivery.identity.clone(), letter("a", DeadLetterReason::Rejected));
@@ -182,7 +182,7 @@ async fn a_letter_whose_route_has_no_queue_any_more_stays_where_it_is_and_says_w
     house.bind(&[]).await;
     assert_eq!(within("removing", house.transport.admin().remove_queue(&route("a"))).await.unwrap(), 0);
     let letter = house.letters("a").await.remove(0);
-    let Err(TransportError::Refused(why)) = house.transport.admin().redrive(&[letter.id.clone()]).await else { panic!("nobody would get it") };
+    let Err(TransportError::Refused(why)) = house.transport.admin().redrive(std::slice::from_ref(&letter.id)).await else { panic!("nobody would get it") };
     assert!(why.contains("has no queue") && why.contains("switch the route on"), "{why}");
     assert_eq!(house.depth(DEAD), 1);
     assert_eq!(house.depth("services.router.sys.lost"), 0);

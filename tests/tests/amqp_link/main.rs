@@ -2,6 +2,8 @@
 //!
 //! Seen through the transport's own doors and, from outside, through a client of its own.
 
+#![expect(clippy::print_stdout, reason = "what was measured is worth reading in the log of a test run")]
+
 mod door;
 mod house;
 mod outages;

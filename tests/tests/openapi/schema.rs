@@ -129,7 +129,7 @@ impl<'a> Document<'a> {
         for (name, value) in object {
             match described.get(name) {
                 Some(Value::Object(_)) => {
-                    let schema = self.property(schema, value, object, name).expect("it was collected");
+                    let schema = self.property(schema, object, name).expect("it was collected");
                     self.check_names(schema, value, &format!("{place}/{name}"), problems);
                 }
                 _ => problems.push(format!("`{place}`: `{name}` is not described")),
@@ -158,13 +158,13 @@ impl<'a> Document<'a> {
         closed
     }
 
-    fn property(&self, schema: &'a Value, value: &Value, object: &Map<String, Value>, name: &str) -> Option<&'a Value> {
+    fn property(&self, schema: &'a Value, object: &Map<String, Value>, name: &str) -> Option<&'a Value> {
         let own = schema["properties"].as_object().and_then(|properties| properties.get(name));
-        let referred = || schema.get("$ref").and_then(|_| self.property(self.resolved(schema), value, object, name));
+        let referred = || schema.get("$ref").and_then(|_| self.property(self.resolved(schema), object, name));
         let branches = || {
             let whole = Value::Object(object.clone());
             let mut branches = ["oneOf", "anyOf"].into_iter().flat_map(|word| schema[word].as_array().into_iter().flatten());
-            branches.find_map(|branch| self.fits(branch, &whole).then(|| self.property(branch, value, object, name)).flatten())
+            branches.find_map(|branch| self.fits(branch, &whole).then(|| self.property(branch, object, name)).flatten())
         };
         own.or_else(referred).or_else(branches)
     }
