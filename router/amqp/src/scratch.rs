@@ -1,18 +1,28 @@
 //! A channel for questions that the broker may refuse: a refusal costs the channel, and the next question gets a new one.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use lapin::{
     Channel, ExchangeKind,
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{FieldTable, ShortString},
 };
+use tokio::time::Instant;
 
 use crate::{
     arguments::Form,
     connection::Session,
     failure::{Failure, LIMIT, within},
 };
+
+/// RabbitMQ gives the leader of a quorum queue 250 ms to count, and then says 0; a slower zero may be that one.
+const PROMPT: Duration = Duration::from_millis(200);
+
+/// Between two questions to a queue that says it is empty.
+const EMPTY_AGAIN: Duration = Duration::from_millis(10);
+
+/// An empty queue is asked so often at most.
+const EMPTY_ASKED_MAX: u32 = 20;
 
 /// See the head of this file. Bound to one session.
 pub(crate) struct Scratch<'a> {
@@ -56,7 +66,27 @@ impl<'a> Scratch<'a> {
     }
 
     /// Looks at a queue without touching it; `None` where there is none.
+    ///
+    /// A quorum queue whose leader does not answer the broker in time, or that has none for the moment, is told as empty. So an
+    /// empty one is asked again until it has said so twice without delay.
     pub(crate) async fn look(&mut self, queue: &str) -> Result<Option<QueueCount>, Failure> {
+        let mut prompt = 0;
+        for _ in 0..EMPTY_ASKED_MAX {
+            let asked = Instant::now();
+            let count = self.look_once(queue).await?;
+            if count.is_none_or(|count| count.ready > 0) {
+                return Ok(count);
+            }
+            prompt = if asked.elapsed() < PROMPT { prompt + 1 } else { 0 };
+            if prompt == 2 {
+                return Ok(count);
+            }
+            tokio::time::sleep(EMPTY_AGAIN).await;
+        }
+        Err(Failure::lost(format!("queue `{queue}` does not tell how many events it holds")))
+    }
+
+    async fn look_once(&mut self, queue: &str) -> Result<Option<QueueCount>, Failure> {
         let name = short("queue", queue)?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let answer = self.ask(&format!("queue `{queue}`"), |channel| async move { channel.queue_declare(name, options, FieldTable::default()).await }).await;
