@@ -9,12 +9,19 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use serde_json::Value;
 
 use super::{guardian::Guardian, installation::Installation, port::Port};
 use crate::eventually;
+
+/// A question that finds no connection is asked so often.
+const CONNECT_TRIES: u32 = 8;
+
+/// Between two of them.
+const CONNECT_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a node may think about a question, in seconds.
 const ANSWER_LIMIT_S: u32 = 60;
@@ -82,9 +89,20 @@ impl House {
         let answer = self.directory().join(format!("answer-{}", uuid::Uuid::new_v4().simple()));
         let inside = super::erlang::string(&self.installation.inside(&answer).to_string_lossy());
         let question = format!("{definitions} ok = file:write_file({inside}, rabbit_json:encode({expression})), ok.\n");
-        let caller = self.free_callers().pop();
-        let caller = caller.unwrap_or_else(|| self.callers_made.fetch_add(1, Ordering::Relaxed));
-        let evaluated = self.evaluate(distribution, &format!("ask{}-{caller}", std::process::id()), &question);
+        let fresh = || self.callers_made.fetch_add(1, Ordering::Relaxed);
+        let mut caller = self.free_callers().pop().unwrap_or_else(fresh);
+        let mut tries = 0;
+        let evaluated = loop {
+            let evaluated = self.evaluate(distribution, &format!("ask{}-{caller}", std::process::id()), &question);
+            tries += 1;
+            // A node under load still holds the last one of the same name for a moment, and lets nobody else of that name in. Nothing
+            // was asked yet, so it can be asked again, under another name.
+            match &evaluated {
+                Err(why) if why.contains("failed to connect") && tries < CONNECT_TRIES => caller = fresh(),
+                _ => break evaluated,
+            }
+            std::thread::sleep(CONNECT_AGAIN);
+        };
         self.free_callers().push(caller);
         evaluated?;
         let text = fs::read(&answer).map_err(|error| format!("the node's answer cannot be read: {error}"))?;

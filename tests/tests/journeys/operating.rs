@@ -45,7 +45,7 @@ fn letters_go_back_in_order_once_the_cause_is_mended_a_canary_first() {
     }
     eventually("all are given up on", || (letters(&home) == 3).then_some(()));
 
-    let refused = home.run(&["dead-letters", "redrive"]).code(1);
+    let refused = home.run(&["dead-letters", "redrive"]).code(2);
     assert!(refused.stderr.contains("which letters?"), "{}", refused.stderr);
     let dry = home.run(&["dead-letters", "redrive", "--all", "--dry-run"]).code(0);
     assert!(dry.stdout.contains("3 letters would go back"), "{}", dry.stdout);

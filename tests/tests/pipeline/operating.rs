@@ -161,7 +161,7 @@ async fn letters_are_chosen_by_route_reason_class_filter_and_number() {
     assert!(count(DeadLetterSelection { ids: vec!["nope".into()], ..all() }).await.is_err());
     for (when, expected) in [
         (serde_json::json!({ "sesion_id": ["s1"] }), "the filter is wrong: `sesion_id` is no field of events (did you mean `session_id`?)"),
-        (serde_json::json!(["s1"]), "the filter is wrong: a filter is a table of fields, this is an array (write `{ tool_name = \"Write\" }`)"),
+        (serde_json::json!(["s1"]), "the filter is wrong: a filter is a table of fields, this is a list (write `{ tool_name = \"Write\" }`)"),
         (
             serde_json::json!({ "session_id": [] }),
             "the filter is wrong: `session_id`: an empty list never matches (list at least one value, or take the field out)",
