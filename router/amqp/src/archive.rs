@@ -46,8 +46,10 @@ const PROBE_QUIET: Duration = Duration::from_secs(2);
 const AGAIN_FIRST: Duration = Duration::from_millis(250);
 /// … this.
 const AGAIN_MAX: Duration = Duration::from_secs(15);
-/// After the broker has refused the stream.
-const REFUSED_AGAIN: Duration = Duration::from_secs(600);
+/// What was refused is asked for again after this long, doubling: a broker that has just started refuses what it does later.
+const REFUSED_FIRST: Duration = Duration::from_secs(5);
+/// … up to this.
+const REFUSED_MAX: Duration = Duration::from_secs(600);
 /// Sessions that may end while the stream is declared, before it is taken for the reason.
 const STRIKES_MAX: u32 = 2;
 /// Bits of a place that hold the offset: a thousand thousand million events.
@@ -127,7 +129,7 @@ impl Follower {
     }
 
     async fn follow_all(&self, archive: &ArchiveOptions) {
-        let mut wait = AGAIN_FIRST;
+        let (mut wait, mut refused) = (AGAIN_FIRST, REFUSED_FIRST);
         let mut strikes = 0;
         loop {
             let session = match self.bus.session().await {
@@ -152,7 +154,11 @@ impl Follower {
                 }
                 Stop::Refused(why) => {
                     self.say(format!("the archive is off, so that `events` and `explain` know nothing new: {why}"));
-                    pause(&session, REFUSED_AGAIN).await;
+                    // What costs everybody the connection is not tried often.
+                    let is_struck = strikes >= STRIKES_MAX;
+                    pause(&session, if is_struck { REFUSED_MAX } else { refused }).await;
+                    refused = (refused * 2).min(REFUSED_MAX);
+                    strikes = if is_struck { 0 } else { strikes };
                 }
             }
         }
