@@ -342,7 +342,7 @@ impl TransportAdmin for Desk {
         for queue in queues {
             // One that was there before the route is its owner's to delete; the route only let it go.
             if queue == own {
-                let Some(found) = scratch.look(&queue).await? else {
+                let Some(found) = scratch.look_surely(&queue).await? else {
                     self.bindings.forget(&queue).await.map_err(store)?;
                     continue;
                 };
@@ -357,7 +357,7 @@ impl TransportAdmin for Desk {
         // Its dead letters are still there to be looked at.
         let dead = names::dead_queue(route);
         let _one = self.looking.lock().await;
-        if scratch.look(&dead).await?.is_some_and(|count| count.ready == 0 && count.consumers == 0) {
+        if scratch.look_surely(&dead).await?.is_some_and(|count| count.ready == 0 && count.consumers == 0) {
             delete(&mut scratch, &dead).await?;
         }
         scratch.end().await;

@@ -300,7 +300,7 @@ async fn locked(session: &Session, route: &RouteName) -> Result<Option<Lock>, Tr
 /// Asks for a queue without touching it; `None` when there is none.
 async fn count(session: &Session, queue: &str) -> Result<Option<QueueCount>, Failure> {
     let mut scratch = Scratch::new(session);
-    let count = scratch.look(queue).await;
+    let count = scratch.look_surely(queue).await;
     scratch.end().await;
     count
 }

@@ -65,15 +65,15 @@ impl<'a> Scratch<'a> {
         }
     }
 
-    /// Looks at a queue without touching it; `None` where there is none.
+    /// Looks at a queue whose count matters; `None` where there is none.
     ///
     /// A quorum queue whose leader does not answer the broker in time, or that has none for the moment, is told as empty. So an
     /// empty one is asked again until it has said so twice without delay.
-    pub(crate) async fn look(&mut self, queue: &str) -> Result<Option<QueueCount>, Failure> {
+    pub(crate) async fn look_surely(&mut self, queue: &str) -> Result<Option<QueueCount>, Failure> {
         let mut prompt = 0;
         for _ in 0..EMPTY_ASKED_MAX {
             let asked = Instant::now();
-            let count = self.look_once(queue).await?;
+            let count = self.look(queue).await?;
             if count.is_none_or(|count| count.ready > 0) {
                 return Ok(count);
             }
@@ -86,7 +86,8 @@ impl<'a> Scratch<'a> {
         Err(Failure::lost(format!("queue `{queue}` does not tell how many events it holds")))
     }
 
-    async fn look_once(&mut self, queue: &str) -> Result<Option<QueueCount>, Failure> {
+    /// Looks at a queue without touching it; `None` where there is none. A count of 0 may be wrong: see [`Scratch::look_surely`].
+    pub(crate) async fn look(&mut self, queue: &str) -> Result<Option<QueueCount>, Failure> {
         let name = short("queue", queue)?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let answer = self.ask(&format!("queue `{queue}`"), |channel| async move { channel.queue_declare(name, options, FieldTable::default()).await }).await;
