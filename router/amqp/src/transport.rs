@@ -90,6 +90,17 @@ impl AmqpTransport {
 }
 
 impl AmqpTransport {
+    /// What every transport over RabbitMQ can do.
+    pub const FEATURES: Features = Features {
+        persistent: true,
+        filters_at_intake: false,
+        inbox_in_settlement: false,
+        holds_lanes: false,
+        archives: false,
+        competing_consumers: true,
+        exact_times: false,
+    };
+
     /// How the broker is, from what is known without asking it.
     #[must_use]
     pub fn condition(&self) -> Condition {
@@ -104,15 +115,7 @@ impl Transport for AmqpTransport {
     }
 
     fn features(&self) -> Features {
-        Features {
-            persistent: true,
-            filters_at_intake: false,
-            inbox_in_settlement: false,
-            holds_lanes: false,
-            archives: false,
-            competing_consumers: true,
-            exact_times: false,
-        }
+        Self::FEATURES
     }
 
     async fn bind(&self, subscriptions: &[Subscription]) -> Result<(), TransportError> {

@@ -227,15 +227,7 @@ impl Transport for OnDemand {
     }
 
     fn features(&self) -> Features {
-        Features {
-            persistent: true,
-            filters_at_intake: false,
-            inbox_in_settlement: false,
-            holds_lanes: false,
-            archives: false,
-            competing_consumers: true,
-            exact_times: false,
-        }
+        AmqpTransport::FEATURES
     }
 
     async fn bind(&self, _: &[Subscription]) -> Result<(), TransportError> {
