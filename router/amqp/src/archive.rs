@@ -11,12 +11,12 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use lapin::{
-    Channel, Consumer,
+    Channel, Consumer, ExchangeKind,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::{AMQPValue, FieldTable},
 };
 use router_api::{Archivist, Clock, SeenEvent};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     AmqpOptions, ArchiveOptions, Topology,
@@ -50,6 +50,8 @@ const AGAIN_MAX: Duration = Duration::from_secs(15);
 const REFUSED_FIRST: Duration = Duration::from_secs(5);
 /// … up to this.
 const REFUSED_MAX: Duration = Duration::from_secs(600);
+/// So long publishing waits at most for the stream of a new session.
+const HOLD_LIMIT: Duration = Duration::from_secs(10);
 /// Sessions that may end while the stream is declared, before it is taken for the reason.
 const STRIKES_MAX: u32 = 2;
 /// Bits of a place that hold the offset: a thousand thousand million events.
@@ -131,6 +133,8 @@ impl Follower {
     async fn follow_all(&self, archive: &ArchiveOptions) {
         let (mut wait, mut refused) = (AGAIN_FIRST, REFUSED_FIRST);
         let mut strikes = 0;
+        // How long the stream may keep a session from publishing.
+        let mut held: Option<(u64, Instant)> = None;
         loop {
             let session = match self.bus.session().await {
                 Ok(session) => session,
@@ -140,10 +144,20 @@ impl Follower {
                     continue;
                 }
             };
-            let stop = match self.begin(&session, archive, &mut strikes).await {
-                Ok(()) => self.follow(&session, &mut wait).await,
+            if held.as_ref().is_none_or(|(epoch, _)| *epoch != session.epoch()) {
+                held = Some((session.epoch(), Instant::now() + HOLD_LIMIT));
+            }
+            let held_until = held.map_or_else(Instant::now, |(_, until)| until);
+            let stop = match self.begin_within(&session, archive, &mut strikes, held_until).await {
+                Ok(()) => {
+                    self.bus.release(&session);
+                    self.follow(&session, &mut wait).await
+                }
                 Err(stop) => stop,
             };
+            if matches!(stop, Stop::Refused(_)) || Instant::now() >= held_until {
+                self.bus.release(&session);
+            }
             match stop {
                 _ if session.is_over() => wait = AGAIN_FIRST,
                 Stop::SessionOver => wait = AGAIN_FIRST,
@@ -173,6 +187,17 @@ impl Follower {
         self.bus.note(TOPIC, Vec::new());
     }
 
+    /// As [`Follower::begin`]; publishing waits for it until `held_until` and no longer.
+    async fn begin_within(&self, session: &Session, archive: &ArchiveOptions, strikes: &mut u32, held_until: Instant) -> Result<(), Stop> {
+        let beginning = self.begin(session, archive, strikes);
+        tokio::pin!(beginning);
+        tokio::select! {
+            begun = &mut beginning => return begun,
+            () = tokio::time::sleep_until(held_until) => self.bus.release(session),
+        }
+        beginning.await
+    }
+
     /// Makes the stream, unless it is there.
     async fn begin(&self, session: &Session, archive: &ArchiveOptions, strikes: &mut u32) -> Result<(), Stop> {
         if *strikes >= STRIKES_MAX {
@@ -196,6 +221,11 @@ impl Follower {
             }
         }
         if self.options.topology == Topology::Declare {
+            // Nothing may be bound yet, and a refusal is asked again only after seconds.
+            if !scratch.has_exchange(&self.options.exchange).await? {
+                scratch.exchange(&self.options.exchange, ExchangeKind::Topic, FieldTable::default()).await?;
+                tracing::info!("made exchange `{}`", self.options.exchange);
+            }
             scratch.bind(names::ARCHIVE, &self.options.exchange, &["#"]).await?;
         }
         *strikes = 0;

@@ -21,6 +21,7 @@ use crate::{
     AmqpOptions,
     dial::is_plain_beyond_this_machine,
     failure::{Failure, LIMIT, shown_url, within},
+    hold::Hold,
     link::{Link, LinkState, Role},
     notes::Notes,
 };
@@ -108,6 +109,10 @@ impl Session {
         self.over.cancelled().await;
     }
 
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     pub(crate) fn connection(&self) -> &Arc<lapin::Connection> {
         &self.connection
     }
@@ -148,6 +153,7 @@ pub(crate) struct Bus {
     taking: Arc<Link>,
     giving: Arc<Link>,
     closing: Canceller,
+    hold: Hold,
     /// What else is wrong, by who found it.
     notes: Arc<Notes>,
     /// The supervisors.
@@ -157,7 +163,7 @@ pub(crate) struct Bus {
 impl Bus {
     /// Returns at once and connects in the background. Waits here are on a network and use the real time, whatever clock the router
     /// has.
-    pub(crate) fn start(options: Arc<AmqpOptions>, chance: Arc<dyn Chance>, on_session: Arc<dyn OnSession>, notes: Arc<Notes>) -> Arc<Self> {
+    pub(crate) fn start(options: Arc<AmqpOptions>, chance: Arc<dyn Chance>, on_session: Arc<dyn OnSession>, hold: Hold, notes: Arc<Notes>) -> Arc<Self> {
         let shown = shown_url(&options.url);
         if is_plain_beyond_this_machine(&options.url) {
             tracing::warn!("`{shown}` sends the password and all events in clear text over the network: use `amqps`");
@@ -166,7 +172,7 @@ impl Bus {
         let taking = Link::new(Role::Taking, Arc::clone(&options), Arc::clone(&chance), Some(on_session), closed.clone());
         let giving = Link::new(Role::Giving, options, chance, None, closed);
         let ended = [&taking, &giving].map(|link| tokio::spawn(Arc::clone(link).run())).into();
-        Arc::new(Self { shown, taking, giving, closing, notes, ended: tokio::sync::Mutex::new(ended) })
+        Arc::new(Self { shown, taking, giving, closing, hold, notes, ended: tokio::sync::Mutex::new(ended) })
     }
 
     /// A live session to take from, whose topology stands; waits until there is one.
@@ -206,6 +212,7 @@ impl Bus {
             self.session().await?;
             match self.giving() {
                 Giving::Away(_) => changes.changed().await,
+                Giving::Open(_) if self.held().is_some() => changes.changed().await,
                 Giving::Open(_) | Giving::Blocked(_) | Giving::Closed => return Ok(()),
             }
         }
@@ -242,7 +249,18 @@ impl Bus {
 
     /// Both connections' changes, for who waits for [`Bus::giving`] to be another.
     pub(crate) fn changes(&self) -> Changes {
-        Changes { taking: self.taking.states(), giving: self.giving.states() }
+        Changes { taking: self.taking.states(), giving: self.giving.states(), hold: self.hold.changes() }
+    }
+
+    /// Why nothing may be published to whoever wants it, although the broker would take it.
+    pub(crate) fn held(&self) -> Option<String> {
+        let held = self.now().is_some_and(|taking| self.hold.is_held(taking.epoch()));
+        held.then(|| format!("the archive's stream is not up yet on the broker `{}`", self.shown))
+    }
+
+    /// The archive no longer keeps `session` from publishing.
+    pub(crate) fn release(&self, session: &Session) {
+        self.hold.release(session.epoch());
     }
 
     /// How the broker is, from what is known.
@@ -257,9 +275,11 @@ impl Bus {
             Giving::Away(why) | Giving::Blocked(why) if !troubles.contains(why) => troubles.push(why.clone()),
             _ => {}
         }
+        let held = self.held();
+        troubles.extend(held.clone());
         troubles.extend(self.notes.all());
         let reconnects = self.taking.states().borrow().sessions.saturating_sub(1);
-        Condition { reachable, accepts: matches!(giving, Giving::Open(_)), troubles, reconnects }
+        Condition { reachable, accepts: matches!(giving, Giving::Open(_)) && held.is_none(), troubles, reconnects }
     }
 
     /// Shows `sentences` among the troubles until `topic` has others; none ends them.
@@ -299,6 +319,7 @@ impl Bus {
 pub(crate) struct Changes {
     taking: watch::Receiver<LinkState>,
     giving: watch::Receiver<LinkState>,
+    hold: watch::Receiver<u64>,
 }
 
 impl Changes {
@@ -307,6 +328,7 @@ impl Changes {
         let changed = tokio::select! {
             changed = self.taking.changed() => changed,
             changed = self.giving.changed() => changed,
+            changed = self.hold.changed() => changed,
         };
         if changed.is_err() {
             std::future::pending::<()>().await;

@@ -17,6 +17,7 @@ mod consumer;
 mod dead_letters;
 mod dial;
 mod failure;
+mod hold;
 mod legible;
 mod link;
 mod lost;

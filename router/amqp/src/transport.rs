@@ -12,7 +12,7 @@ use router_api::{
 };
 
 use crate::{
-    AmqpOptions,
+    AmqpOptions, Topology,
     admin::Desk,
     archive::Follower,
     bindings::Bindings,
@@ -20,6 +20,7 @@ use crate::{
     connection::Bus,
     consumer,
     failure::{Failure, shown_url},
+    hold::Hold,
     lost, names,
     notes::Notes,
     publisher::{PublishFailure, Publisher},
@@ -60,7 +61,9 @@ impl AmqpTransport {
         let bindings = Arc::new(Bindings::new(Arc::clone(&store), &options));
         let notes = Arc::new(Notes::default());
         let bound = Arc::new(Bound::new(Arc::clone(&options), Arc::clone(&bindings), Arc::clone(&notes)));
-        let bus = Bus::start(Arc::clone(&options), chance, Arc::clone(&bound) as _, notes);
+        let archivist = archivist.filter(|_| options.archive.is_some());
+        let hold = if archivist.is_some() { Hold::each() } else { Hold::never() };
+        let bus = Bus::start(Arc::clone(&options), chance, Arc::clone(&bound) as _, hold, notes);
         let publisher = Publisher::new(Arc::clone(&bus));
         let desk = Desk::new(Arc::clone(&options), Arc::clone(&bus), Arc::clone(&publisher), Arc::clone(&bound), bindings, store, Arc::clone(&clock));
         if let Some(archivist) = archivist {
@@ -155,8 +158,17 @@ impl Transport for AmqpTransport {
         let body = publication.body.clone();
         let routed = match &publication.to {
             Destination::Subscribers => {
+                if let Some(why) = self.bus.held() {
+                    return Err(TransportError::Unavailable(why));
+                }
                 let properties = wire::published(&publication, now);
                 let confirmed = self.publisher.publish(&self.options.exchange, publication.key.as_str(), body, properties).await.map_err(unpublished)?;
+                // A queue of ours that was up would have taken it.
+                if !confirmed.routed && self.options.topology == Topology::Declare && self.bound.wants(&publication.key) == Some(true) {
+                    self.publisher.suspect();
+                    let key = publication.key.as_str();
+                    return Err(TransportError::Unavailable(format!("the queue of a route that wants `{key}` is not up on the broker, or not bound")));
+                }
                 confirmed.routed && self.routed.is_wanted(&publication.key, &self.bound, &self.bus, &self.options).await
             }
             Destination::Route { route, delay } => {
