@@ -1,7 +1,6 @@
 //! What a handler is given beside the event: who it is, how often it was tried, the burst, and the effects.
 
 use std::{
-    future::{Future, IntoFuture},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,10 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::{
-    BoxError, BoxFuture, Cancellation, Clock, CommandReply, CommandRequest, Effect, EffectContext, EffectError, EffectKind, EffectPort, EffectReply,
-    EffectRequest, Envelope, HttpReply, HttpRequest, RouteName, RoutingKey, Store, StoreError,
-};
+use crate::{Cancellation, Clock, EffectContext, EffectPort, Envelope, Ledger, RouteName, RoutingKey, Store, StoreError};
 
 /// The namespace of ids that this router derives (UUID version 5), itself the version-5 UUID of `event-router` in the DNS namespace.
 pub const ID_NAMESPACE: Uuid = Uuid::from_u128(0x0b6c_9d0e_52f4_5b5e_9a64_0f2a_7c55_1e1d);
@@ -44,6 +40,8 @@ pub struct ContextParts {
     pub clock: Arc<dyn Clock>,
     pub effects: Arc<dyn EffectPort>,
     pub store: Arc<dyn Store>,
+    /// Where writes are remembered; none in a dry run, and where the route wants none.
+    pub ledger: Option<Arc<dyn Ledger>>,
     /// True where writing effects are only recorded.
     pub dry_run: bool,
     /// This machine's name, for the `source` of emitted events.
@@ -158,39 +156,11 @@ impl Context {
         Uuid::new_v5(&ID_NAMESPACE, &hash.finalize())
     }
 
-    /// Calls a URL. Await the result; `.read()`, `.named(..)` and `.dry_run_reply(..)` come before.
-    pub fn http(&self, request: HttpRequest) -> HttpCall<'_> {
-        HttpCall { cx: self, effect: Effect { name: "http".to_owned(), kind: EffectKind::Write, request: EffectRequest::Http(request), dry_run_reply: None } }
+    pub(crate) fn ports(&self) -> (&dyn EffectPort, Option<&dyn Ledger>) {
+        (&*self.parts.effects, self.parts.ledger.as_deref())
     }
 
-    /// Runs a program. Await the result; `.read()`, `.named(..)` and `.dry_run_reply(..)` come before.
-    pub fn command(&self, request: CommandRequest) -> CommandCall<'_> {
-        CommandCall {
-            cx: self,
-            effect: Effect { name: "command".to_owned(), kind: EffectKind::Write, request: EffectRequest::Command(request), dry_run_reply: None },
-        }
-    }
-
-    /// Does a plugin's own I/O (SQL, gRPC, …) under the same rules: `work` is not called in a dry run.
-    ///
-    /// `input` is what the work depends on, for records.
-    ///
-    /// # Errors
-    ///
-    /// The work's own error, as one that may heal; or what an [`EffectPort`] adds.
-    pub async fn effect<F, Fut>(&self, name: &str, input: Value, work: F) -> Result<Value, EffectError>
-    where
-        F: FnOnce() -> Fut + Send,
-        Fut: Future<Output = Result<Value, BoxError>> + Send,
-    {
-        let effect = Effect { name: name.to_owned(), kind: EffectKind::Write, request: EffectRequest::Own { input }, dry_run_reply: None };
-        match self.parts.effects.perform(effect, Some(Box::new(|| Box::pin(async move { work().await }))), &self.effect_context()).await? {
-            EffectReply::Own(value) => Ok(value),
-            EffectReply::Http(_) | EffectReply::Command(_) => unreachable!("an effect port answers in kind"),
-        }
-    }
-
-    fn effect_context(&self) -> EffectContext {
+    pub(crate) fn effect_context(&self) -> EffectContext {
         EffectContext {
             route: self.parts.route.as_str().to_owned(),
             handling: self.idempotency_key(),
@@ -273,57 +243,3 @@ impl Context {
         if self.parts.dry_run { Ok(()) } else { self.parts.store.set_state(&self.parts.route, key, value).await }
     }
 }
-
-macro_rules! call {
-    ($(#[$doc:meta])* $name:ident, $reply:ident, $variant:ident) => {
-        $(#[$doc])*
-        #[must_use = "nothing happens until it is awaited"]
-        pub struct $name<'a> {
-            cx: &'a Context,
-            effect: Effect,
-        }
-
-        impl<'a> $name<'a> {
-            /// It changes nothing outside: performed in a dry run too.
-            pub fn read(mut self) -> Self {
-                self.effect.kind = EffectKind::Read;
-                self
-            }
-
-            /// Names it within the handling, for records.
-            pub fn named(mut self, name: impl Into<String>) -> Self {
-                self.effect.name = name.into();
-                self
-            }
-
-            /// The answer with which a dry run goes on, instead of ending here.
-            pub fn dry_run_reply(mut self, reply: $reply) -> Self {
-                self.effect.dry_run_reply = Some(EffectReply::$variant(reply));
-                self
-            }
-        }
-
-        impl<'a> IntoFuture for $name<'a> {
-            type Output = Result<$reply, EffectError>;
-            type IntoFuture = BoxFuture<'a, Self::Output>;
-
-            fn into_future(self) -> Self::IntoFuture {
-                Box::pin(async move {
-                    match self.cx.parts.effects.perform(self.effect, None, &self.cx.effect_context()).await? {
-                        EffectReply::$variant(reply) => Ok(reply),
-                        _ => unreachable!("an effect port answers in kind"),
-                    }
-                })
-            }
-        }
-    };
-}
-
-call!(
-    /// An HTTP call to be awaited.
-    HttpCall, HttpReply, Http
-);
-call!(
-    /// A command to be awaited.
-    CommandCall, CommandReply, Command
-);

@@ -2,6 +2,7 @@
 
 mod admin;
 mod body;
+mod calls;
 mod clock;
 mod context;
 mod dead_letter;
@@ -13,6 +14,7 @@ mod envelope;
 mod handler;
 mod keep_alive;
 mod key;
+mod ledger;
 mod names;
 mod plugin;
 mod program;
@@ -29,8 +31,9 @@ pub use admin::{
     Accepted, Admin, AdminError, BreakerState, DeadLetterGroup, DeadLetterGroups, DeadLetterSelection, EnableFrom, EnableRequest, Enabled, RedriveRequest,
     Redriven, Reloaded, RouteCommand, RouteCommanded, RouteRates, RouteState, RouteStatus, RouterStatus, TakenUp,
 };
+pub use calls::{CommandCall, EffectCall, HttpCall};
 pub use clock::{BoxFuture, Cancellation, Canceller, Chance, Clock};
-pub use context::{Attempt, CommandCall, Context, ContextParts, Emit, HttpCall, ID_NAMESPACE};
+pub use context::{Attempt, Context, ContextParts, Emit, ID_NAMESPACE};
 pub use dead_letter::{AttemptRecord, DeadLetter, DeadLetterReason, FailureClass};
 pub use dialect::Dialect;
 pub use dry_run::{DryRun, RecordedEffect};
@@ -42,6 +45,7 @@ pub use envelope::{DecodeError, DecodeLimits, Envelope, Source};
 pub use handler::{BoxError, Handler, HandlerError, Outcome, Permanent};
 pub use keep_alive::{KeepAlive, Lease, Leased};
 pub use key::{KeyError, RoutingKey, RoutingPattern};
+pub use ledger::{Begun, DoneBefore, Intent, Ledger, LedgerEntry, LedgerKey, LedgerResult};
 pub use names::{EventId, RouteName, RouteNameError, bytes_as_text};
 pub use plugin::{BuildContext, BuildError, BuildProblem, Plugin, Registration, Registry, RegistryError, RouteMode};
 pub use program::{Endpoint, Program, TargetUrl, display_argv};
@@ -51,6 +55,7 @@ pub use store::{
 };
 pub use suggest::suggest;
 pub use template::{ArgvTemplate, JsonTemplate, Scope, Template, UrlTemplate};
+pub use time::read as read_time;
 pub use transport::{
     BurstNote, Condition, Consumer, DeadLetterQuery, Delivery, Destination, Fate, Features, InboxKey, Matcher, PlanChange, PlanLine, Publication, Published,
     QueueKind, QueueStats, QueueWish, SettleError, Settlement, StoredDeadLetter, Subscription, Transport, TransportAdmin, TransportError,

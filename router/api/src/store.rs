@@ -1,5 +1,5 @@
-//! The port to what the router remembers beside its transport: done keys, frozen bursts, noted attempts, what runs now, plugin
-//! state, configurations, and the archive.
+//! The port to what the router remembers beside its transport: done keys, frozen bursts, noted attempts, what runs now, what writes
+//! came to, plugin state, configurations, and the archive.
 //!
 //! On the embedded transport the same file holds the queues. On AMQP an ack never depends on it.
 
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{AttemptRecord, DeadLetterReason, Fate, InboxKey, RouteName, RoutingKey, RoutingPattern};
+use crate::{AttemptRecord, DeadLetterReason, Fate, InboxKey, LedgerEntry, LedgerKey, LedgerResult, RouteName, RoutingKey, RoutingPattern};
 
 /// The store could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -196,7 +196,8 @@ pub trait Store: Send + Sync + 'static {
     /// Has this route done an event with this key, and not forgotten it yet?
     async fn inbox_contains(&self, route: &RouteName, key: &str, now: Timestamp) -> Result<bool, StoreError>;
 
-    /// Remembers keys as done, for a transport that does not keep the inbox itself.
+    /// Remembers keys as done, for a transport that does not keep the inbox itself. The ledger of an event that is done is forgotten with
+    /// it (its subject is [`LedgerKey::of_event`]), so that a later event with the same key is a new one.
     async fn inbox_insert(&self, route: &RouteName, keys: Vec<InboxKey>) -> Result<(), StoreError>;
 
     /// Fixes the composition of a burst; on disk when it returns.
@@ -229,6 +230,38 @@ pub trait Store: Send + Sync + 'static {
 
     /// Forgets suspects that were settled or buried.
     async fn clear_suspect(&self, route: &RouteName, identity: &str) -> Result<(), StoreError>;
+
+    /// Notes that a write is about to be performed, unless that is known; on disk when it returns. Returns what was known before.
+    ///
+    /// A store without a ledger knows nothing and keeps nothing.
+    async fn ledger_begin(&self, route: &RouteName, key: &LedgerKey, now: Timestamp) -> Result<Option<LedgerEntry>, StoreError> {
+        let _ = (route, key, now);
+        Ok(None)
+    }
+
+    /// Notes what came of a write that was begun. What has left the ledger meanwhile stays away.
+    async fn ledger_end(&self, route: &RouteName, key: &LedgerKey, result: LedgerResult) -> Result<(), StoreError> {
+        let _ = (route, key, result);
+        Ok(())
+    }
+
+    /// Forgets single writes.
+    async fn ledger_forget(&self, route: &RouteName, keys: &[LedgerKey]) -> Result<(), StoreError> {
+        let _ = (route, keys);
+        Ok(())
+    }
+
+    /// Forgets every write of an event or burst; returns how many there were.
+    async fn ledger_clear(&self, route: &RouteName, subject: &str) -> Result<u64, StoreError> {
+        let _ = (route, subject);
+        Ok(0)
+    }
+
+    /// Every write that is known of an event or burst, in the order of their beginnings.
+    async fn ledger(&self, route: &RouteName, subject: &str) -> Result<Vec<LedgerEntry>, StoreError> {
+        let _ = (route, subject);
+        Ok(Vec::new())
+    }
 
     /// A plugin's own small state.
     async fn state(&self, route: &RouteName, key: &str) -> Result<Option<Value>, StoreError>;

@@ -199,6 +199,7 @@ impl TestContext {
             clock: Arc::new(self.clock.clone()),
             effects,
             store: Arc::new(self.store.clone()) as Arc<dyn Store>,
+            ledger: None,
             dry_run: self.mode == RouteMode::Shadow,
             host: "testhost".to_owned(),
             burst,

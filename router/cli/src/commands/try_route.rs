@@ -112,6 +112,7 @@ async fn handle(route: &RouteConfig, handler: Arc<dyn router_api::Handler>, even
         clock: clock.clone(),
         effects: if live { performed.clone() } else { dry.clone() },
         store: Arc::new(MemoryStore::default()),
+        ledger: None,
         dry_run: !live,
         host: host_name(),
     });
