@@ -1,6 +1,7 @@
 //! What Dagster's answers mean. The body decides before the status does: most failures come with status 200, and some that are for
 //! ever come with 500.
 
+use jiff::Timestamp;
 use router_api::{EffectClass, EffectError, HttpReply, excerpt};
 use serde_json::Value;
 
@@ -50,15 +51,15 @@ impl Launch {
     }
 }
 
-/// Is there a run? The answer to a look-up by tag.
+/// The run that a look-up by tag found.
 ///
 /// # Errors
 ///
 /// When Dagster does not say.
-pub(super) fn has_runs(reply: HttpReply) -> Result<bool, EffectError> {
+pub(super) fn run_found(reply: HttpReply) -> Result<Option<String>, EffectError> {
     let answer = member(reply, "runsOrError")?;
     match answer["__typename"].as_str().unwrap_or_default() {
-        "Runs" => Ok(answer["results"].as_array().is_some_and(|runs| !runs.is_empty())),
+        "Runs" => Ok(answer["results"].get(0).map(|run| text(run, "runId"))),
         "PythonError" => Err(python_error(&answer)),
         kind => Err(error(EffectClass::Failed, &format!("Dagster answers a look-up with `{kind}`"), text(&answer, "message"))),
     }
@@ -99,6 +100,61 @@ impl Location {
             _ => Self::Loaded,
         })
     }
+}
+
+/// How a run is.
+#[derive(Debug)]
+pub(super) enum Run {
+    /// Not ended.
+    Under {
+        status: String,
+    },
+    Ended(EndedRun),
+    /// Somebody deleted it.
+    Gone,
+}
+
+#[derive(Debug)]
+pub(super) struct EndedRun {
+    pub(super) status: String,
+    pub(super) job: String,
+    pub(super) started_at: Option<Timestamp>,
+    pub(super) ended_at: Option<Timestamp>,
+}
+
+impl EndedRun {
+    pub(super) fn duration_ms(&self) -> Option<u64> {
+        u64::try_from(self.ended_at?.duration_since(self.started_at?).as_millis()).ok()
+    }
+}
+
+impl Run {
+    /// # Errors
+    ///
+    /// When Dagster does not say.
+    pub(super) fn of(reply: HttpReply) -> Result<Self, EffectError> {
+        let answer = member(reply, "runOrError")?;
+        match answer["__typename"].as_str().unwrap_or_default() {
+            "Run" => {}
+            "RunNotFoundError" => return Ok(Self::Gone),
+            "PythonError" => return Err(python_error(&answer)),
+            kind => return Err(error(EffectClass::Failed, &format!("Dagster answers a question about a run with `{kind}`"), answer.to_string())),
+        }
+        let status: String = text(&answer, "status").chars().take(64).collect();
+        Ok(match status.as_str() {
+            "SUCCESS" | "FAILURE" | "CANCELED" => {
+                Self::Ended(EndedRun { job: text(&answer, "jobName"), started_at: time(&answer["startTime"]), ended_at: time(&answer["endTime"]), status })
+            }
+            // What Dagster may add later is no end until it is named here.
+            _ => Self::Under { status },
+        })
+    }
+}
+
+/// Dagster tells times in seconds, with a fraction.
+fn time(value: &Value) -> Option<Timestamp> {
+    let seconds = value.as_f64().filter(|seconds| (0.0..1e11).contains(seconds))?;
+    Timestamp::UNIX_EPOCH.checked_add(jiff::SignedDuration::try_from_secs_f64(seconds).ok()?).ok()
 }
 
 /// The answer's one member, if there is an answer of GraphQL's at all.

@@ -92,13 +92,15 @@ async fn a_later_try_launches_only_when_no_earlier_one_did() {
     let asked = json_body(&test.effects.http()[0])["variables"]["filter"]["tags"][0].clone();
     assert_eq!(asked["key"], "33god/handling");
 
+    let test = TestContext::new().attempt(2, 8);
     answer(&test.effects, "look-up", 200, json!({ "data": { "runsOrError": { "__typename": "Runs", "results": [] } } }));
     answer(&test.effects, "launch", 200, success());
     assert!(is_done(&handled(&test).await));
-    let launch = json_body(&test.effects.http()[2]);
+    let launch = json_body(&test.effects.http()[1]);
     let tags = launch["variables"]["params"]["executionMetadata"]["tags"].as_array().unwrap();
     assert!(tags.contains(&asked), "the tag that is looked for is the one that is set");
 
+    let test = TestContext::new().attempt(2, 8);
     answer(&test.effects, "look-up", 200, json!({ "data": { "runsOrError": { "__typename": "InvalidPipelineRunsFilterError", "message": "no" } } }));
     assert_eq!(class(&handled(&test).await), EffectClass::Failed);
 }
@@ -207,4 +209,246 @@ async fn all_that_is_wrong_with_the_options_comes_at_once() {
         "tags": { "33god/event_id": "x", "with space": "x" },
     });
     assert_eq!(wrong_fields::<Dagster>(&test, options).await, ["job", "location", "run_config", "tags.33god/event_id", "tags.with space", "timeout_ms", "url"]);
+}
+
+fn run_tag(request: &router_api::HttpRequest, key: &str) -> Option<String> {
+    let body = json_body(request);
+    let tags = body["variables"]["params"]["executionMetadata"]["tags"].as_array()?;
+    tags.iter().find(|tag| tag["key"] == key)?["value"].as_str().map(str::to_owned)
+}
+
+#[tokio::test]
+async fn a_session_that_ends_again_launches_again_only_for_what_changed_since() {
+    let test = TestContext::new();
+    let handler = built::<Dagster>(&test, options()).await;
+    let ended = |id: &str, payload: Value| event("session.thread.end").id(id).session("s-1").payload(payload);
+    let mut launches = 0;
+    for (id, payload, launched) in [
+        ("e-1", json!({ "files_modified": ["a.py", "b.py"] }), true),
+        // Taken up, and left without a change; a list in another order is the same list.
+        ("e-2", json!({ "files_modified": ["b.py", "a.py"] }), false),
+        ("e-3", json!({ "files_modified": ["b.py", "a.py", "a.py"], "git_commits": [] }), false),
+        ("e-4", json!({ "files_modified": ["a.py", "b.py"], "git_commits": ["33d73bf"] }), true),
+        ("e-5", json!({ "files_modified": [], "git_commits": ["33d73bf"] }), true),
+        ("e-6", json!({ "files_modified": [], "git_commits": ["33d73bf"], "tools_used": { "Read": 7 } }), false),
+        // The same file was written again.
+        ("e-7", json!({ "git_commits": ["33d73bf"], "tools_used": { "Edit": 1 } }), true),
+        ("e-8", json!({ "git_commits": ["33d73bf"], "tools_used": { "Edit": 1, "Bash": 3 } }), false),
+        ("e-9", json!({ "git_commits": ["33d73bf"], "tools_used": { "Edit": 1, "Write": 1 } }), true),
+        ("e-10", json!({}), false),
+    ] {
+        if launched {
+            answer(&test.effects, "launch", 200, success());
+            launches += 1;
+        }
+        let handled = test.handle(handler.as_ref(), [ended(id, payload)]).await;
+        assert_eq!(is_done(&handled), launched, "{id}: {:?}", handled.result);
+        assert_eq!(test.effects.requests().len(), launches, "{id}");
+    }
+    // Another session with the same files is another session.
+    answer(&test.effects, "launch", 200, success());
+    let other = event("session.thread.end").session("s-2").payload(json!({ "files_modified": ["a.py", "b.py"] }));
+    assert!(is_done(&test.handle(handler.as_ref(), [other]).await));
+    // And in a burst one event with a change is enough.
+    answer(&test.effects, "launch", 200, success());
+    let burst = [ended("e-11", json!({ "files_modified": ["c.py"] })), ended("e-12", json!({}))];
+    assert!(is_done(&test.handle(handler.as_ref(), burst).await));
+}
+
+#[tokio::test]
+async fn a_repeat_after_the_launch_was_remembered_launches_nothing() {
+    let test = TestContext::new();
+    let handler = built::<Dagster>(&test, options()).await;
+    answer(&test.effects, "launch", 200, success());
+    assert!(is_done(&test.handle(handler.as_ref(), [end()]).await));
+    let handled = test.handle(handler.as_ref(), [end()]).await;
+    assert!(is_done(&handled), "done, and not skipped as a session without changes: {:?}", handled.result);
+    assert_eq!(handled.note.as_deref(), Some("launched by an earlier attempt: run 0b0cf0ee"));
+    assert_eq!(test.effects.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_failed_launch_is_not_remembered() {
+    let test = TestContext::new();
+    let handler = built::<Dagster>(&test, options()).await;
+    answer(&test.effects, "launch", 500, json!({}));
+    assert_eq!(class(&test.handle(handler.as_ref(), [end()]).await), EffectClass::Failed);
+    answer(&test.effects, "launch", 200, success());
+    assert!(is_done(&test.handle(handler.as_ref(), [end().id("e-2")]).await));
+}
+
+#[tokio::test]
+async fn assets_are_materialized_by_their_keys() {
+    let test = TestContext::new();
+    for (job, expected) in [(json!(null), "__ASSET_JOB"), (json!("nightly"), "nightly")] {
+        let mut options = options();
+        options["assets"] = json!(["session_report", "marts/sessions"]);
+        options["job"] = job;
+        let handler = built::<Dagster>(&test, options).await;
+        answer(&test.effects, "launch", 200, success());
+        assert!(is_done(&test.handle(handler.as_ref(), [end().id(expected).session(expected)]).await));
+        let selector = json_body(test.effects.http().last().unwrap())["variables"]["params"]["selector"].clone();
+        assert_eq!(selector["jobName"], expected);
+        assert_eq!(selector["assetSelection"], json!([{ "path": ["session_report"] }, { "path": ["marts", "sessions"] }]));
+    }
+    let mut wrong = options();
+    wrong["assets"] = json!(["a//b", "", "{{ key }}", "fine"]);
+    assert_eq!(wrong_fields::<Dagster>(&test, wrong).await, ["assets.0", "assets.1", "assets.2"]);
+}
+
+fn run_is(status: &str) -> Value {
+    json!({ "data": { "runOrError": {
+        "__typename": "Run", "runId": "0b0cf0ee", "status": status, "jobName": "post_session_pipeline", "startTime": 1795347122.5, "endTime": 1795347129.75,
+    } } })
+}
+
+/// The event that the plugin sent itself, as it comes back.
+fn back(handled: &Handled) -> EventBuilder {
+    assert_eq!((handled.emits.len(), handled.emits[0].key.as_str()), (1, "dagster.run.follow"), "{handled:?}");
+    event("dagster.run.follow").id(handled.emits[0].id.to_string()).payload(handled.emits[0].body["payload"].clone())
+}
+
+#[tokio::test]
+async fn a_followed_run_is_looked_at_ever_more_rarely_until_it_has_ended() {
+    let test = TestContext::new();
+    let mut options = options();
+    options["follow_ms"] = json!(63_000);
+    let handler = built::<Dagster>(&test, options).await;
+    answer(&test.effects, "launch", 200, success());
+    let mut handled = test.handle(handler.as_ref(), [end()]).await;
+    for (seconds, status) in [(1, "QUEUED"), (2, "STARTED")] {
+        assert_eq!(handled.emits[0].after.map(|after| after.as_secs()), Some(seconds));
+        answer(&test.effects, "run", 200, run_is(status));
+        handled = test.handle(handler.as_ref(), [back(&handled)]).await;
+        assert_eq!((is_done(&handled), handled.note.clone()), (true, Some(format!("run 0b0cf0ee is {status}"))));
+    }
+    // A repeat of the launch follows the same run, by the same event.
+    answer(&test.effects, "run", 200, run_is("FAILURE"));
+    let ended = test.handle(handler.as_ref(), [back(&handled)]).await;
+    assert!(is_done(&ended));
+    assert_eq!((ended.emits.len(), ended.emits[0].key.as_str(), ended.emits[0].after), (1, "dagster.run.finished", None));
+    assert_eq!(
+        ended.emits[0].body["payload"],
+        json!({
+            "run": "0b0cf0ee", "status": "FAILURE", "succeeded": false, "job": "post_session_pipeline", "location": "pipelines.py", "session_id": "s-1",
+            "event_id": "e-1", "started_at": "2026-11-22T11:32:02.5Z", "ended_at": "2026-11-22T11:32:09.75Z", "duration_ms": 7250,
+            "url": "http://dagster.example:3000/runs/0b0cf0ee",
+        })
+    );
+    let looks = test.effects.requests().iter().filter(|requested| requested.name == "run" && requested.kind == EffectKind::Read).count();
+    assert_eq!(looks, 3);
+}
+
+#[tokio::test]
+async fn a_run_is_followed_no_longer_than_wanted_and_what_is_gone_is_skipped() {
+    let test = TestContext::new();
+    let mut options = options();
+    options["follow_ms"] = json!(60_000);
+    let handler = built::<Dagster>(&test, options).await;
+    answer(&test.effects, "launch", 200, success());
+    let mut handled = test.handle(handler.as_ref(), [end()]).await;
+    for look in 1..=6 {
+        answer(&test.effects, "run", 200, run_is("STARTED"));
+        handled = test.handle(handler.as_ref(), [back(&handled)]).await;
+        assert_eq!(is_done(&handled), look < 6, "{look}: {:?}", handled.result);
+    }
+    assert!(skipped(&handled).contains("still STARTED") && handled.emits.is_empty());
+
+    answer(&test.effects, "launch", 200, success());
+    let handled = test.handle(handler.as_ref(), [end().id("e-2").session("s-2")]).await;
+    answer(&test.effects, "run", 200, json!({ "data": { "runOrError": { "__typename": "RunNotFoundError", "message": "Pipeline run could not be found." } } }));
+    assert!(skipped(&test.handle(handler.as_ref(), [back(&handled)]).await).contains("knows no run"));
+    // What Dagster's own trouble leads to is the same as for a launch.
+    for (status, body, expected) in [
+        (500, json!({ "data": { "runOrError": { "__typename": "PythonError", "className": "OperationalError", "message": "x" } } }), EffectClass::Failed),
+        (200, json!({ "data": { "runOrError": { "__typename": "SomethingNew" } } }), EffectClass::Failed),
+        (503, json!("no"), EffectClass::Unreachable),
+    ] {
+        answer(&test.effects, "run", status, body);
+        assert_eq!(class(&test.handle(handler.as_ref(), [back(&handled)]).await), expected);
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_only_looks_like_the_plugins_own_is_refused() {
+    let test = TestContext::new();
+    let handler = built::<Dagster>(&test, options()).await;
+    let own = json!({ "run": "0b0cf0ee", "look": 1, "route": "test", "session_id": null, "event_id": null });
+    for (name, value) in
+        [("run", json!("../../x")), ("run", json!("")), ("look", json!(0)), ("look", json!(7)), ("route", json!("other")), ("run", json!(null))]
+    {
+        let mut payload = own.clone();
+        payload[name] = value;
+        let handled = test.handle(handler.as_ref(), [event("dagster.run.follow").payload(payload.clone())]).await;
+        assert!(matches!(handled.result, Err(router_api::HandlerError::Reject { .. })), "{payload}: {:?}", handled.result);
+    }
+    assert!(test.effects.requests().is_empty());
+}
+
+/// What a hostile producer may write into any field.
+pub(crate) fn hostile() -> Vec<String> {
+    let mut texts: Vec<String> = [
+        "\"}} }}\" ... } mutation { terminateRun }",
+        "line\r\nbreak\n\u{0}\u{1b}[2J",
+        "$(touch /tmp/x); `id` && ${HOME}",
+        "../../../etc/passwd",
+        "--collect-only",
+        "http://169.254.169.254/latest",
+        "{{ raw }} {% for x in burst %}",
+        "\u{202e}gpj.exe\u{200b}\u{feff}",
+        "",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    texts.push("x".repeat(1 << 20));
+    texts
+}
+
+#[tokio::test]
+async fn whatever_an_event_says_is_a_value_of_the_launch_and_never_part_of_the_query() {
+    let test = TestContext::new();
+    let mut options = options();
+    options["run_config"] = json!({ "ops": { "process": { "config": { "session": "{{ session_id | default('') }}", "text": "{{ payload.text }}" } } } });
+    let handler = built::<Dagster>(&test, options).await;
+    for text in hostile() {
+        answer(&test.effects, "launch", 200, success());
+        let payload = json!({ "text": text, "git_commits": ["33d73bf"] });
+        let handled = test.handle(handler.as_ref(), [event("session.thread.end").id(format!("id-{text}")).session(&text).payload(payload)]).await;
+        assert!(is_done(&handled), "{text:.40?}: {:?}", handled.result);
+        let requests = test.effects.http();
+        let request = requests.last().unwrap();
+        let body = json_body(request);
+        assert!(body["query"].as_str().unwrap().starts_with("mutation Launch($params: ExecutionParams!)"));
+        assert_eq!(body["query"], json_body(&requests[0])["query"]);
+        assert_eq!(body["variables"]["params"]["runConfigData"]["ops"]["process"]["config"]["text"], text.as_str());
+        assert!(run_tag(request, "33god/event_id").unwrap().len() <= 256 && run_tag(request, "33god/session_id").unwrap_or_default().len() <= 256);
+    }
+}
+
+#[tokio::test]
+async fn an_event_chooses_no_variable_of_dagsters_environment() {
+    let test = TestContext::new();
+    let with = |run_config: Value| {
+        let mut options = options();
+        options["run_config"] = run_config;
+        options
+    };
+    let handler = built::<Dagster>(&test, with(json!({ "ops": { "a": { "config": { "x": "{{ payload.x }}", "own": { "env": "TOKEN" } } } } }))).await;
+    for x in [json!({ "env": "AWS_SECRET_ACCESS_KEY" }), json!([{ "deep": { "env": "X" } }])] {
+        let handled = test.handle(handler.as_ref(), [end().with("x", x)]).await;
+        assert_eq!((class(&handled), effect_error(&handled).message.contains("run_config.ops.a.config.x")), (EffectClass::Forbidden, true));
+    }
+    assert!(test.effects.requests().is_empty());
+    answer(&test.effects, "launch", 200, success());
+    assert!(is_done(&test.handle(handler.as_ref(), [end().with("x", json!({ "environment": "prod" }))]).await), "the configuration itself may name one");
+}
+
+#[tokio::test]
+async fn a_tag_that_becomes_too_long_is_refused() {
+    let test = TestContext::new();
+    let mut options = options();
+    options["tags"] = json!({ "33god/repo": "{{ working_directory }}" });
+    let handler = built::<Dagster>(&test, options).await;
+    let handled = test.handle(handler.as_ref(), [end().working_directory(&"d".repeat(5_000))]).await;
+    assert_eq!((class(&handled), effect_error(&handled).message.contains("33god/repo")), (EffectClass::Refused, true));
 }
