@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::{Cancellation, Clock, EffectContext, EffectPort, Envelope, Ledger, RouteName, RoutingKey, Store, StoreError};
+use crate::{Cancellation, Clock, EffectContext, EffectPort, Envelope, Ledger, RouteName, RoutingKey, Session, Sessions, Store, StoreError};
 
 /// The namespace of ids that this router derives (UUID version 5), itself the version-5 UUID of `event-router` in the DNS namespace.
 pub const ID_NAMESPACE: Uuid = Uuid::from_u128(0x0b6c_9d0e_52f4_5b5e_9a64_0f2a_7c55_1e1d);
@@ -40,6 +40,8 @@ pub struct ContextParts {
     pub clock: Arc<dyn Clock>,
     pub effects: Arc<dyn EffectPort>,
     pub store: Arc<dyn Store>,
+    /// Over the same store.
+    pub sessions: Arc<dyn Sessions>,
     /// Where writes are remembered; none in a dry run, and where the route wants none.
     pub ledger: Option<Arc<dyn Ledger>>,
     /// True where writing effects are only recorded.
@@ -223,6 +225,16 @@ impl Context {
     /// What was emitted so far; for the router and for test kits.
     pub fn take_emits(&self) -> Vec<Emit> {
         std::mem::take(&mut *self.emits.lock().expect("no code panics while it holds the emits"))
+    }
+
+    /// What is known of a session, from the archive and the events of this handling, whatever their order; `None` when there is no event
+    /// of it. [`Session::version`] tells an older record from a newer one. Reads only: the same in a dry run.
+    ///
+    /// # Errors
+    ///
+    /// When the archive cannot be read.
+    pub async fn session(&self, id: &str) -> Result<Option<Session>, StoreError> {
+        self.parts.sessions.session(id, &self.parts.burst).await
     }
 
     /// This route's own small state under `key`.

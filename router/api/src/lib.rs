@@ -18,6 +18,7 @@ mod ledger;
 mod names;
 mod plugin;
 mod program;
+mod session;
 mod store;
 pub mod suggest;
 mod template;
@@ -49,6 +50,7 @@ pub use ledger::{Begun, DoneBefore, Intent, Ledger, LedgerEntry, LedgerKey, Ledg
 pub use names::{EventId, RouteName, RouteNameError, bytes_as_text};
 pub use plugin::{BuildContext, BuildError, BuildProblem, Plugin, Registration, Registry, RegistryError, RouteMode};
 pub use program::{Endpoint, Program, TargetUrl, display_argv};
+pub use session::{Session, SessionEnd, SessionError, SessionState, Sessions};
 pub use store::{
     ArchiveEntry, ArchivedEvent, Archivist, DeliveryRecord, DeliveryState, EventQuery, FateRecord, FrozenBurst, NotedAttempts, RunningSlot, SeenEvent, Store,
     StoreError, Suspect,

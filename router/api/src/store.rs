@@ -69,6 +69,9 @@ pub struct EventQuery {
     pub unmatched: bool,
     /// Of this session.
     pub session: Option<String>,
+    /// With a smaller number than this: what comes after the last one of an earlier answer.
+    #[serde(default)]
+    pub before: Option<u64>,
 }
 
 /// One event of the archive, with what became of it.

@@ -6,7 +6,8 @@ use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 const BYTES_MAX: usize = 64;
 
 /// Reads a time. What is none is simply absent: an event with an odd time is still an event.
-pub(crate) fn read(text: &str) -> Option<Timestamp> {
+#[must_use]
+pub fn read(text: &str) -> Option<Timestamp> {
     // With a zone in brackets and no offset the civil parser would take the time as UTC, and be wrong.
     if text.len() > BYTES_MAX || text.contains('[') {
         return None;

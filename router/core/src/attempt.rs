@@ -64,6 +64,7 @@ impl Run<'_> {
             clock: Arc::clone(&parts.clock),
             effects,
             store: Arc::clone(&parts.store),
+            sessions: Arc::clone(&parts.sessions),
             ledger: None,
             dry_run: dry_run.is_some(),
             host: parts.host.clone(),

@@ -25,6 +25,7 @@ pub mod redact;
 mod redrive;
 mod route;
 mod router;
+pub mod sessions;
 mod solitude;
 mod unsettled;
 mod worker;

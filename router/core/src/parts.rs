@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use jiff::Timestamp;
-use router_api::{BreakerState, Chance, Clock, DecodeLimits, EffectPort, Handler, RouteState, Store, Transport};
+use router_api::{BreakerState, Chance, Clock, DecodeLimits, EffectPort, Handler, RouteState, Sessions, Store, Transport};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -22,6 +22,8 @@ use crate::{
 pub(crate) struct Parts {
     pub transport: Arc<dyn Transport>,
     pub store: Arc<dyn Store>,
+    /// Over that store.
+    pub sessions: Arc<dyn Sessions>,
     pub effects: Arc<dyn EffectPort>,
     pub clock: Arc<dyn Clock>,
     pub chance: Arc<dyn Chance>,

@@ -30,6 +30,7 @@ use crate::{
     recent::Recent,
     redact::Redactor,
     route::{self, Order, Wish},
+    sessions::Projection,
     solitude::Solitude,
 };
 
@@ -540,6 +541,7 @@ impl RouterBuilder {
             registry: self.registry,
             shown: Arc::new(Shown::new(self.clock.now())),
             parts: Arc::new(Parts {
+                sessions: Arc::new(Projection::new(Arc::clone(&self.store), Arc::clone(&self.clock))),
                 transport: self.transport,
                 store: self.store,
                 effects: self.effects,

@@ -21,7 +21,8 @@ const LISTED_MAX: u32 = 10_000;
 /// Characters of an id that are enough to look for it.
 const PREFIX_MIN: usize = 4;
 
-pub(crate) const UNMATCHED: &str = "SELECT seq, key FROM events WHERE wanted = 0 ORDER BY seq DESC";
+pub(crate) const UNMATCHED: &str = "SELECT seq, key FROM events WHERE wanted = 0 AND seq < ?1 ORDER BY seq DESC";
+pub(crate) const OF_SESSION: &str = "SELECT seq, key FROM events WHERE session IS NOT NULL AND session = ?2 AND seq < ?1 ORDER BY seq DESC";
 /// The upper end is the greatest character that there is, which no id holds.
 pub(crate) const BY_ID_PREFIX: &str =
     "SELECT seq FROM events WHERE event_id IS NOT NULL AND event_id >= ?1 AND event_id < ?1 || char(1114111) ORDER BY seq DESC LIMIT ?2";
@@ -30,11 +31,15 @@ pub(crate) const BY_ID_PREFIX: &str =
 pub(crate) fn events(conn: &Connection, query: &EventQuery, look: &Look) -> rusqlite::Result<Vec<ArchivedEvent>> {
     let snapshot = conn.unchecked_transaction()?;
     let limit = query.last.unwrap_or(LISTED).min(LISTED_MAX) as usize;
+    let before = query.before.map_or(i64::MAX, |before| i64::try_from(before).unwrap_or(i64::MAX));
     let (sql, values): (&str, Vec<&dyn ToSql>) = match (&query.session, query.unmatched) {
-        (Some(session), false) => ("SELECT seq, key FROM events WHERE session IS NOT NULL AND session = ?1 ORDER BY seq DESC", vec![session]),
-        (Some(session), true) => ("SELECT seq, key FROM events WHERE session IS NOT NULL AND session = ?1 AND wanted = 0 ORDER BY seq DESC", vec![session]),
-        (None, true) => (UNMATCHED, Vec::new()),
-        (None, false) => ("SELECT seq, key FROM events ORDER BY seq DESC", Vec::new()),
+        (Some(session), false) => (OF_SESSION, vec![&before, session]),
+        (Some(session), true) => (
+            "SELECT seq, key FROM events WHERE session IS NOT NULL AND session = ?2 AND wanted = 0 AND seq < ?1 ORDER BY seq DESC",
+            vec![&before, session],
+        ),
+        (None, true) => (UNMATCHED, vec![&before]),
+        (None, false) => ("SELECT seq, key FROM events WHERE seq < ?1 ORDER BY seq DESC", vec![&before]),
     };
     let mut seqs = Vec::new();
     {

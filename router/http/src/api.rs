@@ -119,7 +119,7 @@ pub(crate) struct EventsQuery {
 
 async fn events(State(admin): Asked, query: Result<Query<EventsQuery>, QueryRejection>) -> Answer<EventsAnswer> {
     let EventsQuery { last, key, unmatched, session } = parameters(query)?;
-    let query = EventQuery { last: within_limit(last)?, pattern: key, unmatched, session };
+    let query = EventQuery { last: within_limit(last)?, pattern: key, unmatched, session, before: None };
     Ok(Json(EventsAnswer { schema: EventsAnswer::SCHEMA.into(), events: admin.events(&query).await? }))
 }
 

@@ -586,7 +586,7 @@ async fn the_client_gives_the_answers_and_errors_of_the_router_itself() {
     let published = admin.published.lock().unwrap()[0].clone();
     assert_eq!((published.key.as_str(), published.to, published.hops, published.traceparent.as_deref()), ("ä b.#&=?", to, 3, Some(trace)));
 
-    let query = EventQuery { last: Some(5), pattern: Some("a.#".parse().unwrap()), unmatched: true, session: Some("s 1&x".into()) };
+    let query = EventQuery { last: Some(5), pattern: Some("a.#".parse().unwrap()), unmatched: true, session: Some("s 1&x".into()), before: None };
     let events = client.events(&query).await.unwrap();
     assert_eq!((events[0].seq, &events[0].body[..]), (7, &b"\xff not text"[..]), "bytes that are no text come through");
     assert_eq!(admin.asked.lock().unwrap().pop().unwrap(), serde_json::to_string(&query).unwrap());

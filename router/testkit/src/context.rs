@@ -6,6 +6,7 @@ use router_api::{
     Attempt, BuildContext, BuildError, Cancellation, Clock, Context, ContextParts, DryRun, EffectClass, EffectPort, Emit, Envelope, Handler, HandlerError,
     Outcome, Plugin, Registration, RouteMode, RouteName, Store,
 };
+use router_core::sessions::Projection;
 use serde_json::Value;
 
 use crate::{EventBuilder, FakeEffects, MemoryState, MemoryStore, VirtualClock};
@@ -199,6 +200,7 @@ impl TestContext {
             clock: Arc::new(self.clock.clone()),
             effects,
             store: Arc::new(self.store.clone()) as Arc<dyn Store>,
+            sessions: Arc::new(Projection::new(Arc::new(self.store.clone()), Arc::new(self.clock.clone()))),
             ledger: None,
             dry_run: self.mode == RouteMode::Shadow,
             host: "testhost".to_owned(),

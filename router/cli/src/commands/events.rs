@@ -18,7 +18,7 @@ use crate::{
 pub(crate) fn run(global: &Global, args: &EventsArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let _log = global.begin_quiet_log()?;
     let config = setup::load_to_read(global)?.config;
-    let query = EventQuery { last: Some(args.last), pattern: args.key.clone(), unmatched: args.unmatched, session: args.session.clone() };
+    let query = EventQuery { last: Some(args.last), pattern: args.key.clone(), unmatched: args.unmatched, session: args.session.clone(), before: None };
     let mut events = block_on(async {
         let access = Access::open(&config, Purpose::Read).await?;
         let events = access.admin().events(&query).await;

@@ -14,6 +14,7 @@ use router_core::{
     RouteMatcher, build_handler,
     config::RouteConfig,
     policy::{Failure, Verdict},
+    sessions::Projection,
 };
 use serde::Serialize;
 use tokio::sync::Mutex;
@@ -101,6 +102,7 @@ async fn handle(route: &RouteConfig, handler: Arc<dyn router_api::Handler>, even
     let dry = Arc::new(DryRun::over(Arc::clone(effects)));
     let performed = Arc::new(Told { port: Arc::clone(effects), lines: Mutex::default() });
     let (canceller, cancellation) = Canceller::new();
+    let store = Arc::new(MemoryStore::default());
     let cx = Context::new(ContextParts {
         route: route.name.clone(),
         lane: matcher.lane(&event),
@@ -111,7 +113,8 @@ async fn handle(route: &RouteConfig, handler: Arc<dyn router_api::Handler>, even
         cancellation,
         clock: clock.clone(),
         effects: if live { performed.clone() } else { dry.clone() },
-        store: Arc::new(MemoryStore::default()),
+        sessions: Arc::new(Projection::new(store.clone(), clock.clone())),
+        store,
         ledger: None,
         dry_run: !live,
         host: host_name(),

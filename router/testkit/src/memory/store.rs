@@ -194,6 +194,7 @@ impl Store for MemoryStore {
             query.pattern.as_ref().is_none_or(|pattern| pattern.matches(&event.key))
                 && (!query.unmatched || event.deliveries.is_empty())
                 && query.session.as_deref().is_none_or(|session| is_of_session(event, session))
+                && query.before.is_none_or(|before| event.seq < before)
         };
         let last = usize::try_from(query.last.unwrap_or(LAST)).unwrap_or(usize::MAX);
         self.with(|data| data.archive.iter().rev().filter(wanted).take(last).map(|event| with_fates(data, event)).collect())

@@ -1,0 +1,142 @@
+//! Sessions, made of the archive's events: [`Projection`]. What one event says is in `sessions/fact.rs`, how facts add up in
+//! `sessions/record.rs`.
+//!
+//! A session that was asked for stays in memory, with the number of the last archived event that it holds, so that the next question
+//! reads what is new only. Everything is bounded: sessions that stay, events read for one question, bodies in memory at once.
+
+mod fact;
+mod record;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use router_api::{Clock, DecodeLimits, Envelope, EventQuery, Session, Sessions, Store, StoreError};
+
+use self::{fact::Fact, record::Record};
+
+/// Sessions that stay in memory; the one not asked for longest goes first.
+const SESSIONS_MAX: usize = 256;
+/// Events read for one question; the oldest of a longer session are left out, and its record says that it is not complete.
+const EVENTS_MAX: usize = 5_000;
+/// Events whose bodies are in memory at once. The first page is small, since most questions come with one new event.
+const FIRST_PAGE: u32 = 8;
+const PAGE: u32 = 64;
+/// An id beyond that is no session's.
+const ID_BYTES_MAX: usize = 512;
+/// What the archive holds was within the limits when it came, whatever they are now.
+const ARCHIVED: DecodeLimits = DecodeLimits { body_bytes_max: usize::MAX, depth_max: 126 };
+
+/// The one projection of sessions over a store; all routes share it.
+pub struct Projection {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    sessions: HashMap<String, Remembered>,
+    /// Counts questions.
+    now: u64,
+}
+
+struct Remembered {
+    record: Record,
+    /// All archived events up to this number are in the record, as far as limits allow.
+    archived_to: u64,
+    asked_at: u64,
+}
+
+/// What was read of a session.
+#[derive(Default)]
+struct Read {
+    facts: Vec<Fact>,
+    archived_to: u64,
+    /// More was there than may be read.
+    is_cut: bool,
+}
+
+impl Projection {
+    /// Over `store`; `clock` gives events that are in no archive yet a time.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, clock, known: Mutex::default() }
+    }
+
+    /// Archived events of `id` above `after`.
+    async fn read(&self, id: &str, after: u64) -> Result<Read, StoreError> {
+        let mut read = Read { archived_to: after, ..Read::default() };
+        let mut seen = 0;
+        let mut query = EventQuery { last: Some(FIRST_PAGE), session: Some(id.to_owned()), ..EventQuery::default() };
+        loop {
+            let page = self.store.events(&query).await?;
+            let is_full = page.len() >= query.last.unwrap_or(PAGE) as usize;
+            for event in page {
+                read.archived_to = read.archived_to.max(event.seq);
+                if event.seq <= after {
+                    return Ok(read);
+                }
+                if seen == EVENTS_MAX {
+                    read.is_cut = true;
+                    return Ok(read);
+                }
+                seen += 1;
+                query.before = Some(event.seq);
+                let decoded = Envelope::decode(event.key, event.body, ARCHIVED).ok();
+                read.facts.extend(decoded.and_then(|envelope| Fact::of(&envelope, id, event.stored_at)));
+            }
+            if !is_full {
+                return Ok(read);
+            }
+            query.last = Some(PAGE);
+        }
+    }
+
+    /// Adds what was read and what is in hand. Facts are counted once, whoever brings them, so that questions may overlap.
+    fn add(&self, id: &str, read: Read, in_hand: Vec<Fact>) -> Option<Session> {
+        let mut known = self.known.lock().expect("no code panics while it holds the sessions");
+        known.now += 1;
+        let now = known.now;
+        if !known.sessions.contains_key(id) {
+            if read.facts.is_empty() && in_hand.is_empty() {
+                return None;
+            }
+            if known.sessions.len() >= SESSIONS_MAX {
+                let oldest = known.sessions.iter().min_by_key(|(_, remembered)| remembered.asked_at).map(|(id, _)| id.clone());
+                oldest.map(|id| known.sessions.remove(&id));
+            }
+        }
+        let remembered = known.sessions.entry(id.to_owned()).or_insert_with(|| Remembered { record: Record::default(), archived_to: 0, asked_at: now });
+        remembered.asked_at = now;
+        remembered.archived_to = remembered.archived_to.max(read.archived_to);
+        if read.is_cut {
+            remembered.record.is_cut();
+        }
+        // The archive's times go before the ones that this process makes up.
+        for fact in read.facts.into_iter().chain(in_hand) {
+            remembered.record.add(fact);
+        }
+        remembered.record.session(id)
+    }
+}
+
+#[async_trait]
+impl Sessions for Projection {
+    async fn session(&self, id: &str, in_hand: &[Arc<Envelope>]) -> Result<Option<Session>, StoreError> {
+        if id.is_empty() || id.len() > ID_BYTES_MAX {
+            return Ok(None);
+        }
+        let after = self.known.lock().expect("no code panics while it holds the sessions").sessions.get(id).map_or(0, |remembered| remembered.archived_to);
+        let read = self.read(id, after).await?;
+        let now: Timestamp = self.clock.now();
+        let in_hand = in_hand.iter().filter_map(|event| Fact::of(event, id, now)).collect();
+        Ok(self.add(id, read, in_hand))
+    }
+}
+
+#[cfg(test)]
+mod tests;
