@@ -59,6 +59,7 @@ struct Weather {
     delay: Duration,
     bytes_per_s: Option<u32>,
     drops_confirms: bool,
+    drops_acks: bool,
     drops_towards_client: bool,
 }
 
@@ -101,6 +102,8 @@ struct Armed {
 
 /// What the proxy and its connections have in common.
 struct Shared {
+    /// Where new connections lead.
+    target: Mutex<SocketAddr>,
     counts: Counts,
     armed: Mutex<Option<Armed>>,
 }
@@ -128,13 +131,13 @@ impl FaultProxy {
     #[must_use]
     pub fn before(target: SocketAddr) -> Self {
         let port = Port::reserve();
-        let shared = Arc::new(Shared { counts: Counts::default(), armed: Mutex::new(None) });
+        let shared = Arc::new(Shared { target: Mutex::new(target), counts: Counts::default(), armed: Mutex::new(None) });
         let (weather, seen) = watch::channel(Weather::default());
         let (orders, receiver) = mpsc::channel(1);
         let (address, of_thread) = (port.address(), shared.clone());
         let thread = std::thread::spawn(move || {
             let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built");
-            runtime.block_on(accept(address, target, of_thread, seen, receiver));
+            runtime.block_on(accept(address, of_thread, seen, receiver));
         });
         let proxy = Self { port, shared, weather, orders: Some(orders), thread: Some(thread) };
         proxy.listen(true);
@@ -198,6 +201,16 @@ impl FaultProxy {
     /// Loses the confirms: what clients publish arrives, and they are not told.
     pub fn drop_confirms(&self) {
         self.weather.send_modify(|weather| weather.drops_confirms = true);
+    }
+
+    /// Loses the acknowledgements of clients: the broker goes on to hold what they have finished with.
+    pub fn drop_acks(&self) {
+        self.weather.send_modify(|weather| weather.drops_acks = true);
+    }
+
+    /// Leads new connections to another address; those that are there stay.
+    pub fn redirect(&self, target: SocketAddr) {
+        *self.shared.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
     }
 
     /// Loses everything from the broker but heartbeats: clients stay connected and hear nothing.
@@ -277,7 +290,7 @@ impl Drop for FaultProxy {
 }
 
 /// Takes connections until there are no more orders.
-async fn accept(address: SocketAddr, target: SocketAddr, shared: Arc<Shared>, weather: watch::Receiver<Weather>, mut orders: mpsc::Receiver<Order>) {
+async fn accept(address: SocketAddr, shared: Arc<Shared>, weather: watch::Receiver<Weather>, mut orders: mpsc::Receiver<Order>) {
     let mut listener: Option<TcpListener> = None;
     loop {
         let taken = async {
@@ -303,6 +316,7 @@ async fn accept(address: SocketAddr, target: SocketAddr, shared: Arc<Shared>, we
                 // A client that went before it was taken is none.
                 let Ok((client, _)) = taken else { continue };
                 let number = shared.counts.accepted.fetch_add(1, Ordering::SeqCst) + 1;
+                let target = *shared.target.lock().unwrap_or_else(PoisonError::into_inner);
                 tokio::spawn(relay::connection(number, client, target, shared.clone(), weather.clone()));
             }
         }

@@ -380,19 +380,38 @@ async fn a_wait_of_several_steps_ends_once_and_in_time_with_all_that_was_known()
     transport.close().await;
 }
 
+/// A virtual host with the routes `one` and `gone`; so many events of `gone` wait, and their queue is deleted. `delay` is how long they wait.
+async fn waiting_for_a_deleted_queue(count: usize) -> (Vhost, Arc<AmqpTransport>, AmqpClient, Duration) {
+    // What comes back before its queue is deleted is deleted with it: where the machine is slower than that, they wait longer.
+    for delay in [2, 16, 128].map(Duration::from_secs) {
+        let vhost = Broker::shared().vhost();
+        let (transport, client) = one_route(&vhost, QueueWish::default()).await;
+        let both = [plain("one", &["one"]), plain("gone", &["gone"])];
+        transport.bind(&both).await.expect("both can be bound");
+        let gone = transport.consume(&"gone".parse().expect("a name"), 100).await.expect("it can be taken up");
+        for _ in 0..count {
+            client.publish(EXCHANGE, "gone", b"{\"n\":7}").await;
+        }
+        for delivery in take_many(&gone, count).await {
+            gone.settle(vec![delivery], Settlement::RetryIn { delay, failure: failure() }).await.expect("it waits");
+        }
+        gone.close().await;
+        transport.bind(&both[..1]).await.expect("one can be bound");
+        client.delete_queue("services.router.gone").await;
+        let waits = tokio::task::block_in_place(|| vhost.queues()).into_iter().filter(|queue| queue.name.starts_with("services.router.sys.wait."));
+        if waits.map(|queue| queue.ready).sum::<u64>() == count as u64 {
+            return (vhost, transport, client, delay);
+        }
+        transport.close().await;
+    }
+    panic!("they came back before their queue could be deleted");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_lies_among_the_lost_is_a_trouble_until_it_is_brought_back_by_hand() {
-    let vhost = Broker::shared().vhost();
-    let (transport, client) = one_route(&vhost, QueueWish::default()).await;
+    let (_vhost, transport, client, _) = waiting_for_a_deleted_queue(1).await;
     let both = [plain("one", &["one"]), plain("gone", &["gone"])];
-    transport.bind(&both).await.expect("both can be bound");
     let name = "gone".parse().expect("a name");
-    let gone = transport.consume(&name, 10).await.expect("it can be taken up");
-    client.publish(EXCHANGE, "gone", b"{\"n\":7}").await;
-    gone.settle(vec![take(&gone).await], Settlement::RetryIn { delay: Duration::from_secs(1), failure: failure() }).await.expect("it waits");
-    gone.close().await;
-    transport.bind(&both[..1]).await.expect("one can be bound");
-    client.delete_queue("services.router.gone").await;
     let trouble = on_broker("it is a trouble", || transport.condition().troubles.into_iter().find(|trouble| trouble.contains("sys.lost"))).await;
     assert!(trouble.starts_with("1 event came back") && trouble.contains("`services.router.sys.return`"), "{trouble}");
     assert!(transport.condition().accepts, "nothing else is wrong");
@@ -430,25 +449,11 @@ async fn a_deleted_queue_ends_its_consumer_and_is_made_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_for_a_deleted_queue_holds_up_nobody_and_is_not_lost() {
-    let vhost = Broker::shared().vhost();
-    let (transport, client) = one_route(&vhost, QueueWish::default()).await;
-    let mut wishes = vec![plain("one", &["one"]), plain("gone", &["gone"])];
-    transport.bind(&wishes).await.expect("both can be bound");
-    let gone = transport.consume(&"gone".parse().expect("a name"), 100).await.expect("it can be taken up");
-    for _ in 0..64 {
-        client.publish(EXCHANGE, "gone", b"{\"n\":0}").await;
-    }
-    for delivery in take_many(&gone, 64).await {
-        gone.settle(vec![delivery], Settlement::RetryIn { delay: Duration::from_secs(2), failure: failure() }).await.expect("it waits");
-    }
-    gone.close().await;
-    wishes.pop();
-    transport.bind(&wishes).await.expect("one can be bound");
-    client.delete_queue("services.router.gone").await;
+    let (vhost, transport, client, delay) = waiting_for_a_deleted_queue(64).await;
     client.publish(EXCHANGE, "one", b"{\"n\":1}").await;
     let consumer = consume(&transport, 10).await;
     let first = take(&consumer).await;
-    consumer.settle(vec![first], Settlement::RetryIn { delay: Duration::from_secs(2), failure: failure() }).await.expect("it waits");
+    consumer.settle(vec![first], Settlement::RetryIn { delay, failure: failure() }).await.expect("it waits");
     assert_eq!(take(&consumer).await.attempts, 1, "it came back past those that have nowhere to go");
     on_broker("what has nowhere to go is kept", || vhost.queue("services.router.sys.lost").filter(|lost| lost.ready == 64)).await;
     transport.close().await;

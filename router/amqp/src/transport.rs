@@ -84,9 +84,10 @@ impl AmqpTransport {
     pub async fn reached(&self, limit: Duration) -> Result<(), TransportError> {
         match tokio::time::timeout(limit, self.bus.reached()).await {
             Ok(reached) => reached,
-            Err(_) => Err(TransportError::Unavailable(match self.bus.trouble() {
-                Some(trouble) => trouble.sentence().to_owned(),
-                None => format!("the broker `{}` did not answer within {} s", shown_url(&self.options.url), limit.as_secs()),
+            Err(_) => Err(TransportError::Unavailable(match (self.bus.trouble(), self.bus.held()) {
+                (Some(trouble), _) => trouble.sentence().to_owned(),
+                (None, Some(held)) => held,
+                (None, None) => format!("the broker `{}` did not answer within {} s", shown_url(&self.options.url), limit.as_secs()),
             })),
         }
     }

@@ -32,6 +32,7 @@ pub(super) struct Node {
     distribution: Port,
     tls: Option<Port>,
     management: Option<Port>,
+    features: Option<String>,
     process: Mutex<Option<Child>>,
 }
 
@@ -47,6 +48,7 @@ impl Node {
             distribution: Port::reserve(),
             tls: options.tls.is_some().then(Port::reserve),
             management: options.management.then(Port::reserve),
+            features: options.features.clone(),
             process: Mutex::new(None),
         };
         let configuration = node.configuration(house, options, peers, certificates);
@@ -146,6 +148,9 @@ impl Node {
             .env("RABBITMQ_LOG_BASE", file("log"))
             .env("RABBITMQ_PID_FILE", file("pid"))
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", EMULATOR);
+        if let Some(features) = &self.features {
+            command.env("RABBITMQ_FEATURE_FLAGS", features);
+        }
         let name = self.name.split('@').next().unwrap_or_default();
         *process = Some(house.start(command, name));
     }

@@ -9,6 +9,8 @@ pub struct Options {
     /// Is there a TLS listener, and does it demand a certificate of its clients?
     pub(super) tls: Option<bool>,
     pub(super) lines: Vec<String>,
+    /// The feature flags that it begins with, where they are not all that it knows.
+    pub(super) features: Option<String>,
 }
 
 impl Options {
@@ -37,6 +39,13 @@ impl Options {
     #[must_use]
     pub fn line(mut self, line: &str) -> Self {
         self.lines.push(line.to_owned());
+        self
+    }
+
+    /// Without streams, as a node that was upgraded and whose flag nobody has enabled. From RabbitMQ 4 on there is no such node.
+    #[must_use]
+    pub fn without_streams(mut self) -> Self {
+        self.features = Some("quorum_queue,virtual_host_metadata,user_limits,maintenance_mode_status".to_owned());
         self
     }
 

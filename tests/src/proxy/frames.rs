@@ -15,7 +15,7 @@ pub(super) enum Kind {
     Opaque,
     /// The eight bytes before all frames.
     Greeting,
-    /// `basic.ack` or `basic.nack`: towards a client, a confirm.
+    /// `basic.ack` or `basic.nack`: towards a client, a confirm; towards the broker, what a consumer has finished with.
     Confirm,
     /// A heartbeat.
     Heartbeat,

@@ -161,12 +161,12 @@ impl Direction<'_> {
     }
 
     fn is_lost(&self, now: Weather, kind: Kind) -> bool {
-        let lost = match kind {
-            Kind::Confirm => now.drops_confirms || now.drops_towards_client,
-            Kind::Other => now.drops_towards_client,
-            Kind::Opaque | Kind::Greeting | Kind::Heartbeat => false,
-        };
-        lost && self.towards == Towards::Client
+        match (self.towards, kind) {
+            (_, Kind::Opaque | Kind::Greeting | Kind::Heartbeat) | (Towards::Broker, Kind::Other) => false,
+            (Towards::Client, Kind::Confirm) => now.drops_confirms || now.drops_towards_client,
+            (Towards::Client, Kind::Other) => now.drops_towards_client,
+            (Towards::Broker, Kind::Confirm) => now.drops_acks,
+        }
     }
 
     /// How much of a piece still goes through, when the armed cut falls into it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use router_amqp::{AmqpOptions, AmqpTransport, ArchiveOptions};
 use router_api::{
     ArchivedEvent, Archivist, BuildContext, BuildError, DeliveryState, EventQuery, Fate, FateRecord, Handler, Plugin, Registration, Registry, SeenEvent, Store,
-    StoreError, Transport,
+    StoreError, Subscription, Transport,
 };
 use router_core::config::{Config, HttpConfig, Limits, LogConfig, LogFormat, RedactConfig, Retention, StoreConfig, TransportConfig};
 use router_embedded::{Embedded, EmbeddedOptions};
@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::house::*;
 
-const STREAM: &str = "services.router.sys.archive";
+pub(crate) const STREAM: &str = "services.router.sys.archive";
 
 /// Hands everything to a store without changing it, and fails as often as it is told to.
 struct Plain {
@@ -38,26 +38,31 @@ impl Archivist for Plain {
     }
 }
 
-fn archive() -> Option<ArchiveOptions> {
+pub(crate) fn archive() -> Option<ArchiveOptions> {
     AmqpOptions::new("amqp://x").archive
 }
 
 /// A router that follows the archive into `store`.
 async fn follower(vhost: &Vhost, store: Arc<dyn Store>, failures: u32) -> Arc<AmqpTransport> {
-    let options = AmqpOptions { archive: archive(), ..AmqpOptions::new(vhost.url()) };
+    follower_at(&vhost.url(), store, failures, &[subscription("a", &["k.#"])]).await
+}
+
+/// … over this URL, with these routes.
+pub(crate) async fn follower_at(url: &str, store: Arc<dyn Store>, failures: u32, routes: &[Subscription]) -> Arc<AmqpTransport> {
+    let options = AmqpOptions { archive: archive(), ..AmqpOptions::new(url) };
     let archivist = Arc::new(Plain { store: Arc::clone(&store), failures: failures.into() });
     let transport = AmqpTransport::start(options, store, Some(archivist), Arc::new(RealClock), Arc::new(SeededChance::new(7)));
     within("reaching the broker", transport.reached(PATIENCE)).await.expect("the broker is there");
-    within("binding", transport.bind(&[subscription("a", &["k.#"])])).await.expect("the broker takes it");
+    within("binding", transport.bind(routes)).await.expect("the broker takes it");
     transport
 }
 
 /// The stream takes what is published from now on.
-async fn collecting(vhost: &Vhost) {
+pub(crate) async fn collecting(vhost: &Vhost) {
     until("the stream is bound", || vhost.bindings().iter().any(|binding| binding.destination == STREAM && binding.key == "#")).await;
 }
 
-async fn kept(store: &dyn Store) -> Vec<ArchivedEvent> {
+pub(crate) async fn kept(store: &dyn Store) -> Vec<ArchivedEvent> {
     let mut events = store.events(&EventQuery { last: Some(10_000), ..EventQuery::default() }).await.unwrap();
     events.reverse();
     events
@@ -77,7 +82,7 @@ async fn ids_kept(store: &dyn Store, count: usize) -> Vec<String> {
     .await
 }
 
-fn memory() -> Arc<MemoryStore> {
+pub(crate) fn memory() -> Arc<MemoryStore> {
     Arc::new(MemoryStore::new(&MemoryState::new()))
 }
 
@@ -174,6 +179,29 @@ async fn a_stream_that_cannot_be_made_is_off_and_says_so_while_routes_work() {
     let consumer = within("taking up", transport.consume(&route("a"), 1)).await.unwrap();
     let delivery = take(&consumer).await;
     assert_eq!(id_of(&delivery.body), "e0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_without_streams_has_no_archive_and_says_so_while_everything_else_works() {
+    let broker = Broker::options().without_streams().start();
+    if broker.major() >= 4 {
+        // Every node has streams there.
+        return;
+    }
+    let vhost = broker.vhost();
+    let store = memory();
+    let transport = follower(&vhost, Arc::clone(&store) as _, 0).await;
+    assert!(vhost.queue(STREAM).is_none(), "there are no streams");
+    until("it says so", || transport.admin().condition().troubles.iter().any(|trouble| trouble.starts_with("the archive is off"))).await;
+    until("events are taken in", || transport.condition().accepts).await;
+    let consumer = within("taking up", transport.consume(&route("a"), 1)).await.unwrap();
+    publish_ids(&transport, 0..3).await;
+    for id in ids(0..3) {
+        let delivery = take(&consumer).await;
+        assert_eq!(id_of(&delivery.body), id);
+        done(&consumer, delivery).await;
+    }
+    transport.close().await;
 }
 
 /// The whole way: redacted by the core's rules, kept in the real store, over restarts of the broker and of the router.

@@ -1,5 +1,5 @@
 //! The operator's desk over a real broker: dead letters that are looked at and not taken, what a plan says and changes, whose bindings
-//! go, and an archive that follows everything that is published.
+//! go, an archive that follows everything that is published, and the moment in which not all of it stands.
 //!
 //! Seen through the transport's own doors and, from outside, through a client of its own.
 
@@ -8,3 +8,4 @@ mod house;
 mod letters;
 mod plan;
 mod queues;
+mod window;

@@ -1,8 +1,11 @@
 //! A machine of a cluster is lost.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
-use router_tests::Cluster;
+use router_tests::{Cluster, FaultProxy};
 
 use crate::{
     load::Load,
@@ -10,8 +13,12 @@ use crate::{
     world::{QUEUE, World, kept, size, until},
 };
 
+/// Six nodes at once are more than a machine for tests should bear.
+static ONE_CLUSTER: Mutex<()> = Mutex::new(());
+
 #[test]
 fn the_loss_of_the_leader_of_a_queue_under_load_loses_nothing_and_keeps_the_order() {
+    let _one = ONE_CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
     let cluster = Cluster::start(3);
     let vhost = Arc::new(cluster.vhost());
     // Whoever declares a queue leads it at first: declared over one node, used over another.
@@ -45,5 +52,38 @@ fn the_loss_of_the_leader_of_a_queue_under_load_loses_nothing_and_keeps_the_orde
     let confirmed = load.end();
     let account = settle("leader lost", &world, &confirmed);
     assert!(account.repeated <= repeats_max && account.charged == 0 && account.dead.is_empty(), "{account:?}");
+    let _ = service.stop();
+}
+
+#[test]
+fn a_router_whose_node_is_lost_goes_on_at_another_behind_the_same_address_and_loses_nothing() {
+    let _one = ONE_CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
+    let cluster = Cluster::start(3);
+    let vhost = Arc::new(cluster.vhost());
+    // The node that is looked at from outside stays.
+    let others: Vec<_> = cluster.nodes().iter().filter(|node| node.name() != vhost.broker().name()).collect();
+    let proxy = FaultProxy::before(others[0].address());
+    let world = World::at(Arc::clone(&vhost), Some(vhost.url_through(&proxy)), "", &kept(""));
+    // Declared over this node, so that it leads the queues too.
+    let service = world.serve();
+    let load = Load::start(&vhost.url(), "kept.event", size(150, 500));
+    let log = world.log("kept");
+    let losses = size(2, 10);
+    for loss in 0..losses {
+        log.await_growth(3_000);
+        let (lost, next) = (others[loss % 2], others[(loss + 1) % 2]);
+        lost.kill();
+        proxy.redirect(next.address());
+        let begun = Instant::now();
+        let before = load.count();
+        until("publishers are confirmed again", || (load.count() > before + 10).then_some(()));
+        log.await_growth(2_000);
+        say!("the router's node `{}` lost: going on at `{}` after {:?}", lost.name(), next.name(), begun.elapsed());
+        lost.begin();
+        cluster.await_members(3);
+    }
+    let confirmed = load.end();
+    let account = settle("the router's node lost", &world, &confirmed);
+    assert!(account.repeated <= losses * 500 && account.charged == 0 && account.dead.is_empty(), "{account:?}");
     let _ = service.stop();
 }

@@ -12,6 +12,7 @@ macro_rules! say {
 }
 
 mod alarms;
+mod between;
 mod cluster;
 mod deaths;
 mod deleted;

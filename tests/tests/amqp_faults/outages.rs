@@ -41,7 +41,6 @@ fn a_broker_that_is_stopped_and_killed_under_load_loses_nothing_and_is_found_aga
         let before = log.bytes();
         until("something more is handled", || (log.bytes() > before).then_some(()));
         say!("broker {}: the first event came {:?} after its port", if is_kill { "killed" } else { "stopped" }, back.elapsed());
-        assert!(back.elapsed() < Duration::from_secs(60));
         broker.await_start();
     }
     let confirmed = load.end();

@@ -1,0 +1,104 @@
+//! The router is killed between two things that it does one after the other: what was done first is on the broker, the acknowledgement
+//! that should follow never arrives.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use router_tests::{AmqpClient, Broker, FaultProxy, amqp_client::persistent};
+
+use crate::{
+    load::{body, id_in},
+    oracle::settle,
+    world::{DEAD, EXCHANGE, QUEUE, World, kept, size, until, wait},
+};
+
+fn behind_a_proxy(routes: &str) -> (World, FaultProxy) {
+    let vhost = Arc::new(Broker::shared().vhost());
+    let proxy = vhost.broker().proxy();
+    let url = vhost.url_through(&proxy);
+    (World::at(vhost, Some(url), "", routes), proxy)
+}
+
+/// Publishes so many events over a few lanes.
+fn send(world: &World, count: u64, verdict: &str) {
+    wait(async {
+        let client = AmqpClient::connect(&world.vhost.url()).await;
+        let events = (0..count).map(|id| ("kept.event".to_owned(), body(id, id % 5, id / 5, verdict), persistent()));
+        assert_eq!(client.publish_all(EXCHANGE, events).await as u64, count, "a queue wants every event");
+        client.close().await;
+    });
+}
+
+/// How often each event lies among the dead letters.
+fn buried(world: &World) -> BTreeMap<u64, usize> {
+    let mut times = BTreeMap::new();
+    for letter in wait(world.client().look(DEAD)) {
+        *times.entry(id_in(&letter.body)).or_default() += 1;
+    }
+    times
+}
+
+#[test]
+fn a_kill_between_a_burial_and_its_acknowledgement_leaves_each_event_buried_once_or_twice_and_none_lost() {
+    let (world, proxy) = behind_a_proxy(&kept(""));
+    let count = size(40, 400);
+    let service = world.serve();
+    proxy.drop_acks();
+    send(&world, count, "reject");
+    // All are buried, and the broker has heard of none that it is done with.
+    until("all are buried", || world.vhost.queue(DEAD).filter(|dead| dead.ready >= count));
+    let held = until("the acknowledgements are on their way", || Some(world.vhost.queue(QUEUE)?).filter(|_| proxy.counters().dropped > 0));
+    assert_eq!((held.ready, held.unacked), (0, count), "none of them arrived");
+    assert!(buried(&world).values().all(|times| *times == 1), "each is buried once");
+    service.kill();
+    proxy.heal();
+
+    let service = world.serve();
+    world.await_empty(QUEUE);
+    let times = buried(&world);
+    say!("killed between burial and acknowledgement: {count} events, {} letters", times.values().sum::<usize>());
+    assert_eq!(times.keys().copied().collect::<Vec<_>>(), (0..count).collect::<Vec<_>>(), "none is lost and none is invented");
+    assert!(times.values().all(|times| *times <= 2), "{times:?}");
+    // Each letter has a name of its own, and what is not wanted twice can be discarded.
+    let listed = listed(&world);
+    assert_eq!(listed, times.values().sum::<usize>());
+    let _ = service.stop();
+}
+
+/// Letters that the command lists, each under a name of its own.
+fn listed(world: &World) -> usize {
+    let mut command = world.home.command(&["dead-letters", "list", "--flat", "--limit", "1000", "--json"]);
+    command.env("RABBIT_URL", &world.url);
+    let answer = router_tests::Ran::of(command.output().expect("the program runs")).code(0).json();
+    let letters = answer["dead_letters"].as_array().unwrap_or_else(|| panic!("a list: {answer:#}"));
+    let names: std::collections::BTreeSet<&str> = letters.iter().filter_map(|letter| letter["id"].as_str()).collect();
+    assert_eq!(names.len(), letters.len(), "no two have one name");
+    names.len()
+}
+
+/// Kills a router that has handled everything and whose acknowledgements never arrived. How often something was handled once more.
+fn repeated(dedup: &str) -> usize {
+    let (world, proxy) = behind_a_proxy(&kept(dedup));
+    // Fewer than are acknowledged together, so that all may be finished at once.
+    let count = 60;
+    let service = world.serve();
+    proxy.drop_acks();
+    send(&world, count, "done");
+    let log = world.log("kept");
+    until("all are handled", || (log.of("done").len() as u64 == count).then_some(()));
+    let held = until("the acknowledgements are on their way", || Some(world.vhost.queue(QUEUE)?).filter(|_| proxy.counters().dropped > 0));
+    assert_eq!((held.ready, held.unacked), (0, count), "none of them arrived");
+    service.kill();
+    proxy.heal();
+    let service = world.serve();
+    let account = settle("killed between success and acknowledgement", &world, &(0..count).collect());
+    assert!(account.dead.is_empty() && account.charged == 0, "{account:?}");
+    let _ = service.stop();
+    account.repeated
+}
+
+#[test]
+fn a_kill_between_success_and_its_acknowledgement_repeats_just_that_and_dedup_recognises_it() {
+    assert_eq!(repeated("dedup = false"), 60, "all of them, once more");
+    let repeated = repeated("");
+    assert!(repeated < 60, "what the store remembered before the kill is not handled again: {repeated}");
+}
