@@ -4,11 +4,11 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use router_api::{
-    Attempt, Cancellation, Canceller, Context, ContextParts, DryRun, EffectPort, Emit, Envelope, FailureClass, Handler, HandlerError, Outcome, RecordedEffect,
-    RouteMode,
+    Attempt, Cancellation, Canceller, Context, ContextParts, DryRun, EffectPort, Emit, Envelope, FailureClass, Handler, HandlerError, Ledger, Outcome,
+    RecordedEffect, RouteMode,
 };
 
-use crate::{parts::RouteParts, policy::Failure};
+use crate::{ledger::HandlingLedger, observe::RouterEvent, parts::RouteParts, policy::Failure};
 
 /// What is run.
 pub(crate) struct Run<'a> {
@@ -28,11 +28,20 @@ pub(crate) struct Run<'a> {
 /// How it ended.
 pub(crate) enum Ended {
     /// The handler is content.
-    Done { outcome: Outcome, emits: Vec<Emit>, effects: Vec<RecordedEffect>, note: Option<String> },
+    Done {
+        outcome: Outcome,
+        emits: Vec<Emit>,
+        effects: Vec<RecordedEffect>,
+        note: Option<String>,
+        /// The ledger has something of it.
+        wrote: bool,
+    },
     /// A dry run came to its first write, or failed on the way; what would have been done is recorded.
     Shadowed { effects: Vec<RecordedEffect>, emits: Vec<Emit>, failure: Option<Failure>, note: Option<String> },
     /// It failed.
     Failed(Failure),
+    /// A write was not begun, since the ledger could not keep its intent: no attempt is counted.
+    Unrecorded(String),
     /// Nobody wants it any more: no attempt is counted.
     Cancelled,
 }
@@ -51,6 +60,7 @@ impl Run<'_> {
             None => Arc::clone(&parts.effects),
         };
         let event = Arc::clone(self.events.last().expect("a handling has at least one event"));
+        let ledger = (dry_run.is_none() && config.ledger).then(|| Arc::new(self.ledger()));
         // Ends the effects of this attempt, whichever way it ends.
         let (canceller, cancellation) = Canceller::new();
         let cx = Arc::new(Context::new(ContextParts {
@@ -65,7 +75,7 @@ impl Run<'_> {
             effects,
             store: Arc::clone(&parts.store),
             sessions: Arc::clone(&parts.sessions),
-            ledger: None,
+            ledger: ledger.clone().map(|ledger| ledger as Arc<dyn Ledger>),
             dry_run: dry_run.is_some(),
             host: parts.host.clone(),
         }));
@@ -114,17 +124,27 @@ impl Run<'_> {
                     Some(dry_run) => {
                         let effects = dry_run.take();
                         match outcome {
-                            Outcome::Skipped { .. } if effects.is_empty() => Ended::Done { outcome, emits: Vec::new(), effects, note },
+                            Outcome::Skipped { .. } if effects.is_empty() => Ended::Done { outcome, emits: Vec::new(), effects, note, wrote: false },
                             _ => Ended::Shadowed { effects, emits, failure: None, note },
                         }
                     }
-                    None => Ended::Done { outcome, emits, effects: Vec::new(), note },
+                    None => Ended::Done { outcome, emits, effects: Vec::new(), note, wrote: ledger.is_some_and(|ledger| ledger.is_used()) },
                 };
             }
             Err(Unhandled::Panic(text)) => Some(Failure::new(FailureClass::Panic, format!("the handler panicked: {text}"))),
             Err(Unhandled::Error(error)) => {
                 said = error.to_string();
-                Failure::of(&error)
+                let failure = Failure::of(&error);
+                if let Some(ledger) = &ledger {
+                    if let Some(error) = ledger.unstored() {
+                        return Ended::Unrecorded(error);
+                    }
+                    // One that was cancelled has said nothing about what its writes came to.
+                    if failure.is_some() {
+                        ledger.end_with_an_error().await;
+                    }
+                }
+                failure
             }
         };
         match (dry_run, failure) {
@@ -134,6 +154,16 @@ impl Run<'_> {
             // Taken at its word, the event would stay in hand with nobody to settle it, and its lane would go on without it.
             (None, None) => Ended::Failed(Failure::new(FailureClass::Error, format!("the handler gave up, but nobody asked it to: {said}"))),
         }
+    }
+}
+
+impl Run<'_> {
+    fn ledger(&self) -> HandlingLedger {
+        let parts = &self.route.parts;
+        let observers = Arc::clone(parts);
+        let tell = move |error| observers.observers.tell(RouterEvent::StoreTrouble { error });
+        let (store, clock) = (Arc::clone(&parts.store), Arc::clone(&parts.clock));
+        HandlingLedger::new(self.route.config.name.clone(), self.subject.clone(), store, clock, parts.redactor(), tell)
     }
 }
 

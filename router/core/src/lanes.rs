@@ -36,6 +36,8 @@ pub struct Batch<I> {
     pub failed: u32,
     /// Their records, oldest first.
     pub history: Vec<AttemptRecord>,
+    /// It is done, and the ledger has something of it.
+    pub wrote: bool,
     state: State,
 }
 
@@ -53,7 +55,7 @@ enum State {
 
 impl<I> Batch<I> {
     fn new(state: State) -> Self {
-        Self { items: Vec::new(), frozen: None, failed: 0, history: Vec::new(), state }
+        Self { items: Vec::new(), frozen: None, failed: 0, history: Vec::new(), wrote: false, state }
     }
 
     fn due_at(&self) -> Option<Duration> {

@@ -13,6 +13,7 @@ pub mod explain;
 mod fates;
 pub mod filter;
 mod lanes;
+pub mod ledger;
 mod matcher;
 mod memory;
 pub mod metrics;

@@ -22,7 +22,7 @@ use std::{
 use bytes::Bytes;
 use router_api::{
     AttemptRecord, BurstNote, Cancellation, Consumer, DeadLetter, DeadLetterReason, Delivery, Destination, Emit, Envelope, FailureClass, Fate, FrozenBurst,
-    InboxKey, Matcher, NotedAttempts, Outcome, Publication, RecordedEffect, RouteMode, SettleError, Settlement, TransportError,
+    InboxKey, LedgerKey, Matcher, NotedAttempts, Outcome, Publication, RecordedEffect, RouteMode, SettleError, Settlement, TransportError,
 };
 use sha2::{Digest, Sha256};
 use tracing::Instrument;
@@ -245,12 +245,17 @@ impl Worker {
 
         let (fate, emits, effects) = match ended {
             Ended::Cancelled => return End::Released,
+            Ended::Unrecorded(error) => return self.hold_for_the_store(batch, error),
             Ended::Failed(failure) => return self.failed(lane, batch, attempt, failure).await,
-            Ended::Done { outcome: Outcome::Done, emits, effects, note } => {
+            Ended::Done { outcome: Outcome::Done, emits, effects, note, wrote } => {
+                batch.wrote = wrote;
                 let note = note.map(|note| self.redacted(note));
                 (Fate::Handled { burst: self.burst_note(&batch), note }, emits, effects)
             }
-            Ended::Done { outcome: Outcome::Skipped { reason }, emits, effects, .. } => (Fate::Skipped { reason: self.redacted(reason) }, emits, effects),
+            Ended::Done { outcome: Outcome::Skipped { reason }, emits, effects, wrote, .. } => {
+                batch.wrote = wrote;
+                (Fate::Skipped { reason: self.redacted(reason) }, emits, effects)
+            }
             Ended::Shadowed { effects, emits, failure, note } => {
                 let lines = shadow_lines(&effects, &emits, failure.as_ref()).into_iter().chain(note).map(|line| self.redacted(line)).collect();
                 (Fate::Shadowed { effects: lines }, Vec::new(), effects)
@@ -390,9 +395,9 @@ impl Worker {
         let events: Vec<_> =
             batch.items.iter().enumerate().filter(|(at, item)| first(item, &batch.items[..*at])).map(|(_, item)| Arc::clone(&item.event)).collect();
         let subject = match (&batch.frozen, batch.items.as_slice()) {
-            (Some(burst), _) => format!("burst:{burst}"),
-            (None, [Item { dedup: Some(dedup), .. }, ..]) => format!("event:{dedup}"),
-            (None, items) => format!("delivery:{}", items[0].delivery.identity),
+            (Some(burst), _) => LedgerKey::of_burst(burst),
+            (None, [Item { dedup: Some(dedup), .. }, ..]) => LedgerKey::of_event(dedup),
+            (None, items) => LedgerKey::of_delivery(&items[0].delivery.identity),
         };
         let key = batch.items.last().map(|item| item.delivery.key.clone());
         let span = tracing::info_span!("handle", route = %route.config.name, key = key.as_ref().map(|key| key.as_str()), attempt, events = events.len());
@@ -640,7 +645,15 @@ impl Worker {
     async fn forget(&self, batch: &Batch<Item>, identity: &str) {
         let (store, name, memory) = (&*self.route.parts.store, &self.route.config.name, &self.route.memory);
         let forgotten = match &batch.frozen {
-            Some(burst) => memory.forget_burst(store, name, burst).await,
+            Some(burst) => {
+                // Single events leave the ledger with the commit that remembers them as done.
+                if batch.wrote
+                    && let Err(error) = store.ledger_clear(name, &LedgerKey::of_burst(burst)).await
+                {
+                    self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+                }
+                memory.forget_burst(store, name, burst).await
+            }
             None => memory.forget(store, name, identity).await,
         };
         if let Err(error) = forgotten {

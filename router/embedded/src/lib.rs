@@ -48,6 +48,7 @@ mod embedded;
 mod event_row;
 mod fetch;
 mod intake;
+mod ledger;
 mod lock_file;
 mod opening;
 mod options;

@@ -144,7 +144,7 @@ fn open(options: &EmbeddedOptions, clock: Arc<dyn Clock>, writer: Writer) -> Res
         time: Arc::clone(&time),
         reserve: Reserve::new(path, options.reserve_bytes),
         side_file,
-        retention: Retention::new(options.retention_age, options.retention_bytes_max),
+        retention: Retention::new(options.retention_age, options.retention_bytes_max, options.ledger_bytes_max),
         last_seq: taken_over.last_seq,
         path: text.clone(),
         conn,

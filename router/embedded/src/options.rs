@@ -21,6 +21,9 @@ pub struct EmbeddedOptions {
     /// Above this the oldest events leave the archive, with the same exception. In bytes of the file that are in use, so rows
     /// and indexes count as well as bodies.
     pub retention_bytes_max: u64,
+    /// Above this the oldest writes leave the ledger, in bytes of their stored replies and rows. Those older than `retention_age` go
+    /// anyway.
+    pub ledger_bytes_max: u64,
     /// With less free space than this on the file's disk no new events are taken, so that handling can go on. In bytes; 0 is off.
     pub reserve_bytes: u64,
     /// Bodies beyond these limits are not filtered at intake: every route whose patterns fit gets them, and buries them.
@@ -35,7 +38,7 @@ impl EmbeddedOptions {
     /// Bodies above this are refused at intake whatever [`EmbeddedOptions::decode`] says: 64 MiB.
     pub const BODY_BYTES_HARD_MAX: usize = 64 * 1024 * 1024;
 
-    /// The defaults: synced, 30 days, 1 GiB, a reserve of 64 MiB.
+    /// The defaults: synced, 30 days, 1 GiB, a ledger and a reserve of 64 MiB each.
     #[must_use]
     pub fn new(path: impl AsRef<Path>) -> Self {
         Self {
@@ -43,6 +46,7 @@ impl EmbeddedOptions {
             sync: true,
             retention_age: Duration::from_secs(30 * 24 * 3600),
             retention_bytes_max: 1024 * 1024 * 1024,
+            ledger_bytes_max: 64 * 1024 * 1024,
             reserve_bytes: 64 * 1024 * 1024,
             decode: DecodeLimits::default(),
             busy_timeout: Duration::from_secs(5),

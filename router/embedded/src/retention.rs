@@ -1,4 +1,5 @@
-//! What leaves the archive: events that are too old, or the oldest when there are too many; and inbox keys that have expired.
+//! What leaves the archive: events that are too old, or the oldest when there are too many. Likewise writes of the ledger; and inbox
+//! keys that have expired.
 //!
 //! Small steps between commits, so that nobody waits long. An event that a queue or a dead letter still needs never goes.
 
@@ -7,7 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, params};
 
 use crate::{
-    seen,
+    ledger, seen,
     store_time::{StoreTime, micros},
 };
 
@@ -31,6 +32,7 @@ const FREE_PAGES_KEPT: i64 = 1_024;
 pub(crate) struct Retention {
     age: i64,
     bytes_max: i64,
+    ledger_bytes_max: i64,
     /// Events up to here were looked at in this walk.
     walked: i64,
     /// Fates up to here were looked at in this walk.
@@ -40,8 +42,9 @@ pub(crate) struct Retention {
 }
 
 impl Retention {
-    pub(crate) fn new(age: Duration, bytes_max: u64) -> Self {
-        Self { age: micros(age), bytes_max: i64::try_from(bytes_max).unwrap_or(i64::MAX), walked: 0, walked_fates: 0, next_at: None, pause: LOOK_EVERY }
+    pub(crate) fn new(age: Duration, bytes_max: u64, ledger_bytes_max: u64) -> Self {
+        let [bytes_max, ledger_bytes_max] = [bytes_max, ledger_bytes_max].map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+        Self { age: micros(age), bytes_max, ledger_bytes_max, walked: 0, walked_fates: 0, next_at: None, pause: LOOK_EVERY }
     }
 
     /// How long an idle writer may sleep before the next [`Retention::tick`].
@@ -74,8 +77,9 @@ impl Retention {
             .execute(params![now, STEP])?;
         let is_more_archive = self.step_archive(conn, now)?;
         let is_more_fates = self.step_fates(conn, now)?;
+        let is_more_writes = ledger::retain(conn, now.saturating_sub(self.age), self.ledger_bytes_max, STEP)?;
         let is_more_vacuum = is_idle && vacuum(conn)?;
-        Ok(i64::try_from(expired).unwrap_or(i64::MAX) >= STEP || is_more_archive || is_more_fates || is_more_vacuum)
+        Ok(i64::try_from(expired).unwrap_or(i64::MAX) >= STEP || is_more_archive || is_more_fates || is_more_writes || is_more_vacuum)
     }
 
     fn step_archive(&mut self, conn: &Connection, now: i64) -> rusqlite::Result<bool> {

@@ -21,7 +21,7 @@ pub(crate) mod state {
 }
 
 /// Each brings the file from the version of its index to the next.
-const MIGRATIONS: &[&str] = &[V1, V2];
+const MIGRATIONS: &[&str] = &[V1, V2, V3];
 
 /// Partial indexes keep the queue small beside a large archive: a finished delivery is in none of them.
 /// `events.body` is the last column, so that the others are read without walking the pages of a large body.
@@ -156,6 +156,25 @@ CREATE TABLE fates (
     is_done INTEGER NOT NULL,               -- how it was done is known: that it was done before says nothing new
     since INTEGER NOT NULL,                 -- when the row was made
     UNIQUE (identity, route)
+);
+";
+
+/// What writes of handlings were begun and what came of them. The number grows, so that the oldest are found without an index of their
+/// own; the reply comes last, so that the others are read without walking the pages of a long one.
+const V3: &str = "
+CREATE TABLE ledger (
+    number INTEGER PRIMARY KEY,
+    route TEXT NOT NULL,
+    subject TEXT NOT NULL,                  -- the event or burst
+    effect TEXT NOT NULL,
+    ordinal INTEGER NOT NULL,
+    digest TEXT NOT NULL,                   -- of the request
+    begun_at INTEGER NOT NULL,
+    done_at INTEGER,                        -- NULL while nobody knows what came of it
+    summary TEXT,
+    is_final INTEGER NOT NULL DEFAULT 0,
+    reply BLOB,
+    UNIQUE (route, subject, effect, ordinal, digest)
 );
 ";
 

@@ -1,9 +1,9 @@
 //! What the fates of deliveries are in the store. One commit for all deliveries of a call.
 
-use router_api::{AttemptRecord, DeadLetter, Delivery, Fate, InboxKey, RouteName, Settlement};
+use router_api::{AttemptRecord, DeadLetter, Delivery, Fate, InboxKey, LedgerKey, RouteName, Settlement};
 use rusqlite::{Connection, params};
 
-use crate::{schema::state, writer::Writing};
+use crate::{ledger, schema::state, writer::Writing};
 
 /// A settlement as it will be written.
 #[derive(Debug)]
@@ -110,12 +110,13 @@ pub(crate) fn bury(conn: &Connection, route: i64, delivery: i64, reason: &str, l
     Ok(())
 }
 
-/// Remembers a key as done; a key that is there already stays for the longer of both times.
+/// Remembers a key as done; a key that is there already stays for the longer of both times. What the event's writes came to is not
+/// needed any more: a later event with this key is another one.
 pub(crate) fn remember(conn: &Connection, route: &RouteName, key: &InboxKey) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT INTO inbox (route, key, expires_at) VALUES (?1, ?2, ?3)
          ON CONFLICT (route, key) DO UPDATE SET expires_at = max(expires_at, excluded.expires_at)",
     )?
-    .execute(params![route.as_str(), key.key, key.expires_at.as_microsecond()])
-    .map(|_| ())
+    .execute(params![route.as_str(), key.key, key.expires_at.as_microsecond()])?;
+    ledger::clear(conn, route, &LedgerKey::of_event(&key.key)).map(|_| ())
 }

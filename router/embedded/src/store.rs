@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use router_api::{
-    ArchiveEntry, ArchivedEvent, EventQuery, FateRecord, FrozenBurst, InboxKey, NotedAttempts, RouteName, RunningSlot, Store, StoreError, Suspect,
+    ArchiveEntry, ArchivedEvent, EventQuery, FateRecord, FrozenBurst, InboxKey, LedgerEntry, LedgerKey, LedgerResult, NotedAttempts, RouteName, RunningSlot,
+    Store, StoreError, Suspect,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
@@ -12,6 +13,7 @@ use crate::{
     Embedded, archive,
     embedded::{not_found, not_kept},
     fetch::history,
+    ledger,
     seen,
     settle::{json, remember},
     store_time::timestamp,
@@ -159,6 +161,34 @@ impl Store for Embedded {
             statement.execute(params![route.as_str(), identity]).map(|_| ())
         })
         .await
+    }
+
+    async fn ledger_begin(&self, route: &RouteName, key: &LedgerKey, now: Timestamp) -> Result<Option<LedgerEntry>, StoreError> {
+        let (route, key, now) = (route.clone(), key.clone(), now.as_microsecond());
+        self.keep(move |writing| ledger::begin(writing.conn, &route, &key, now)).await
+    }
+
+    async fn ledger_end(&self, route: &RouteName, key: &LedgerKey, result: LedgerResult) -> Result<(), StoreError> {
+        let (route, key) = (route.clone(), key.clone());
+        self.keep(move |writing| ledger::end(writing.conn, &route, &key, &result)).await
+    }
+
+    async fn ledger_forget(&self, route: &RouteName, keys: &[LedgerKey]) -> Result<(), StoreError> {
+        let (route, keys) = (route.clone(), keys.to_vec());
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.keep(move |writing| ledger::forget(writing.conn, &route, &keys)).await
+    }
+
+    async fn ledger_clear(&self, route: &RouteName, subject: &str) -> Result<u64, StoreError> {
+        let (route, subject) = (route.clone(), subject.to_owned());
+        self.keep(move |writing| ledger::clear(writing.conn, &route, &subject)).await
+    }
+
+    async fn ledger(&self, route: &RouteName, subject: &str) -> Result<Vec<LedgerEntry>, StoreError> {
+        let (route, subject) = (route.clone(), subject.to_owned());
+        self.find(move |conn| ledger::of(conn, &route, &subject)).await
     }
 
     async fn state(&self, route: &RouteName, key: &str) -> Result<Option<Value>, StoreError> {

@@ -18,7 +18,7 @@ use router_core::{
     Applied, Router, RouterBuilder,
     config::{
         Breaker, Coalesce, Config, Dedup, HttpConfig, Limits, LogConfig, LogFormat, OnExhausted, RedactConfig, Retention, RetryPolicy, RouteConfig,
-        StoreConfig, TransportConfig,
+        StoreConfig, TransportConfig, WhenBusy,
     },
     filter::EventFilter,
     observe::Observer,
@@ -345,6 +345,8 @@ pub fn route(name: &str) -> RouteConfig {
         timeout: Duration::from_secs(60),
         retry: RetryPolicy { attempts_max: 8, first_delay: Duration::from_secs(1), max_delay: Duration::from_secs(600), on: BTreeMap::new() },
         on_exhausted: OnExhausted::DeadLetter,
+        when_busy: WhenBusy::Queue,
+        ledger: true,
         breaker: Breaker { first_delay: Duration::from_secs(5), max_delay: Duration::from_secs(300) },
         rate: None,
         drain: Duration::from_secs(30),

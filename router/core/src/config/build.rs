@@ -274,6 +274,8 @@ impl<'a> Checker<'a> {
                 on: retry.on.map_or_else(BTreeMap::new, |on| on.actions()),
             },
             on_exhausted: policies.on_exhausted.unwrap_or(OnExhausted::DeadLetter),
+            when_busy: policies.when_busy.unwrap_or_default(),
+            ledger: policies.ledger.unwrap_or(true),
             breaker: Breaker { first_delay: ms(breaker.first_delay_ms, 5_000), max_delay: ms(breaker.max_delay_ms, 300_000) },
             rate,
             drain: ms(policies.drain_ms, 30_000),

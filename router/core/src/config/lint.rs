@@ -8,7 +8,7 @@ use router_api::{RouteMode, RoutingPattern};
 use super::{
     build::Built,
     diagnostic::Draft,
-    model::{OnExhausted, RedactConfig, RouteConfig},
+    model::{OnExhausted, RedactConfig, RouteConfig, WhenBusy},
     schema_walk::ticked,
     source::Span,
     tree::{Filled, Node, NodeValue, Text},
@@ -58,6 +58,10 @@ pub(super) fn route(route: &RouteConfig, node: &Node, drafts: &mut Vec<Draft>) {
     if route.on_exhausted == OnExhausted::Park && route.order_by.is_none() && route.coalesce.is_none() {
         let message = "`on_exhausted = \"park\"` parks the rest of a lane, and this route has no lanes";
         drafts.push(Draft::warning("park-unordered", message).at(at("on_exhausted")).help("give it `order_by` or `coalesce`"));
+    }
+    if route.when_busy != WhenBusy::Queue && route.order_by.is_none() && route.coalesce.is_none() {
+        let message = "`when_busy` is about events of one lane, and this route has no lanes";
+        drafts.push(Draft::warning("busy-unordered", message).at(at("when_busy")).help("give it `order_by` or `coalesce`"));
     }
     if route.concurrency > route.prefetch {
         let message = format!("{} lanes at once need more than the {} events that `prefetch` takes", route.concurrency, route.prefetch);

@@ -33,7 +33,7 @@ pub use load::{Loaded, load};
 pub use locate::{Located, Origin, locate};
 pub use model::{
     AmqpConfig, Breaker, Coalesce, Config, Dedup, HttpConfig, Limits, LogConfig, LogFormat, OnExhausted, Rate, RedactConfig, Retention, RetryAction,
-    RetryPolicy, RouteConfig, Secret, StoreConfig, TlsFiles, Topology, TransportConfig,
+    RetryPolicy, RouteConfig, Secret, StoreConfig, TlsFiles, Topology, TransportConfig, WhenBusy,
 };
 pub use reference::{config_reference, generated_files, plugin_reference};
 pub use schema::config_schema;

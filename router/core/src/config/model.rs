@@ -222,6 +222,10 @@ pub struct RouteConfig {
     pub retry: RetryPolicy,
     /// What happens to the rest of a lane whose head is given up on.
     pub on_exhausted: OnExhausted,
+    /// What happens when an event comes for a lane that is busy.
+    pub when_busy: WhenBusy,
+    /// Writes are remembered, so that a repetition need not do them again.
+    pub ledger: bool,
     /// The breaker of a target that is down.
     pub breaker: Breaker,
     /// Handlings in a time.
@@ -289,6 +293,19 @@ pub enum OnExhausted {
     DeadLetter,
     /// The lane's following events are parked in the dead letters too, until its head is redriven or discarded.
     Park,
+}
+
+/// What happens when an event comes for a lane that has not finished with an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenBusy {
+    /// It waits for its turn.
+    #[default]
+    Queue,
+    /// It is finished without handling, as skipped.
+    Skip,
+    /// What is earlier is cancelled and finished as skipped; the newest is handled.
+    Cancel,
 }
 
 /// How long a route whose target is down stays away.

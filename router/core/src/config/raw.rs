@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Value};
 
-use super::model::{LogFormat, OnExhausted, RetryAction, Topology};
+use super::model::{LogFormat, OnExhausted, RetryAction, Topology, WhenBusy};
 
 /// The configuration of the event router.
 ///
@@ -277,6 +277,13 @@ policies! {
     retry: RawRetry,
     /// What happens to the rest of a lane whose first event is given up on. Default `dead-letter`.
     on_exhausted: OnExhausted,
+    /// What happens when an event comes for a lane that has not finished with an earlier one: `queue` lets it wait; `skip` finishes it
+    /// without handling; `cancel` ends the handling of the earlier one, which counts as skipped, for the newest. For routes with
+    /// `order_by` or `coalesce`. Default `queue`.
+    when_busy: WhenBusy,
+    /// Is it remembered which writes (calls, commands) a handling has begun and finished, so that they are not done again after a crash?
+    /// Costs two commits for each write. Default true.
+    ledger: bool,
     /// How long the route stays away from a target that is down.
     breaker: RawBreaker,
     /// At most so many handlings in a time. Default none.
@@ -477,7 +484,7 @@ macro_rules! merge_keys {
     )*};
 }
 
-merge_whole!(u8, u32, u64, RouteMode, OnExhausted, RetryAction, Vec<String>);
+merge_whole!(bool, u8, u32, u64, RouteMode, OnExhausted, WhenBusy, RetryAction, Vec<String>);
 // A rate is one fact in two numbers: half of one and half of the other would be neither.
 merge_whole!(RawRate);
 merge_keys! {

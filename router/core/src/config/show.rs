@@ -165,6 +165,8 @@ pub(super) fn route(route: &RouteConfig, nodes: RouteNodes<'_>, form: Form) -> S
     }
     out.line("retry", format!("{retry} }}"));
     out.line("on_exhausted", serde_name(&route.on_exhausted));
+    out.line("when_busy", serde_name(&route.when_busy));
+    out.line("ledger", route.ledger);
     out.line("breaker", format!("{{ first_delay_ms = {}, max_delay_ms = {} }}", ms(route.breaker.first_delay), ms(route.breaker.max_delay)));
     if let Some(rate) = &route.rate {
         out.line("rate", format!("{{ count = {}, per_ms = {} }}", rate.count, ms(rate.per)));

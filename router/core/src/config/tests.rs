@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Config, FixedEnvironment, Loaded, OnExhausted, Origin, Problems, Report, RetryAction, Secret, config_schema, load,
+    Config, FixedEnvironment, Loaded, OnExhausted, Origin, Problems, Report, RetryAction, Secret, WhenBusy, config_schema, load,
     locate::{BUILT_IN, Located},
     plugin_reference,
 };
@@ -252,6 +252,8 @@ concurrency = 2
 prefetch = 40
 retry = { max_delay_ms = 2_000, on = { timeout = "dead-letter" } }
 on_exhausted = "park"
+when_busy = "cancel"
+ledger = false
 breaker = { first_delay_ms = 7 }
 rate = { count = 5, per_ms = 60_000 }
 drain_ms = 0
@@ -276,6 +278,7 @@ target = { kind = "file", path = "out" }
     let coalesce = route.coalesce.as_ref().expect("coalesces");
     assert_eq!((coalesce.by.as_str(), coalesce.max_wait.as_secs(), coalesce.events_max), ("session_id", 6_000, 10));
     assert_eq!((route.mode, route.on_exhausted, route.hops_max, route.crashes_max), (RouteMode::Shadow, OnExhausted::Park, 2, 1));
+    assert_eq!((route.when_busy, route.ledger), (WhenBusy::Cancel, false));
     assert_eq!(route.rate.as_ref().map(|rate| (rate.count, rate.per.as_secs())), Some((5, 60)));
     assert_eq!(route.dedup.as_ref().map(|dedup| dedup.by.len()), Some(2));
     assert_eq!(route.with["target"]["path"], "out");
@@ -659,6 +662,7 @@ async fn what_is_hardly_meant_is_warned_about() {
         (route("on = ['a']\ncoalesce = { by = 'key', quiet_ms = 5, max_wait_ms = 4 }"), "5:54 coalesce-wait: "),
         (route("on = ['a']\nretry = { first_delay_ms = 5, max_delay_ms = 4 }"), "5:28 retry-delays: "),
         (route("on = ['a']\non_exhausted = 'park'"), "5:16 park-unordered: "),
+        (route("on = ['a']\nwhen_busy = 'cancel'"), "5:13 busy-unordered: "),
         (route("on = ['a']\nprefetch = 4"), "concurrency-unreachable"),
         (route("on = ['a']\nenabled = false"), "no-route: no route is enabled"),
         (String::new(), "no-route: there is no route"),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    config::{Breaker, Coalesce, Dedup, OnExhausted, Rate, RetryPolicy},
+    config::{Breaker, Coalesce, Dedup, OnExhausted, Rate, RetryPolicy, WhenBusy},
     filter::EventFilter,
 };
 
@@ -30,6 +30,8 @@ fn route(name: &str, on: &[&str], when: Value) -> RouteConfig {
         timeout: 60 * second,
         retry: RetryPolicy { attempts_max: 8, first_delay: second, max_delay: 600 * second, on: BTreeMap::new() },
         on_exhausted: OnExhausted::DeadLetter,
+        when_busy: WhenBusy::Queue,
+        ledger: true,
         breaker: Breaker { first_delay: second, max_delay: 60 * second },
         rate: None,
         drain: 30 * second,

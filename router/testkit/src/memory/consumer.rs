@@ -69,7 +69,7 @@ impl MemoryConsumer {
                     data.note(item.seq, &self.route, DeliveryState::Finished(fate.clone()), attempts, now);
                 }
                 for key in inbox.into_iter().flatten() {
-                    data.inbox.insert((self.route.clone(), key.key), key.expires_at);
+                    data.remember(&self.route, key);
                 }
                 SettledHow::Done(fates)
             }

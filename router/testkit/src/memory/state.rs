@@ -8,7 +8,10 @@ use std::{
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use router_api::{ArchivedEvent, DeliveryRecord, DeliveryState, FrozenBurst, NotedAttempts, RouteName, RoutingKey, StoredDeadLetter, Suspect};
+use router_api::{
+    ArchivedEvent, DeliveryRecord, DeliveryState, FrozenBurst, InboxKey, LedgerEntry, LedgerKey, NotedAttempts, RouteName, RoutingKey, StoredDeadLetter,
+    Suspect,
+};
 use serde_json::Value;
 use tokio::sync::Notify;
 
@@ -19,6 +22,9 @@ pub(super) const QUEUED_MAX: usize = 200_000;
 
 /// Events that the archive keeps at most; the oldest go.
 const ARCHIVE_MAX: usize = 200_000;
+
+/// Writes that the ledger keeps at most; the oldest go.
+pub(super) const LEDGER_MAX: usize = 20_000;
 
 /// Fates that are kept beside the archive at most; more are left out.
 pub(super) const FATES_MAX: usize = 200_000;
@@ -62,6 +68,8 @@ pub(super) struct Data {
     pub noted: BTreeMap<RouteName, BTreeMap<String, NotedAttempts>>,
     pub running: BTreeMap<u32, (RouteName, String)>,
     pub suspects: BTreeMap<RouteName, Vec<Suspect>>,
+    /// Writes, in the order of their beginnings.
+    pub ledger: Vec<(RouteName, LedgerEntry)>,
     pub plugin_state: BTreeMap<(RouteName, String), Value>,
     pub configs: Vec<(String, String, Timestamp)>,
     pub faults: Faults,
@@ -125,6 +133,13 @@ impl Data {
     pub(super) fn next_number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number
+    }
+
+    /// Remembers an event as done; what its writes came to is not needed any more.
+    pub(super) fn remember(&mut self, route: &RouteName, key: InboxKey) {
+        let subject = LedgerKey::of_event(&key.key);
+        self.ledger.retain(|(of, entry)| of != route || entry.key.subject != subject);
+        self.inbox.insert((route.clone(), key.key), key.expires_at);
     }
 
     pub(super) fn queued(&self) -> usize {

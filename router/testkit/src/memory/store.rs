@@ -5,14 +5,14 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use router_api::{
-    ArchiveEntry, ArchivedEvent, DecodeLimits, DeliveryState, Envelope, EventQuery, Fate, FateRecord, FrozenBurst, InboxKey, NotedAttempts, RouteName,
-    RunningSlot, Store, StoreError, Suspect,
+    ArchiveEntry, ArchivedEvent, DecodeLimits, DeliveryState, Envelope, EventQuery, Fate, FateRecord, FrozenBurst, InboxKey, LedgerEntry, LedgerKey,
+    LedgerResult, NotedAttempts, RouteName, RunningSlot, Store, StoreError, Suspect,
 };
 use serde_json::Value;
 
 use super::{
     MemoryState,
-    state::{Data, FATES_MAX, Shared},
+    state::{Data, FATES_MAX, LEDGER_MAX, Shared},
 };
 
 /// Handlings that can be marked as running at once.
@@ -96,7 +96,7 @@ impl Store for MemoryStore {
     }
 
     async fn inbox_insert(&self, route: &RouteName, keys: Vec<InboxKey>) -> Result<(), StoreError> {
-        self.with(|data| data.inbox.extend(keys.into_iter().map(|key| ((route.clone(), key.key), key.expires_at))))
+        self.with(|data| keys.into_iter().for_each(|key| data.remember(route, key)))
     }
 
     async fn freeze(&self, route: &RouteName, burst: &FrozenBurst) -> Result<(), StoreError> {
@@ -169,6 +169,43 @@ impl Store for MemoryStore {
                 suspects.retain(|suspect| suspect.identity != identity);
             }
         })
+    }
+
+    async fn ledger_begin(&self, route: &RouteName, key: &LedgerKey, now: Timestamp) -> Result<Option<LedgerEntry>, StoreError> {
+        self.with(|data| {
+            let known = data.ledger.iter().find(|(of, entry)| of == route && entry.key == *key).map(|(_, entry)| entry.clone());
+            if known.is_none() {
+                if data.ledger.len() == LEDGER_MAX {
+                    data.ledger.remove(0);
+                }
+                data.ledger.push((route.clone(), LedgerEntry { key: key.clone(), begun_at: now, result: None }));
+            }
+            known
+        })
+    }
+
+    async fn ledger_end(&self, route: &RouteName, key: &LedgerKey, result: LedgerResult) -> Result<(), StoreError> {
+        self.with(|data| {
+            if let Some((_, entry)) = data.ledger.iter_mut().find(|(of, entry)| of == route && entry.key == *key) {
+                entry.result = Some(result);
+            }
+        })
+    }
+
+    async fn ledger_forget(&self, route: &RouteName, keys: &[LedgerKey]) -> Result<(), StoreError> {
+        self.with(|data| data.ledger.retain(|(of, entry)| of != route || !keys.contains(&entry.key)))
+    }
+
+    async fn ledger_clear(&self, route: &RouteName, subject: &str) -> Result<u64, StoreError> {
+        self.with(|data| {
+            let before = data.ledger.len();
+            data.ledger.retain(|(of, entry)| of != route || entry.key.subject != subject);
+            (before - data.ledger.len()) as u64
+        })
+    }
+
+    async fn ledger(&self, route: &RouteName, subject: &str) -> Result<Vec<LedgerEntry>, StoreError> {
+        self.with(|data| data.ledger.iter().filter(|(of, entry)| of == route && entry.key.subject == subject).map(|(_, entry)| entry.clone()).collect())
     }
 
     async fn state(&self, route: &RouteName, key: &str) -> Result<Option<Value>, StoreError> {
