@@ -118,7 +118,8 @@ impl Access {
         Self::own(config, purpose, embedded, &*clock).await
     }
 
-    fn asking(client: AdminClient) -> Self {
+    /// A running router that is found already.
+    pub(crate) fn asking(client: AdminClient) -> Self {
         Self { admin: Arc::new(client), running: true, opened: None, broker: None }
     }
 

@@ -15,6 +15,7 @@ mod log_observer;
 mod log_pipe;
 mod management;
 mod memory_store;
+mod reach;
 mod reload;
 mod session;
 mod setup;
@@ -148,7 +149,8 @@ fn answer_error(error: &anyhow::Error, out: &mut Output) {
 fn report(error: &anyhow::Error) -> ExitCode {
     let mut stderr = anstream::AutoStream::auto(io::stderr());
     if let Some(invalid) = error.downcast_ref::<InvalidConfig>() {
-        let _ = io::Write::write_fmt(&mut stderr, format_args!("{invalid}\n"));
+        // Colours are dropped again where they are not wanted.
+        let _ = io::Write::write_fmt(&mut stderr, format_args!("{}\n", invalid.shown(true)));
         return ExitCode::from(EXIT_CONFIG);
     }
     let _ = io::Write::write_fmt(&mut stderr, format_args!("{}{} {}\n", styled(BAD.bold(), "error"), styled(BOLD, ":"), harmless_lines(&format!("{error:#}"))));

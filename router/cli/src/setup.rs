@@ -1,10 +1,10 @@
 //! What most commands begin with: the linked plugins, the performer of effects, and the configuration.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use router_api::{DryRun, EffectPort, Registry};
-use router_core::config::{self, Config, Environment, Loaded, Located, Report};
+use router_core::config::{self, Config, Environment, Loaded, Located, Problems, Report, Severity};
 use router_effects::{Performer, PerformerOptions};
 
 use crate::{args::Global, env_file::FileEnvironment};
@@ -26,31 +26,71 @@ pub(crate) struct Setup {
 /// The configuration cannot be used: exit code 78.
 #[derive(Debug)]
 pub(crate) struct InvalidConfig {
-    /// Everything that is wrong, rendered for people.
-    rendered: String,
+    said: Said,
+    /// What follows from it.
+    then: Option<String>,
+    /// Where its store is, if that can be told.
+    pub(crate) store: Option<PathBuf>,
+}
+
+/// Everything that is wrong with it.
+#[derive(Debug)]
+enum Said {
+    /// All that a check found.
+    Report(Box<Report>),
+    /// Sentences, each with its place.
+    Text(String),
 }
 
 impl InvalidConfig {
-    /// From all that a check found.
-    pub(crate) fn new(report: &Report) -> Self {
-        let colour = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
-        Self { rendered: report.render(colour).trim_end().to_owned() }
-    }
-
     /// From sentences that say everything, each with its place.
     pub(crate) fn rendered(text: &str) -> Self {
-        Self { rendered: text.to_owned() }
+        Self { said: Said::Text(text.to_owned()), then: None, store: None }
     }
 
     /// From an error that came to light when a route was built.
     pub(crate) fn message(message: impl fmt::Display) -> Self {
-        Self { rendered: format!("error: {message}") }
+        Self { said: Said::Text(format!("error: {message}")), then: None, store: None }
+    }
+
+    /// With a sentence behind all that is wrong.
+    pub(crate) fn and(mut self, sentence: String) -> Self {
+        self.then = Some(sentence);
+        self
+    }
+
+    /// How many things are wrong, if they were counted.
+    pub(crate) fn errors(&self) -> Option<usize> {
+        match &self.said {
+            Said::Report(report) => Some(report.count(Severity::Error)),
+            Said::Text(_) => None,
+        }
+    }
+
+    /// For a terminal, perhaps with colours.
+    pub(crate) fn shown(&self, colour: bool) -> String {
+        let mut shown = match &self.said {
+            Said::Report(report) => report.render(colour).trim_end().to_owned(),
+            Said::Text(text) => text.clone(),
+        };
+        if let Some(then) = &self.then {
+            shown.push('\n');
+            shown.push_str(then);
+        }
+        shown
     }
 }
 
+impl From<Problems> for InvalidConfig {
+    fn from(problems: Problems) -> Self {
+        Self { said: Said::Report(Box::new(problems.report)), then: None, store: problems.store }
+    }
+}
+
+/// Without colours: it goes into logs, and over the socket.
 impl fmt::Display for InvalidConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.rendered)
+        f.write_str(&self.shown(false))
     }
 }
 
@@ -105,7 +145,7 @@ fn load_with(located: Located, environment: &dyn Environment, wrap: impl FnOnce(
     let loaded = crate::commands::block_on(async { Ok(config::load(&located, &registry, Arc::clone(&effects), environment).await) })?;
     match loaded {
         Ok(Loaded { config, report }) => Ok(Setup { config, report, located, registry, effects }),
-        Err(problems) => Err(InvalidConfig::new(&problems.report).into()),
+        Err(problems) => Err(InvalidConfig::from(problems).into()),
     }
 }
 

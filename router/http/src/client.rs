@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, header};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -24,6 +24,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     operate::Named,
+    ready::ReadyAnswer,
     socket::{connect_to, socket_path},
     wire::{DeadLetterAnswer, DeadLettersAnswer, ErrorAnswer, EventsAnswer, PublishedAnswer, StatusAnswer},
 };
@@ -67,6 +68,22 @@ impl AdminClient {
         }
     }
 
+    /// What the router says of its readiness, and of the configuration in force.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer.
+    pub async fn ready(&self) -> Result<ReadyAnswer, AdminError> {
+        let request = Request::builder().method(Method::GET).uri("/readyz").header(header::HOST, "localhost").body(Full::default());
+        let asking = self.talk(request.map_err(|error| self.broken(&error))?);
+        let Ok(answered) = tokio::time::timeout(CALL_TIMEOUT, asking).await else {
+            return Err(self.broken(&format!("no answer within {} s", CALL_TIMEOUT.as_secs())));
+        };
+        // One that is not ready says so with another status and the same answer.
+        let (_, answer) = answered?;
+        serde_json::from_slice(&answer).map_err(|error| self.broken(&format!("its answer is not understood: {error}")))
+    }
+
     async fn get<T: DeserializeOwned>(&self, target: String) -> Result<T, AdminError> {
         let request = Request::builder().method(Method::GET).uri(target).header(header::HOST, "localhost").body(Full::default());
         self.call(request.map_err(|error| self.broken(&error))?).await
@@ -96,6 +113,18 @@ impl AdminClient {
     }
 
     async fn exchange<T: DeserializeOwned>(&self, request: Request<Full<Bytes>>) -> Result<T, AdminError> {
+        let (status, answer) = self.talk(request).await?;
+        if status.is_success() {
+            return serde_json::from_slice(&answer).map_err(|error| self.broken(&format!("its answer is not understood: {error}")));
+        }
+        match serde_json::from_slice::<ErrorAnswer>(&answer) {
+            Ok(error) => Err(error.into_admin_error()),
+            Err(_) => Err(self.broken(&format!("it answered {status}"))),
+        }
+    }
+
+    /// One request on a connection of its own, and the whole answer.
+    async fn talk(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), AdminError> {
         let stream = connect_to(&self.path).map_err(|error| self.broken(&error))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
         let talking = async {
@@ -113,17 +142,10 @@ impl AdminClient {
             Ok((head.status, answer.freeze()))
         };
         tokio::pin!(connection, talking);
-        let (status, answer) = tokio::select! {
-            done = &mut talking => done?,
+        tokio::select! {
+            done = &mut talking => done,
             // The connection is driven until the answer is here; its own error comes out of the talk as well.
-            _ = &mut connection => talking.await?,
-        };
-        if status.is_success() {
-            return serde_json::from_slice(&answer).map_err(|error| self.broken(&format!("its answer is not understood: {error}")));
-        }
-        match serde_json::from_slice::<ErrorAnswer>(&answer) {
-            Ok(error) => Err(error.into_admin_error()),
-            Err(_) => Err(self.broken(&format!("it answered {status}"))),
+            _ = &mut connection => talking.await,
         }
     }
 

@@ -23,3 +23,4 @@ mod terminal;
 mod trying;
 mod usage;
 mod world;
+mod wrong_file;

@@ -1,18 +1,17 @@
 //! `config`: the effective configuration, and having a running router load it anew.
 
-use anyhow::bail;
-use router_api::{AdminError, Clock as _, Reloaded, RouteName, TakenUp};
+use router_api::{Admin as _, AdminError, Clock as _, Reloaded, RouteName, TakenUp};
 use router_http::{Named, schema};
 use serde::Serialize;
 
 use crate::{
     Ended,
-    access::{Access, Purpose},
     args::{Global, Json},
     commands::block_on,
+    reach::running,
     setup::{self, InvalidConfig},
     system::SystemClock,
-    terminal::{DIM, GOOD, Output, counted, harmless, styled, time},
+    terminal::{DIM, GOOD, Output, counted, harmless, harmless_lines, styled, time},
 };
 
 #[derive(Serialize)]
@@ -65,24 +64,33 @@ pub(crate) fn show(global: &Global, json: Json, out: &mut Output) -> anyhow::Res
     Ok(Ended::Well)
 }
 
+/// The running router reads the file, not this command: what it refuses is in its log, its counters and its `/readyz` then, and the
+/// variables that count are those of the service.
 pub(crate) fn reload(global: &Global, json: Json, out: &mut Output) -> anyhow::Result<Ended> {
     let _log = global.begin_quiet_log()?;
-    // Checked here first, where all problems can be shown as `check` shows them.
-    let config = setup::load(global)?.config;
-    let reloaded = block_on(async {
-        let access = Access::open(&config, Purpose::Read).await?;
-        if !access.is_running() {
-            access.close().await;
-            bail!("no router runs on the store `{}`, so there is nothing to reload", config.store.path.display());
+    let loaded = setup::load_to_read(global);
+    let store = match &loaded {
+        Ok(setup) => Some(setup.config.store.path.as_path()),
+        Err(error) => error.downcast_ref::<InvalidConfig>().and_then(|invalid| invalid.store.as_deref()),
+    };
+    let Some((client, since)) = store.and_then(running) else {
+        let path = store.map_or_else(|| "of this configuration".to_owned(), |store| format!("`{}`", store.display()));
+        let nobody = format!("no router runs on the store {path}, so there is nothing to reload");
+        return Err(match loaded {
+            Ok(_) => anyhow::anyhow!(nobody),
+            Err(error) => match error.downcast::<InvalidConfig>() {
+                Ok(invalid) => invalid.and(nobody).into(),
+                Err(error) => error,
+            },
+        });
+    };
+    let reloaded = match block_on(async { Ok(client.reload().await) })? {
+        Ok(reloaded) => reloaded,
+        Err(AdminError::Invalid(problems)) => {
+            return Err(InvalidConfig::rendered(&harmless_lines(&problems)).and(format!("the running router refuses it, and goes on with {since}")).into());
         }
-        let reloaded = access.admin().reload().await;
-        access.close().await;
-        match reloaded {
-            // Right here, and refused by the running router: a file that is gone, or one that changed in between.
-            Err(AdminError::Invalid(problems)) => Err(InvalidConfig::message(problems).into()),
-            other => Ok(other?),
-        }
-    })?;
+        Err(error) => return Err(error.into()),
+    };
     if json.json {
         out.json(&Named::new(schema::RELOADED, reloaded))?;
         return Ok(Ended::Well);

@@ -2,28 +2,27 @@
 
 use anyhow::bail;
 use router_api::{Clock as _, DeadLetterGroups, DeadLetterQuery, DeadLetterReason, DecodeLimits, Envelope, FailureClass, RouteName, StoredDeadLetter};
-use router_core::config::Config;
 use router_http::{DeadLetterAnswer, DeadLettersAnswer};
 
 use crate::{
     Ended, WrongUsage,
-    access::{Access, Purpose},
+    access::Purpose,
     args::{DeadLettersCommand, Global, LettersArgs},
     body_text,
     commands::{block_on, redrive},
-    setup,
+    reach::Reach,
     system::SystemClock,
     terminal::{BAD, BOLD, DIM, NAME, Output, Table, counted, harmless, harmless_lines, shortened, styled, time},
 };
 
 pub(crate) fn run(global: &Global, command: DeadLettersCommand, out: &mut Output) -> anyhow::Result<Ended> {
     let _log = global.begin_quiet_log()?;
-    let config = setup::load_to_read(global)?.config;
+    let reach = Reach::find(global)?;
     match command {
-        DeadLettersCommand::List(args) => list(&config, args, out)?,
+        DeadLettersCommand::List(args) => list(&reach, args, out)?,
         DeadLettersCommand::Show { id, json } => {
             let letter = block_on(async {
-                let access = Access::open(&config, Purpose::Letters).await?;
+                let access = reach.open(Purpose::Letters).await?;
                 let letter = access.admin().dead_letter(&id).await;
                 access.close().await;
                 Ok(letter?)
@@ -31,11 +30,11 @@ pub(crate) fn run(global: &Global, command: DeadLettersCommand, out: &mut Output
             if json.json {
                 out.json(&DeadLetterAnswer { schema: DeadLetterAnswer::SCHEMA.into(), dead_letter: letter })?;
             } else {
-                show_one(out, &letter, config.limits.decode)?;
+                show_one(out, &letter, reach.decode())?;
             }
         }
-        DeadLettersCommand::Redrive(args) => return redrive::redrive(&config, args, out),
-        DeadLettersCommand::Discard(args) => return redrive::discard(&config, args, out),
+        DeadLettersCommand::Redrive(args) => return redrive::redrive(&reach, args, out),
+        DeadLettersCommand::Discard(args) => return redrive::discard(&reach, args, out),
     }
     Ok(Ended::Well)
 }
@@ -56,13 +55,17 @@ pub(crate) fn known_class(text: &str) -> anyhow::Result<()> {
 }
 
 /// Where no letter fits: a route that there is not is told from one that has none.
-pub(crate) fn refuse_unknown(config: &Config, route: Option<&RouteName>) -> anyhow::Result<()> {
-    let Some(route) = route.filter(|route| config.routes.iter().all(|known| known.name != **route)) else { return Ok(()) };
-    let names: Vec<String> = config.routes.iter().map(|route| format!("`{}`", route.name)).collect();
+pub(crate) fn refuse_unknown(reach: &Reach, route: Option<&RouteName>) -> anyhow::Result<()> {
+    let Some(route) = route else { return Ok(()) };
+    let known = reach.routes()?;
+    if known.contains(route) {
+        return Ok(());
+    }
+    let names: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
     bail!("there is no route `{route}`, and no dead letter of one; there are {}", names.join(", "));
 }
 
-fn list(config: &Config, args: LettersArgs, out: &mut Output) -> anyhow::Result<()> {
+fn list(reach: &Reach, args: LettersArgs, out: &mut Output) -> anyhow::Result<()> {
     let LettersArgs { route, reason, class, flat, limit, json } = args;
     if let Some(reason) = &reason {
         known_reason(reason)?;
@@ -72,14 +75,14 @@ fn list(config: &Config, args: LettersArgs, out: &mut Output) -> anyhow::Result<
     }
     let query = DeadLetterQuery { route, reason, class, limit: Some(limit) };
     let (letters, groups) = block_on(async {
-        let access = Access::open(config, Purpose::Letters).await?;
+        let access = reach.open(Purpose::Letters).await?;
         let letters = if flat || json.json { Some(access.admin().dead_letters(&query).await) } else { None };
         let groups = if flat && !json.json { None } else { Some(access.admin().dead_letter_groups(&query).await) };
         access.close().await;
         Ok((letters.transpose()?, groups.transpose()?))
     })?;
     if letters.as_ref().is_none_or(Vec::is_empty) && groups.as_ref().is_none_or(|groups| groups.groups.is_empty()) {
-        refuse_unknown(config, query.route.as_ref())?;
+        refuse_unknown(reach, query.route.as_ref())?;
     }
     match (letters, groups) {
         (Some(dead_letters), Some(groups)) => {

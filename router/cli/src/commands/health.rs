@@ -14,7 +14,7 @@ use crate::{
     Ended,
     args::{Global, HealthArgs},
     commands::block_on,
-    setup,
+    setup::{self, InvalidConfig},
     terminal::{BAD, GOOD, Output, WARN, counted, harmless, styled},
 };
 
@@ -29,12 +29,19 @@ pub(crate) fn run(global: &Global, args: &HealthArgs, out: &mut Output) -> anyho
     let answer = match &args.url {
         Some(url) => ask_door(url),
         // A running router keeps its configuration while the file is being edited, so a file that cannot be used now says nothing
-        // about it. Then the usual door is asked.
+        // about it. The router on its store is asked, where that can be told, and else the usual door.
         None => match setup::load_to_read(global) {
             Ok(setup) => ask_socket(&setup.config.store.path),
-            Err(_) => {
-                let url = DOOR.parse().expect("the literal is an address");
-                ask_door(&url).map_err(|why| format!("{why}; the configuration cannot be used (`event-router check`), so the usual door was asked"))
+            Err(error) => {
+                let store = error.downcast_ref::<InvalidConfig>().and_then(|invalid| invalid.store.clone());
+                match store.map(|store| ask_socket(&store)) {
+                    Some(Ok(well)) => Ok(well),
+                    _ => {
+                        let url = DOOR.parse().expect("the literal is an address");
+                        let asked = "the configuration cannot be used (`event-router check`), so the usual door was asked";
+                        ask_door(&url).map_err(|why| format!("{why}; {asked}"))
+                    }
+                }
             }
         },
     };

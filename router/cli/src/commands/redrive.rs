@@ -1,25 +1,25 @@
 //! `dead-letters redrive` and `discard`: letters back into their queues, or away for good.
 
 use router_api::{DeadLetterSelection, RedriveRequest};
-use router_core::config::Config;
 use router_http::{Named, schema};
 use serde_json::{Map, Value, json};
 
 use crate::{
     Ended, WrongUsage,
-    access::{Access, Purpose},
+    access::Purpose,
     args::{DiscardArgs, RedriveArgs, SelectionArgs},
     commands::{
         block_on,
         dead_letters::{known_class, known_reason, refuse_unknown},
     },
+    reach::Reach,
     terminal::{BAD, GOOD, Output, counted, harmless, styled},
 };
 
-pub(crate) fn redrive(config: &Config, args: RedriveArgs, out: &mut Output) -> anyhow::Result<Ended> {
+pub(crate) fn redrive(reach: &Reach, args: RedriveArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let request = RedriveRequest { selection: selection(args.selection)?, dry_run: args.dry_run, rate: args.rate, canary: args.canary };
     let (redriven, running) = block_on(async {
-        let access = Access::open(config, Purpose::Letters).await?;
+        let access = reach.open(Purpose::Letters).await?;
         let redriven = access.admin().redrive(&request).await;
         let running = access.is_running();
         access.close().await;
@@ -27,7 +27,7 @@ pub(crate) fn redrive(config: &Config, args: RedriveArgs, out: &mut Output) -> a
     })?;
     let stopped = redriven.stopped.is_some();
     if redriven.selected == 0 {
-        refuse_unknown(config, request.selection.route.as_ref())?;
+        refuse_unknown(reach, request.selection.route.as_ref())?;
     }
     if args.json.json {
         out.json(&Named::new(schema::REDRIVEN, redriven))?;
@@ -46,16 +46,16 @@ pub(crate) fn redrive(config: &Config, args: RedriveArgs, out: &mut Output) -> a
     Ok(if stopped { Ended::Badly } else { Ended::Well })
 }
 
-pub(crate) fn discard(config: &Config, args: DiscardArgs, out: &mut Output) -> anyhow::Result<Ended> {
+pub(crate) fn discard(reach: &Reach, args: DiscardArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let selection = selection(args.selection)?;
     let discarded = block_on(async {
-        let access = Access::open(config, Purpose::Letters).await?;
+        let access = reach.open(Purpose::Letters).await?;
         let discarded = access.admin().discard(&selection).await;
         access.close().await;
         Ok(discarded?)
     })?;
     if discarded == 0 {
-        refuse_unknown(config, selection.route.as_ref())?;
+        refuse_unknown(reach, selection.route.as_ref())?;
     }
     if args.json.json {
         out.json(&Named::new(schema::DISCARDED, discarded))?;

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use router_api::{BreakerState, Clock as _, EnableFrom, EnableRequest, Enabled, RouteCommand, RouteMode, RouteName, RouteState, RouterStatus};
-use router_core::config::Config;
 use router_http::{Named, StatusAnswer, schema};
 
 use crate::{
     Ended,
-    access::{Access, Purpose},
+    access::Purpose,
     args::{BeginAt, EnableArgs, Global, RoutesArgs, RoutesCommand, RoutesFormat, RoutesListArgs},
     commands::{block_on, config::show_reloaded, registry},
+    reach::Reach,
     setup,
     system::SystemClock,
     terminal::{BAD, DIM, GOOD, NAME, Output, Table, WARN, counted, duration, shortened, styled, time},
@@ -22,10 +22,19 @@ const NAME_CHARS_MAX: usize = 24;
 
 pub(crate) fn run(global: &Global, args: RoutesArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let _log = global.begin_quiet_log()?;
-    let config = setup::load_to_read(global)?.config;
+    let format = match &args.command {
+        Some(RoutesCommand::List(list)) => list.format,
+        Some(_) => RoutesFormat::Table,
+        None => args.list.format,
+    };
+    if format == RoutesFormat::Registry {
+        out.text(registry::entries(&setup::load_to_read(global)?.config))?;
+        return Ok(Ended::Well);
+    }
+    let reach = Reach::find(global)?;
     let (args, command) = match args.command.unwrap_or(RoutesCommand::List(args.list)) {
-        RoutesCommand::List(args) => return list(&config, &args, out),
-        RoutesCommand::Enable(args) => return enable(&config, &args, out),
+        RoutesCommand::List(args) => return list(&reach, &args, out),
+        RoutesCommand::Enable(args) => return enable(&reach, &args, out),
         RoutesCommand::Pause(args) => (args, RouteCommand::Pause),
         RoutesCommand::Resume(args) => (args, RouteCommand::Resume),
         RoutesCommand::Flush(args) => (args, RouteCommand::Flush),
@@ -33,7 +42,7 @@ pub(crate) fn run(global: &Global, args: RoutesArgs, out: &mut Output) -> anyhow
         RoutesCommand::Remove(args) => (args, RouteCommand::Remove),
     };
     let (commanded, running) = block_on(async {
-        let access = Access::open(&config, Purpose::Read).await?;
+        let access = reach.open(Purpose::Read).await?;
         let commanded = access.admin().command(&args.route, command).await;
         let running = access.is_running();
         access.close().await;
@@ -62,13 +71,13 @@ fn sentence(route: &RouteName, command: RouteCommand, events: u64, running: bool
     }
 }
 
-fn enable(config: &Config, args: &EnableArgs, out: &mut Output) -> anyhow::Result<Ended> {
+fn enable(reach: &Reach, args: &EnableArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let from = match args.from {
         BeginAt::Beginning => EnableFrom::Beginning,
         BeginAt::Now => EnableFrom::Now,
     };
     let enabled = block_on(async {
-        let access = Access::open(config, Purpose::Read).await?;
+        let access = reach.open(Purpose::Read).await?;
         let enabled = access.admin().enable(&args.route, EnableRequest { from }).await;
         access.close().await;
         Ok(enabled?)
@@ -100,13 +109,9 @@ fn begun(enabled: &Enabled, now: Timestamp) -> String {
     }
 }
 
-fn list(config: &Config, args: &RoutesListArgs, out: &mut Output) -> anyhow::Result<Ended> {
-    if args.format == RoutesFormat::Registry {
-        out.text(registry::entries(config))?;
-        return Ok(Ended::Well);
-    }
+fn list(reach: &Reach, args: &RoutesListArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let status = block_on(async {
-        let access = Access::open(config, Purpose::Read).await?;
+        let access = reach.open(Purpose::Read).await?;
         let status = access.admin().status().await;
         access.close().await;
         Ok(status?)

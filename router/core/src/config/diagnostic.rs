@@ -1,7 +1,7 @@
 //! What `check` has to say: one [`Diagnostic`] for each problem, gathered in a [`Report`] that prints itself for people (with the
 //! line and a caret) and serializes for machines.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, ops::Range, path::PathBuf, sync::Arc};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
@@ -59,6 +59,8 @@ pub struct Report {
 pub struct Problems {
     /// Errors, and the warnings that were found beside them.
     pub report: Report,
+    /// Where its store is, if that can be told all the same: a router may run on it, with an earlier configuration.
+    pub store: Option<PathBuf>,
 }
 
 /// A problem whose place is still a byte range.

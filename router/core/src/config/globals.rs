@@ -9,13 +9,13 @@ use super::{
     build::Built,
     diagnostic::Draft,
     environment::Environment,
-    locate::clean,
     model::{Config, HttpConfig, Limits, LogConfig, RedactConfig, Retention, Secret, StoreConfig},
     raw::{RawConfig, RawSynchronous},
     schema_walk::ticked,
     scrub::Scrubber,
     show,
     source::Sources,
+    store_place,
     tree::{Filled, Node},
 };
 use crate::redact::Redactor;
@@ -40,14 +40,8 @@ pub(super) fn config(
     let redact = raw.redact.clone().unwrap_or_default();
     let log = raw.log.clone().unwrap_or_default();
 
-    let path = match &store.path {
-        Some(path) => sources.file(at("store.path").file).base_dir.join(path),
-        None => {
-            let said = environment.variable("STATE_DIRECTORY").ok().flatten().filter(|directory| !directory.is_empty());
-            // systemd says an absolute path; a relative one of somebody else is relative to the directory that it stands for.
-            said.map_or_else(|| state.to_owned(), |said| state.parent().unwrap_or(state).join(said)).join("router.db")
-        }
-    };
+    let said = store.path.as_ref().map(|path| sources.file(at("store.path").file).base_dir.join(path));
+    let path = store_place::resolved(said, state, environment);
     let transport = broker::transport(&raw.transport.clone().unwrap_or_default(), globals, sources, environment, drafts);
     if let Some(transport) = &transport {
         broker::routes(transport, built, drafts);
@@ -85,7 +79,7 @@ pub(super) fn config(
         text: String::new(),
         transport: transport?,
         store: StoreConfig {
-            path: clean(&path),
+            path,
             sync: store.synchronous != Some(RawSynchronous::Normal),
             retention: Retention { age: DAY * store.retention_days.unwrap_or(30), bytes_max: store.retention_bytes_max.unwrap_or(1 << 30) },
         },

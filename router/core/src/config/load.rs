@@ -19,7 +19,8 @@ use super::{
     raw::RawConfig,
     schema,
     schema_walk::{Finding, Owner, Patterns, Walk},
-    source::{FILE_BYTES_MAX, Sources, Span, read_text},
+    source::{FILE_BYTES_MAX, FileId, Sources, Span, read_text},
+    store_place::{self, Clues},
     tree::{self, Entry, Node, NodeValue, Step, Table},
 };
 
@@ -55,11 +56,12 @@ impl Loaded {
 /// All problems of all files at once.
 pub async fn load(located: &Located, registry: &Registry, effects: Arc<dyn EffectPort>, environment: &dyn Environment) -> Result<Loaded, Problems> {
     let mut drafts: Vec<Draft> = located.problems.iter().map(|problem| Draft::error("no-config", problem.clone())).collect();
-    let (mut sources, documents, complete) = read(located, &mut drafts);
-    let complete = complete && located.problems.is_empty();
+    let Reading { mut sources, documents, broken, mut unread } = read(located, &mut drafts);
+    unread |= !located.problems.is_empty();
+    let complete = !unread && broken.is_empty();
 
     let documents = prepare(documents, &mut sources, environment, &mut drafts);
-    let (tables, routes) = check_tables(documents, &mut drafts);
+    let Checked { tables, routes, store_is_clear } = check_tables(documents, &mut drafts);
     let raw: RawConfig = build::deserialize(&tables, &mut drafts);
 
     let mut checker = Checker::new(registry, effects, &sources, &tables, raw.defaults.clone().unwrap_or_default());
@@ -75,48 +77,59 @@ pub async fn load(located: &Located, registry: &Registry, effects: Arc<dyn Effec
         drafts.extend(lint::nothing_enabled(&built));
     }
     let config = globals::config(&raw, &tables, &sources, &located.state, environment, &built, &mut drafts);
-    let unusable = drafts.iter().any(Draft::is_error);
-    let report = Report::new(sources, drafts);
-    match config {
-        Some(config) if !unusable => Ok(Loaded { config, report }),
-        _ => Err(Problems { report }),
+    if let Some(config) = config.filter(|_| !drafts.iter().any(Draft::is_error)) {
+        return Ok(Loaded { config, report: Report::new(sources, drafts) });
     }
+    let clues = Clues { tables: &tables, broken, all_is_known: !unread && store_is_clear };
+    let store = clues.store(&sources, &located.state, environment);
+    Err(Problems { report: Report::new(sources, drafts), store })
 }
 
-/// Reads and parses the files. False if one of them could not be.
-fn read(located: &Located, drafts: &mut Vec<Draft>) -> (Sources, Vec<Table>, bool) {
-    let (mut sources, mut documents, mut complete) = (Sources::default(), Vec::new(), true);
+/// The files, as far as they can be read.
+struct Reading {
+    sources: Sources,
+    /// Of the files that are valid TOML.
+    documents: Vec<Table>,
+    /// What can be made out of the others.
+    broken: Vec<(FileId, Table)>,
+    /// Is there a file that could not be read at all?
+    unread: bool,
+}
+
+/// Reads and parses the files.
+fn read(located: &Located, drafts: &mut Vec<Draft>) -> Reading {
+    let (mut sources, mut documents, mut broken, mut unread) = (Sources::default(), Vec::new(), Vec::new(), false);
     let mut parse = |name: &str, base_dir: &Path, text: String, drafts: &mut Vec<Draft>| {
         let file = sources.add(name, base_dir, text);
         let (table, mut errors) = tree::parse(&sources.file(file).text, file);
         if errors.is_empty() {
             documents.push(table);
-            return true;
+            return;
         }
+        broken.push((file, table));
         errors.sort_by_key(|error| error.span);
         errors.dedup_by_key(|error| sources.place(error.span).line);
         for error in errors.into_iter().take(SYNTAX_ERRORS_MAX) {
             drafts.push(Draft::error("syntax", format!("not valid TOML: {}", error.message)).at(error.span));
         }
-        false
     };
     if located.origin == Origin::BuiltIn {
-        complete &= parse("built-in/router.toml", &located.cwd.join("config"), BUILT_IN.to_owned(), drafts);
+        parse("built-in/router.toml", &located.cwd.join("config"), BUILT_IN.to_owned(), drafts);
     }
     for path in &located.files {
         let name = located.display(path);
         match read_text(path, FILE_BYTES_MAX) {
             Ok(text) => {
                 let base_dir = path.parent().unwrap_or(&located.cwd);
-                complete &= parse(&name, base_dir, text, drafts);
+                parse(&name, base_dir, text, drafts);
             }
             Err(error) => {
-                complete = false;
+                unread = true;
                 drafts.push(Draft::error("unreadable", format!("the configuration file `{name}` {error}")));
             }
         }
     }
-    (sources, documents, complete)
+    Reading { sources, documents, broken, unread }
 }
 
 /// Fills in variables, and finds secrets that need not have been written down.
@@ -156,9 +169,18 @@ fn prepare(documents: Vec<Table>, sources: &mut Sources, environment: &dyn Envir
     documents
 }
 
+/// The files together, without what does not fit.
+struct Checked {
+    /// Everything but the routes.
+    tables: Node,
+    routes: Vec<Node>,
+    /// False where something that does not fit may have said where the store is.
+    store_is_clear: bool,
+}
+
 /// Holds everything but the routes against the schema, and merges the files. What does not fit is reported and left out.
-fn check_tables(documents: Vec<Table>, drafts: &mut Vec<Draft>) -> (Node, Vec<Node>) {
-    let (mut merged, mut routes) = (Table::default(), Vec::new());
+fn check_tables(documents: Vec<Table>, drafts: &mut Vec<Draft>) -> Checked {
+    let (mut merged, mut routes, mut store_is_clear) = (Table::default(), Vec::new(), true);
     let patterns = Patterns::default();
     let walk = Walk::new(schema::own(), Owner::Router, "", None, &patterns);
     for document in documents {
@@ -171,6 +193,7 @@ fn check_tables(documents: Vec<Table>, drafts: &mut Vec<Draft>) -> (Node, Vec<No
         }
         let mut globals = Node { span: Span::default(), value: NodeValue::Table(globals) };
         let findings = walk.walk(schema::own(), &globals);
+        store_is_clear &= !findings.iter().any(|finding| store_place::concerns(&finding.path));
         prune(&mut globals, findings.iter().map(|finding| finding.path.clone()).collect());
         drafts.extend(findings.into_iter().filter_map(Finding::draft));
         if let NodeValue::Table(globals) = globals.value {
@@ -182,7 +205,7 @@ fn check_tables(documents: Vec<Table>, drafts: &mut Vec<Draft>) -> (Node, Vec<No
         drafts.push(Draft::error("too-many-routes", format!("{} routes, {ROUTES_MAX} are the limit", routes.len())));
         routes.truncate(ROUTES_MAX);
     }
-    (Node { span: Span::default(), value: NodeValue::Table(merged) }, routes)
+    Checked { tables: Node { span: Span::default(), value: NodeValue::Table(merged) }, routes, store_is_clear }
 }
 
 /// Takes out what does not fit, so that the rest can be looked at.

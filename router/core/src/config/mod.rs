@@ -23,6 +23,7 @@ mod schema_words;
 mod scrub;
 mod show;
 mod source;
+mod store_place;
 #[cfg(test)]
 mod tests;
 mod tree;
