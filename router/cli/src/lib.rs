@@ -25,6 +25,7 @@ mod system;
 mod systemd;
 mod telemetry;
 mod terminal;
+mod unasked;
 
 use std::{
     io,

@@ -7,7 +7,7 @@ use router_api::{DryRun, EffectPort, Registry};
 use router_core::config::{self, Config, Environment, Loaded, Located, Problems, Report, Severity};
 use router_effects::{Performer, PerformerOptions};
 
-use crate::{args::Global, env_file::FileEnvironment};
+use crate::{args::Global, env_file::FileEnvironment, unasked::Unasked};
 
 /// A command's surroundings.
 pub(crate) struct Setup {
@@ -114,6 +114,15 @@ pub(crate) fn load(global: &Global) -> anyhow::Result<Setup> {
 /// [`InvalidConfig`] with all problems at once.
 pub(crate) fn load_to_read(global: &Global) -> anyhow::Result<Setup> {
     load_with(locate(global)?, &environment(global)?, |effects| Arc::new(DryRun::over(effects)))
+}
+
+/// As [`load_to_read`], for a command that asks no broker, whose URL may be in no variable of whoever looks.
+///
+/// # Errors
+///
+/// [`InvalidConfig`] with all problems at once.
+pub(crate) fn load_to_look(global: &Global) -> anyhow::Result<Setup> {
+    load_with(locate(global)?, &Unasked(environment(global)?), |effects| Arc::new(DryRun::over(effects)))
 }
 
 /// Where the configuration is.

@@ -58,6 +58,21 @@ async fn what_came_in_is_told_from_the_local_archive_with_the_broker_and_without
     away.env("RABBIT_URL", "amqp://nobody:nothing@127.0.0.1:1/");
     let explained = router_tests::Ran::of(away.output().expect("the program runs")).code(0).json();
     assert!(explained.to_string().contains("kept"), "{explained}");
+
+    // Whoever looks need not know where the broker is, whether the configuration names the variable or not.
+    for transport in ["url = \"${RABBIT_URL}\"\n", ""] {
+        world.home.configure(&format!("[transport]\nkind = \"amqp\"\n{transport}\n{ROUTES}"));
+        for command in [&["events"][..], &["explain", "archived-1"]] {
+            let told = world.home.run(command).code(0);
+            assert!(told.stdout.contains("archived-1") && told.stdout.contains("handled"), "{told:?}");
+            assert_eq!(told.stdout.matches("the broker was not asked").count(), 1, "{told:?}");
+        }
+        let events = world.home.run(&["events", "--json"]).code(0).json();
+        assert!(events.to_string().contains("archived-1"), "{events}");
+        let _ = world.home.run(&["dead-letters", "list"]).code(78);
+    }
+    let told = world.run(&["events"]).code(0);
+    assert!(!told.stdout.contains("the broker was not asked"), "it is known where it is: {told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! What is told of events that no route wants, that wait on the broker, or that are tried again one first.
 
-use router_tests::{eventually, post};
+use router_tests::{AmqpClient, eventually, post};
 
 use crate::world::*;
 
@@ -85,4 +85,61 @@ async fn an_event_that_no_route_wants_is_told_so_with_the_archive_and_without() 
         let told = world.run(&["publish", "--sample", "write", "--key", "nobody.wants.this"]).code(0).stdout;
         assert!(told.contains("no route wants it") && told.contains("no router runs on"), "{archive}: {told}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_among_the_lost_is_told_beside_the_routes() {
+    let world = World::new(ROUTES);
+    let service = world.serve();
+    assert!(!world.run(&["routes"]).code(0).stdout.contains("sys.lost"));
+    let client = AmqpClient::connect(&world.vhost.url()).await;
+    // As what waited for a queue that was deleted.
+    assert!(client.publish("", "services.router.sys.lost", &event("kept.one", "lost-1")).await);
+    let told = eventually("it is told", || {
+        let told = world.run(&["routes"]).code(0).stdout;
+        told.contains("services.router.sys.lost").then_some(told)
+    });
+    assert!(told.contains("1 event came back for a queue that is gone"), "{told}");
+    let json = world.run(&["routes", "list", "--json"]).code(0).json();
+    assert!(json["status"]["condition"]["troubles"].to_string().contains("services.router.sys.lost"), "{json:#}");
+    let _ = service.stop();
+}
+
+/// An event that fails once, and is handled when there is a file `mended`.
+const FAILING: &str = r#"
+[[route]]
+name = "kept"
+on = ["kept.#"]
+retry = { attempts_max = 9, first_delay_ms = 1_000, max_delay_ms = 1_000 }
+handler = "exec"
+with = { command = ["sh", "-c", "cat >> ../tried; test -e ../mended"] }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_strange_binding_brings_is_filtered_and_what_comes_back_from_a_wait_has_its_own_key() {
+    let world = World::new(FAILING);
+    let service = world.serve();
+    let client = AmqpClient::connect(&world.vhost.url()).await;
+    // Left by somebody, or by a pattern of long ago.
+    client.bind("services.router.kept", EXCHANGE, "strange.#").await;
+    assert!(client.publish(EXCHANGE, "strange.one", &event("strange.one", "strange-1")).await);
+    assert!(client.publish(EXCHANGE, "kept.one", &event("kept.one", "own-1")).await);
+    // It has been away and come back by the name of its queue, which `on` does not have.
+    eventually("it was tried again", || (world.home.read("tried").matches("\"own-1\"").count() >= 2).then_some(()));
+    world.home.write("mended", "");
+    let told = eventually("what became of both is told", || {
+        let told = world.run(&["events", "--json"]).code(0).json();
+        let fate =
+            |id: &str| told["events"].as_array()?.iter().find(|event| event["id"] == id).map(|event| (event["key"].clone(), event["deliveries"].to_string()));
+        let (own, strange) = (fate("own-1")?, fate("strange-1")?);
+        own.1.contains("handled").then_some((own, strange))
+    });
+    assert_eq!((&told.0.0, &told.1.0), (&"kept.one".into(), &"strange.one".into()), "{told:?}");
+    assert!(!world.home.read("tried").contains("strange-1"), "no handler has seen it");
+    let queue = eventually("nothing waits", || world.vhost.queue("services.router.kept").filter(|queue| queue.ready + queue.unacked == 0));
+    assert_eq!(queue.unacked, 0);
+    let metrics = get(service.address(), "/metrics").body;
+    let filtered = metrics.lines().find(|line| line.starts_with("event_router_filtered") && line.contains("kept"));
+    assert!(filtered.is_some_and(|line| line.ends_with(" 1")), "{filtered:?}\n{metrics}");
+    let _ = service.stop();
 }

@@ -13,11 +13,12 @@ use crate::{
     setup,
     system::SystemClock,
     terminal::{BOLD, DIM, NAME, Output, WARN, counted, harmless, shortened, styled, time},
+    unasked,
 };
 
 pub(crate) fn run(global: &Global, args: &EventsArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let _log = global.begin_quiet_log()?;
-    let config = setup::load_to_read(global)?.config;
+    let config = setup::load_to_look(global)?.config;
     let query = EventQuery { last: Some(args.last), pattern: args.key.clone(), unmatched: args.unmatched, session: args.session.clone(), before: None };
     let mut events = block_on(async {
         let access = Access::open(&config, Purpose::Read).await?;
@@ -28,6 +29,9 @@ pub(crate) fn run(global: &Global, args: &EventsArgs, out: &mut Output) -> anyho
     if args.json.json {
         out.json(&with_parsed_events(&EventsAnswer { schema: EventsAnswer::SCHEMA.into(), events })?)?;
         return Ok(Ended::Well);
+    }
+    if let Some(sentence) = unasked::sentence(&config) {
+        out.line(styled(DIM, sentence))?;
     }
     if events.is_empty() {
         out.line("no such events")?;

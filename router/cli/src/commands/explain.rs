@@ -18,6 +18,7 @@ use crate::{
     setup,
     system::SystemClock,
     terminal::{BAD, BOLD, DIM, GOOD, NAME, Output, WARN, counted, harmless, styled, time},
+    unasked,
 };
 
 /// [`router_core::explain::SCHEMA`], and what the archive knows.
@@ -43,7 +44,7 @@ struct Stored<'a> {
 
 pub(crate) fn run(global: &Global, args: &ExplainArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let _log = global.begin_quiet_log()?;
-    let config = setup::load_to_read(global)?.config;
+    let config = setup::load_to_look(global)?.config;
     let EventInput { key, body, archived, original, paused } = block_on(EventInput::find(&config, &args.event))?;
     // What is no event is explained too: it lies in dead letters, and somebody asks why.
     let decoded = router_api::Envelope::decode(key.clone(), body.clone(), config.limits.decode);
@@ -58,6 +59,9 @@ pub(crate) fn run(global: &Global, args: &ExplainArgs, out: &mut Output) -> anyh
         let raw = serde_json::from_slice(&body).unwrap_or_default();
         out.json(&ExplainAnswer { schema: explanation.schema, event: &explanation.event, routes: &explanation.routes, stored, raw })?;
         return Ok(Ended::Well);
+    }
+    if let Some(sentence) = unasked::sentence(&config).filter(|_| archived.is_some()) {
+        out.line(styled(DIM, sentence))?;
     }
     let fates = Fates { config: &config, now: SystemClock.now() };
     let telling = Telling { explanation: &explanation, archived: archived.as_ref(), original, paused, fates, verbose: global.verbose > 0 };

@@ -143,12 +143,14 @@ impl Written<'_> {
 
     /// The broker's URL, from the file or from a variable that is known for it.
     fn url(&self, raw: &RawTransport, has_tls: bool, drafts: &mut Vec<Draft>) -> Option<(Secret, Option<&'static str>)> {
+        let unknown = || (!self.environment.asks_broker()).then(|| (Secret::new(""), None));
         if raw.url.is_some() {
-            let text = self.text("url").filter(|text| text.filled != Filled::Missing)?;
+            let Some(text) = self.text("url").filter(|text| text.filled != Filled::Missing) else { return unknown() };
             return Some((self.check_url(&text.value, "`url`", has_tls, drafts)?, None));
         }
         match set_variable(self.environment) {
             Ok(Some((name, value))) => return Some((self.check_url(&value, &format!("the variable `{name}`"), has_tls, drafts)?, Some(name))),
+            Ok(None) if !self.environment.asks_broker() => return unknown(),
             Ok(None) => {}
             Err(problem) => {
                 drafts.push(Draft::error("no-broker-url", problem).at(self.at("kind")));

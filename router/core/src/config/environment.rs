@@ -35,6 +35,11 @@ pub trait Environment: Send + Sync {
         self.file(path).map(drop)
     }
 
+    /// Is the broker going to be asked? Where it is not, nothing need say where it is or who we are there.
+    fn asks_broker(&self) -> bool {
+        true
+    }
+
     /// The content of a credential that systemd hands over (`LoadCredential=`).
     ///
     /// # Errors

@@ -154,6 +154,7 @@ fn prepare(documents: Vec<Table>, sources: &mut Sources, environment: &dyn Envir
             }
             // The rules of redaction look like what they look for.
             ("redact", _) => fill(&mut entry.node, true, false),
+            ("transport", _) => fill(&mut entry.node, environment.asks_broker(), true),
             _ => fill(&mut entry.node, true, true),
         }
         if entry.key == "transport" {

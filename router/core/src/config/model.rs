@@ -45,7 +45,7 @@ pub enum TransportConfig {
 /// How RabbitMQ is reached and used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AmqpConfig {
-    /// `amqp://` or `amqps://`, with user, password and virtual host.
+    /// `amqp://` or `amqps://`, with user, password and virtual host. Empty where nothing says it and nobody asks the broker.
     pub url: Secret,
     /// The variable that `url` comes from where the configuration does not say it.
     pub url_variable: Option<&'static str>,
