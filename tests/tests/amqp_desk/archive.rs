@@ -183,11 +183,11 @@ async fn a_stream_that_cannot_be_made_is_off_and_says_so_while_routes_work() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_without_streams_has_no_archive_and_says_so_while_everything_else_works() {
-    let broker = Broker::options().without_streams().start();
-    if broker.major() >= 4 {
+    if Broker::shared().major() >= 4 {
         // Every node has streams there.
         return;
     }
+    let broker = Broker::options().without_streams().start();
     let vhost = broker.vhost();
     let store = memory();
     let transport = follower(&vhost, Arc::clone(&store) as _, 0).await;
