@@ -1,29 +1,30 @@
-//! `flume`: the state of a session, told to an HTTP service that keeps session records.
+//! `flume`: the record of a session, told to an HTTP service that keeps session records. What is in the record is made by the router:
+//! `Context::session`.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use router_api::{
-    BuildContext, BuildError, Context, Endpoint, Envelope, Handler, HandlerError, HttpRequest, Method, Outcome, Plugin, RoutingPattern, Source, register,
+    BuildContext, BuildError, Context, Endpoint, Envelope, Handler, HandlerError, HttpReply, HttpRequest, Method, Outcome, Plugin, Session, register,
 };
-use schemars::JsonSchema;
+use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-/// Keeps a session's record up to date: `PUT {base}/sessions/{session_id}` with what the newest event says.
+/// Keeps a session's record up to date: `PUT {base}/sessions/{session_id}` with all that is known of the session.
 ///
 /// **Flume itself has no such endpoint**: it is a library, and its own `sessions` table wants a task and an employee. This plugin
-/// defines the request, and whoever keeps the records has to serve it. Sending the same request again must change nothing, which a
-/// `PUT` of the whole record gives by itself.
+/// defines the request, and whoever keeps the records has to serve it. Sending the same request again changes nothing, which a `PUT` of
+/// the whole record gives by itself. `docs/integrations/flume.md` shows the request, `flume.schema.json` beside it is the JSON Schema
+/// of its body.
 ///
-/// The body: `{session_id, state, git_branch, working_directory, source, last_event: {id, key, type, time}, events, end}`.
-/// `state` is `ended` for the keys of `ended_keys`, else `active`, so that an event after the end opens the session again. What the
-/// event does not say is null. `events` is how many events this request stands for. `end` is there when the session ended:
-/// `{end_reason, final_status, duration_seconds, total_turns, total_tokens, total_cost_usd, summary}`. The header `Idempotency-Key`
-/// is the same for every repeat.
+/// The record is made of the session's events in the archive and of those in hand, in whatever order they came: state (`active`,
+/// `ended`, or `reopened` by what came after an end), turns, tools, files, commits, tokens, cost, errors. It has a `version`, also sent
+/// as the header `Session-Version`, so that a server can refuse one that is older than its own: an answer of 409 or 412 means that a
+/// newer one is there, and the event is done. The header `Idempotency-Key` is the same for every repeat.
 ///
-/// Put `order_by = "session_id"` on the route, or an older event may be sent after a newer one. An event without session is skipped.
-/// An answer of 2xx means done; 429 and 5xx are tried again, with 502 to 504 stopping the route for a while; any other answer sends the event to the dead letters.
+/// Put `order_by = "session_id"` on the route. An event without session is skipped. An answer of 2xx means done; 408, 425, 429 and 5xx are
+/// tried again, with 502 to 504 stopping the route for a while; any other answer sends the event to the dead letters.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Flume {
@@ -32,22 +33,20 @@ pub struct Flume {
     base: Option<Endpoint>,
     /// Sent as `Authorization: Bearer …` and never shown. Write `${VAR}`. Default: none.
     token: Option<String>,
-    /// Keys of the events that end a session, as patterns. Default: `session.thread.end` and those ending in `session.ended`.
-    #[serde(default = "ended_keys")]
-    #[schemars(with = "Vec<String>")]
-    ended_keys: Vec<RoutingPattern>,
     /// How long one request may take, in milliseconds. Default: 10000.
     #[serde(default = "timeout_ms")]
     timeout_ms: u64,
 }
 
-fn ended_keys() -> Vec<RoutingPattern> {
-    ["session.thread.end", "#.session.ended"].iter().map(|text| text.parse().expect("the literals are patterns")).collect()
-}
-
 fn timeout_ms() -> u64 {
     10_000
 }
+
+/// What the body says it is.
+const SCHEMA: &str = "event-router.session.v1";
+
+/// Sessions of one burst that records are sent for; a burst of more is gathered by something else than sessions.
+const SESSIONS_MAX: usize = 100;
 
 #[async_trait]
 impl Plugin for Flume {
@@ -65,62 +64,113 @@ impl Plugin for Flume {
             error.problems.extend(BuildError::at("timeout_ms", "0 leaves no time to answer").problems);
         }
         let (Some(base), true) = (self.base, error.problems.is_empty()) else { return Err(error) };
-        Ok(Box::new(Records { base, token: self.token, ended_keys: self.ended_keys, timeout: Duration::from_millis(self.timeout_ms) }))
+        Ok(Box::new(Records { base, token: self.token, timeout: Duration::from_millis(self.timeout_ms) }))
     }
 }
 
 struct Records {
     base: Endpoint,
     token: Option<String>,
-    ended_keys: Vec<RoutingPattern>,
     timeout: Duration,
+}
+
+/// What came of one record.
+enum Told {
+    /// With this answer.
+    Kept(u16),
+    /// The server has a newer one.
+    Newer(u16),
 }
 
 #[async_trait]
 impl Handler for Records {
-    async fn handle(&self, event: &Envelope, cx: &Context) -> Result<Outcome, HandlerError> {
-        let Some(session) = event.session_id().filter(|id| !id.is_empty()) else {
+    async fn handle(&self, _: &Envelope, cx: &Context) -> Result<Outcome, HandlerError> {
+        let mut ids: Vec<&str> = Vec::new();
+        for id in cx.burst().iter().filter_map(|event| event.session_id()) {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        if ids.is_empty() {
             return Ok(Outcome::skipped("the event names no session"));
-        };
-        let has_ended = self.ended_keys.iter().any(|pattern| pattern.matches(cx.key()));
-        let mut request = HttpRequest::new(Method::Put, self.base.join(["sessions", session])?)
+        }
+        if ids.len() > SESSIONS_MAX {
+            return Err(HandlerError::reject(format!("the burst has {} sessions, {SESSIONS_MAX} are the limit: coalesce by `session_id`", ids.len())));
+        }
+        let mut told = Vec::new();
+        for id in ids {
+            let Some(session) = cx.session(id).await? else { continue };
+            told.push((self.tell(cx, &session).await?, session));
+        }
+        match told.as_slice() {
+            [] => Ok(Outcome::skipped("nothing is known of the session: its id is too long, or only routers told of it")),
+            told if told.iter().all(|(told, _)| matches!(told, Told::Newer(_))) => Ok(Outcome::skipped("the server has a newer record")),
+            told => {
+                cx.note(told.iter().map(|(told, session)| said(told, session)).collect::<Vec<_>>().join("; "));
+                Ok(Outcome::Done)
+            }
+        }
+    }
+}
+
+fn said(told: &Told, session: &Session) -> String {
+    match told {
+        Told::Kept(status) => format!("{} session, version {}: answered {status}", session.state.name(), session.version),
+        Told::Newer(status) => format!("version {} is old: answered {status}", session.version),
+    }
+}
+
+impl Records {
+    async fn tell(&self, cx: &Context, session: &Session) -> Result<Told, HandlerError> {
+        let mut request = HttpRequest::new(Method::Put, self.base.join(["sessions", &session.session_id])?)
             .header("idempotency-key", cx.idempotency_key())
-            .json(&record(session, has_ended, event, cx))
+            .header("session-version", session.version.to_string())
+            .json(&body(session))
             .timeout(self.timeout);
         if let Some(token) = &self.token {
             request = request.secret_header("authorization", format!("Bearer {token}"));
         }
-        let reply = cx.http(request).named("session").await?.ok()?;
-        cx.note(format!("answered {}", reply.status));
-        Ok(Outcome::Done)
+        let reply = cx.http(request).named("session").dry_run_reply(HttpReply::new(204, "")).final_when(is_final).await?;
+        let status = reply.status;
+        if matches!(status, 409 | 412) {
+            return Ok(Told::Newer(status));
+        }
+        match reply.ok() {
+            Ok(_) => Ok(Told::Kept(status)),
+            Err(mut error) => {
+                match status {
+                    404 | 405 | 501 => error.message.push_str(": it takes no session records at this address, see `docs/integrations/flume.md`"),
+                    401 | 403 => error.message.push_str(": it does not take this `token`"),
+                    413 => error.message.push_str(": the record is too large for it"),
+                    _ => {}
+                }
+                Err(error.into())
+            }
+        }
     }
 }
 
-fn record(session: &str, has_ended: bool, event: &Envelope, cx: &Context) -> Value {
-    const END_FIELDS: [&str; 7] = ["end_reason", "final_status", "duration_seconds", "total_turns", "total_tokens", "total_cost_usd", "summary"];
-    let end = has_ended.then(|| {
-        let field = |name: &str| (name.to_owned(), event.payload().get(name).cloned().unwrap_or(Value::Null));
-        Value::Object(END_FIELDS.into_iter().map(field).collect::<Map<_, _>>())
-    });
-    let source = event.source().map(|source| match source {
-        Source::Text(text) => json!({ "app": text }),
-        Source::Object { host, kind, app } => json!({ "host": host, "type": kind, "app": app }),
-    });
-    json!({
-        "session_id": session,
-        "state": if has_ended { "ended" } else { "active" },
-        "git_branch": event.git_branch(),
-        "working_directory": event.working_directory(),
-        "source": source,
-        "last_event": {
-            "id": event.id().map(|id| id.as_str()),
-            "key": cx.key().as_str(),
-            "type": event.event_type(),
-            "time": event.time().map(|time| time.to_string()),
-        },
-        "events": cx.burst().len(),
-        "end": end,
-    })
+/// A record that was taken, or is older than the server's, need not be sent again.
+fn is_final(reply: &HttpReply) -> bool {
+    matches!(reply.status, 200..=299 | 409 | 412)
+}
+
+fn body(session: &Session) -> Value {
+    let mut body = json!(session);
+    body["schema"] = SCHEMA.into();
+    body
+}
+
+/// The JSON Schema of the body, as `docs/integrations/flume.schema.json` has it.
+#[must_use]
+pub fn body_schema() -> Value {
+    let mut schema = SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<Session>().to_value();
+    schema["title"] = "Body of PUT {base}/sessions/{session_id}".into();
+    schema["properties"]["schema"] = json!({ "description": "Names this shape.", "const": SCHEMA });
+    if let Some(required) = schema["required"].as_array_mut() {
+        required.insert(0, "schema".into());
+    }
+    schema
 }
 
 register!(Flume);

@@ -1,5 +1,12 @@
-//! `imi`: where the worktree of a session's branch is. What the programs print is read in `imi/output.rs`.
+//! `imi`: the worktree of a session's branch is there, is known, and is told of. A reconciler: it reads how things are and repairs what
+//! differs, so that late, doubled and reordered events do no harm.
+//!
+//! What git is asked stands in `imi/git.rs`, what iMi is asked in `imi/cli.rs`; what both print is read in `imi/output.rs`, and what can
+//! be a branch is decided in `imi/branch.rs`.
 
+mod branch;
+mod cli;
+mod git;
 mod output;
 
 use std::{
@@ -8,35 +15,41 @@ use std::{
 };
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use router_api::{
-    BuildContext, BuildError, CommandReply, CommandRequest, Context, EffectClass, EffectError, Envelope, Handler, HandlerError, Outcome, Plugin, Program,
-    RoutingKey, register,
+    ArgvTemplate, BuildContext, BuildError, CommandReply, CommandRequest, Context, EffectClass, EffectError, Envelope, Handler, HandlerError, Outcome, Plugin,
+    Program, RoutingKey, Scope, register,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use self::output::{Worktrees, target_of};
+use self::{
+    git::{Git, Listed, Made},
+    output::Worktrees,
+};
 use crate::directory::Roots;
 
-/// Finds the worktree of a session's branch, and tells where it is.
+/// Finds the worktree of a session's branch, makes it where it is missing and that is allowed, and tells where it is.
 ///
 /// A router cannot change the directory of another process, so "synced" means *found and told*: the event `worktree.synced` is emitted
-/// with `{branch, path, repository, session_id, changed}`. `repository` is the repository's main worktree; `changed` says whether the
-/// repository's last synced branch or path was another one. Who wants to act on it has a route on `worktree.synced`.
+/// with `{branch, path, repository, session_id, changed}`, and `callback` is run where something changed. `repository` is the
+/// repository's main worktree; `changed` says whether the repository's last synced branch or path was another one. An event that is
+/// older than the last synced one changes nothing. Who wants to act on it has a route on `worktree.synced`.
 ///
 /// Skipped are events without a branch (null, empty, `unknown`, `HEAD`) or working directory, directories that are not on this
-/// machine or in no repository, and branches without a worktree. All of it only reads, unless `create` is set or `backend` is `imi`.
+/// machine or in no repository, and branches without a worktree. What can be no branch, or leads out of `roots`, goes to the dead
+/// letters. `docs/integrations/imi.md` shows all of it.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Imi {
     /// Who is asked: `git` (`git worktree list`, the default) or `imi` (`imi go <branch> --json`, whose fuzzy answer is checked with git;
-    /// what it does not know is looked up with git).
+    /// what it does not know is looked up with git, and made known to it by `imi sync`).
     #[serde(default)]
     backend: Backend,
-    /// Make the worktree when there is none: `git worktree add`, beside the main worktree and named like the branch with `-` for `/`;
-    /// with `backend = "imi"`, `imi add` for branches that begin with `feat/`, `fix/`, `aiops/` or `devops/`, which fetches from the
-    /// remote. Default: false.
+    /// Make the worktree when there is none: `git worktree add`, beside the main worktree and named like the branch with `-` for `/`,
+    /// without running the repository's hooks; with `backend = "imi"`, `imi add` for branches that begin with `feat/`, `fix/`, `aiops/`
+    /// or `devops/`, which fetches from the remote. Needs `roots`. Default: false.
     #[serde(default)]
     create: bool,
     /// Git, as a name or a path. Default: `git`.
@@ -45,12 +58,17 @@ pub struct Imi {
     /// iMi with arguments that go first, such as `["/opt/imi/bin/imi"]`. Default: `["imi"]`.
     #[serde(default = "imi")]
     imi: Vec<String>,
-    /// The repository's name, for `imi go … --repo NAME` where branches of several repositories have one name. Default: none.
+    /// The repository's name, for `imi go … --repo NAME` where branches of several repositories have one name. Without it, a worktree
+    /// of another repository than the event's is not taken. Default: none.
     repo: Option<String>,
     /// Directories below which the event's working directory and the worktree must lie; an event that names another one goes to the dead
-    /// letters. Default: any.
+    /// letters. No symbolic link leads out of them: write the directories themselves. Default: any.
     #[serde(default)]
     roots: Vec<PathBuf>,
+    /// A command to run when another branch or path is synced than before, such as `["tmux-to-worktree"]`. It runs in the worktree, with
+    /// the emitted payload as JSON on its standard input and in the variables `WORKTREE_BRANCH`, `WORKTREE_PATH` and
+    /// `WORKTREE_REPOSITORY`. An exit code other than 0 is tried again. Default: none.
+    callback: Option<ArgvTemplate>,
     /// How long one command may take, in milliseconds. iMi waits 30 seconds for a database that is away. Default: 20000.
     #[serde(default = "timeout_ms")]
     timeout_ms: u64,
@@ -76,6 +94,9 @@ fn timeout_ms() -> u64 {
     20_000
 }
 
+/// In bytes; the kernel takes no longer ones.
+const PATH_BYTES_MAX: usize = 4_096;
+
 #[async_trait]
 impl Plugin for Imi {
     const NAME: &'static str = "imi";
@@ -88,6 +109,10 @@ impl Plugin for Imi {
             (Backend::Imi, Some((name, args))) => error.collect(cx.program("imi.0", name)).map(|program| CommandRequest::new(program).args(args)),
             (Backend::Imi, None) => error.collect(Err(BuildError::at("imi", "is empty").help("leave it out for `[\"imi\"]`"))),
         };
+        let callback = match self.callback {
+            Some(command) => error.collect(cx.program("callback.0", command.program())).map(|program| Callback { program, command }),
+            None => None,
+        };
         for (field, text) in self.imi.iter().map(|text| ("imi", text)).chain([("git", &self.git)]).chain(self.repo.iter().map(|text| ("repo", text))) {
             if text.contains("{{") {
                 error.problems.extend(BuildError::at(field, format!("`{text}` has a template, and events choose no programs and options here")).problems);
@@ -96,190 +121,218 @@ impl Plugin for Imi {
         if self.repo.as_ref().is_some_and(|repo| repo.is_empty() || repo.starts_with('-')) {
             error.problems.extend(BuildError::at("repo", "is no name of a repository").problems);
         }
+        if self.create && self.roots.is_empty() {
+            let missing = BuildError::at("create", "without `roots`, events would choose any place of this machine to make directories in");
+            error.problems.extend(missing.help("add the directories that your repositories lie in, such as `roots = [\"/home/ada/code\"]`").problems);
+        }
         if self.timeout_ms == 0 {
             error.problems.extend(BuildError::at("timeout_ms", "0 leaves no time to run").problems);
         }
-        let (Some(git), true) = (git, error.problems.is_empty()) else { return Err(error) };
+        let (Some(program), true) = (git, error.problems.is_empty()) else { return Err(error) };
+        let timeout = Duration::from_millis(self.timeout_ms);
         Ok(Box::new(Sync {
-            git,
-            imi,
+            git: Git { program, timeout },
+            imi: imi.map(|command| cli::Imi { command, repo: self.repo, timeout }),
             create: self.create,
-            repo: self.repo,
             roots: Roots::new(&self.roots, cx),
-            timeout: Duration::from_millis(self.timeout_ms),
+            callback,
+            timeout,
             synced: RoutingKey::new("worktree.synced").expect("the literal is a key"),
         }))
     }
 }
 
 struct Sync {
-    git: Program,
+    git: Git,
     /// Asked first where it is there.
-    imi: Option<CommandRequest>,
+    imi: Option<cli::Imi>,
     create: bool,
-    repo: Option<String>,
     roots: Roots,
+    callback: Option<Callback>,
     timeout: Duration,
     synced: RoutingKey,
 }
 
+struct Callback {
+    program: Program,
+    command: ArgvTemplate,
+}
+
+/// Where the session of an event works.
+struct Place<'e> {
+    branch: &'e str,
+    directory: PathBuf,
+    /// The main worktree.
+    repository: PathBuf,
+    worktrees: Worktrees,
+}
+
+/// What came of looking for a worktree, and of making one.
+enum Found {
+    At(PathBuf),
+    Nowhere(String),
+}
+
 /// What was last synced in a repository.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, Clone)]
 struct Last {
     branch: String,
     path: String,
     changed: bool,
     /// The handling: a repeat of it must say the same again.
     by: String,
+    /// When the event of it happened, by its own time.
+    at: Option<Timestamp>,
 }
 
 #[async_trait]
 impl Handler for Sync {
     async fn handle(&self, event: &Envelope, cx: &Context) -> Result<Outcome, HandlerError> {
-        let Some(branch) = event.git_branch().map(|branch| branch.strip_prefix("refs/heads/").unwrap_or(branch)).filter(|branch| is_branch(branch)) else {
-            return Ok(Outcome::skipped("the event names no branch"));
-        };
-        if branch.starts_with('-') || branch.chars().any(|c| c.is_control() || c == ' ') {
-            return Err(HandlerError::reject(format!("`{}` can be no branch", branch.escape_debug())));
-        }
+        let Some(branch) = branch::of_event(event.git_branch()) else { return Ok(Outcome::skipped("the event names no branch")) };
+        branch::check(branch).map_err(HandlerError::reject)?;
         let Some(directory) = event.working_directory().filter(|text| !text.is_empty()) else {
             return Ok(Outcome::skipped("the event names no working directory"));
         };
+        if directory.len() > PATH_BYTES_MAX {
+            return Err(HandlerError::reject(format!("the working directory is {} bytes long, {PATH_BYTES_MAX} are the limit", directory.len())));
+        }
         let directory = self.roots.directory(directory)?;
-        let worktrees = match self.worktrees(cx, &directory).await? {
-            Ok(worktrees) => worktrees,
-            Err(reason) => return Ok(Outcome::skipped(reason)),
+        let worktrees = match self.git.worktrees(cx, &self.roots, &directory).await? {
+            Listed::Worktrees(worktrees) => worktrees,
+            Listed::NotHere(reason) => return Ok(Outcome::skipped(reason)),
         };
-        let Some(repository) = worktrees.main() else {
+        let Some(repository) = worktrees.main().map(PathBuf::from) else {
             return Ok(Outcome::skipped(format!("git knows no worktree of `{}`", directory.display())));
         };
-        let mut path = match &self.imi {
-            Some(imi) => self.go(cx, imi, &directory, branch).await?,
-            None => None,
-        };
-        path = path.or_else(|| worktrees.of(branch).map(str::to_owned));
-        if path.is_none() && self.create {
-            path = match &self.imi {
-                Some(imi) => self.add_with_imi(cx, imi, &directory, branch).await?,
-                None => Some(self.add_with_git(cx, repository, branch).await?),
-            };
+        // A file `.git` may lead anywhere.
+        self.roots.directory(&repository.to_string_lossy())?;
+        let place = Place { branch, directory, repository, worktrees };
+
+        let (mut found, trouble) = self.find(cx, &place).await?;
+        if found.is_none() && self.create {
+            match self.make(cx, &place).await? {
+                Found::At(path) => found = Some(path),
+                Found::Nowhere(reason) => return Ok(Outcome::skipped(reason)),
+            }
         }
-        let Some(path) = path else {
-            return Ok(Outcome::skipped(format!("branch `{branch}` has no worktree in `{repository}`")));
+        let Some(path) = found else {
+            return Ok(Outcome::skipped(format!("branch `{branch}` has no worktree in `{}`", place.repository.display())));
         };
-        self.roots.directory(&path)?;
-        let changed = remember(cx, repository, branch, &path).await?;
-        cx.note(if changed { format!("`{branch}` is at {path}") } else { format!("`{branch}` is at {path}, as before") });
-        cx.emit(&self.synced, json!({ "branch": branch, "path": path, "repository": repository, "session_id": event.session_id(), "changed": changed }));
-        Ok(Outcome::Done)
+        self.tell(event, cx, &place, &path, trouble).await
     }
 }
 
 impl Sync {
-    fn git(&self, directory: &Path, args: &[&str]) -> CommandRequest {
-        let directory = directory.to_string_lossy().into_owned();
-        // The messages are read below, so they must be in no other language.
-        CommandRequest::new(self.git.clone()).args(["-C".to_owned(), directory]).args(args.iter().copied()).env("LC_ALL", "C").timeout(self.timeout)
+    /// The worktree that there is, and what hindered iMi from knowing it.
+    async fn find(&self, cx: &Context, place: &Place<'_>) -> Result<(Option<PathBuf>, Option<String>), EffectError> {
+        if let Some(imi) = &self.imi
+            && let Some(target) = imi.go(cx, &self.roots, &place.directory, place.branch).await?
+            && let Some(path) = self.confirmed(cx, place, &target, imi.repo.is_none()).await?
+        {
+            return Ok((Some(path), None));
+        }
+        let Some(known) = place.worktrees.of(place.branch) else { return Ok((None, None)) };
+        self.roots.directory(known)?;
+        let Some(path) = self.confirmed(cx, place, known, false).await? else { return Ok((None, None)) };
+        let trouble = match &self.imi {
+            Some(imi) => imi.sync(cx, &self.roots, &place.directory).await?,
+            None => None,
+        };
+        Ok((Some(path), trouble))
     }
 
-    /// All worktrees of the repository of `directory`, or why there are none.
-    async fn worktrees(&self, cx: &Context, directory: &Path) -> Result<Result<Worktrees, String>, EffectError> {
-        let reply = cx.command(self.git(directory, &["worktree", "list", "--porcelain"])).named("list").read().await?;
-        if reply.success() {
-            return Ok(Ok(Worktrees::read(&reply.stdout)));
+    async fn make(&self, cx: &Context, place: &Place<'_>) -> Result<Found, EffectError> {
+        let Place { branch, directory, repository, worktrees } = place;
+        if let Some(begun) = worktrees.begun(branch) {
+            let told = format!("a worktree for `{branch}` is being made at `{begun}`; if nobody makes it any more: `git worktree remove -f -f {begun}`");
+            return Err(EffectError::new(EffectClass::Failed, told));
         }
-        let told = String::from_utf8_lossy(&reply.stderr).into_owned();
-        if told.contains("cannot change to") {
-            return Ok(Err(format!("not on this machine: there is no directory `{}`", directory.display())));
-        }
-        if told.contains("not a git repository") {
-            return Ok(Err(format!("`{}` is in no git repository", directory.display())));
-        }
-        reply.ok().map(|_| Err("git lists no worktrees".to_owned()))
-    }
-
-    /// Asks iMi for the worktree. It may ask a database and note the visit, so it is no read.
-    async fn go(&self, cx: &Context, imi: &CommandRequest, directory: &Path, branch: &str) -> Result<Option<String>, EffectError> {
-        let mut request = imi.clone().args(["go", branch, "--json"]).cwd(directory).timeout(self.timeout);
-        if let Some(repo) = &self.repo {
-            request = request.args(["--repo", repo]);
-        }
-        let reply = cx.command(request).named("go").await?;
-        if reply.success() {
-            return self.checked(cx, target_of(&reply.stdout)?, branch).await;
-        }
-        let told = String::from_utf8_lossy(&reply.stderr);
-        // No match, or several that iMi would ask a person about.
-        if told.contains("No worktrees or repositories found") || told.contains("not a terminal") {
-            return Ok(None);
-        }
-        Err(imi_error(reply))
-    }
-
-    async fn add_with_imi(&self, cx: &Context, imi: &CommandRequest, directory: &Path, branch: &str) -> Result<Option<String>, EffectError> {
-        let Some((kind, name)) = branch.split_once('/').filter(|(kind, _)| ["feat", "fix", "aiops", "devops"].contains(kind)) else { return Ok(None) };
-        if name.is_empty() || name.starts_with('-') {
-            return Ok(None);
-        }
-        let reply = cx.command(imi.clone().args(["add", kind, name, "--json"]).cwd(directory).timeout(self.timeout)).named("add").await?;
-        if !reply.success() {
-            return Err(imi_error(reply));
-        }
-        self.checked(cx, target_of(&reply.stdout)?, branch).await
-    }
-
-    /// `target`, if it really is on `branch`: iMi takes a lone near match for the answer.
-    async fn checked(&self, cx: &Context, target: String, branch: &str) -> Result<Option<String>, EffectError> {
-        let directory = self.roots.directory(&target)?;
-        let reply = cx.command(self.git(&directory, &["symbolic-ref", "--short", "HEAD"])).named("check").read().await?;
-        let is_there = reply.success() && String::from_utf8_lossy(&reply.stdout).trim() == branch;
-        Ok(is_there.then_some(target))
-    }
-
-    async fn add_with_git(&self, cx: &Context, repository: &str, branch: &str) -> Result<String, EffectError> {
-        let name = branch.replace('/', "-");
-        let path = Path::new(repository).parent().map(|beside| beside.join(&name)).filter(|_| name != "." && name != "..");
-        let path = path.ok_or_else(|| EffectError::new(EffectClass::Refused, format!("there is no place for a worktree beside `{repository}`")))?;
-        let path = self.roots.directory(&path.to_string_lossy())?.to_string_lossy().into_owned();
-        let mut request = self.git(Path::new(repository), &["worktree", "add", "--", &path, branch]);
-        request.timeout = Some(self.timeout);
-        cx.command(request).named("add").await?.ok()?;
-        Ok(path)
-    }
-}
-
-fn imi_error(reply: CommandReply) -> EffectError {
-    let told = String::from_utf8_lossy(&reply.stderr).into_owned();
-    let is_down = told.contains("pool timed out") || told.contains("Failed to initialize database");
-    match reply.ok() {
-        Err(mut error) => {
-            if is_down {
-                error.class = EffectClass::Unreachable;
-                error.message = format!("iMi does not reach its database ({})", error.message);
+        let made = match &self.imi {
+            Some(imi) => imi.add(cx, &self.roots, directory, branch).await?,
+            None => {
+                let path = git::place_for(branch, repository).map(|path| self.roots.directory(&path.to_string_lossy())).transpose()?;
+                let path =
+                    path.ok_or_else(|| EffectError::new(EffectClass::Refused, format!("there is no place for a worktree beside `{}`", repository.display())))?;
+                if worktrees.has_gone(branch) {
+                    self.git.prune(cx, &self.roots, repository).await?;
+                }
+                match self.git.add(cx, &self.roots, repository, &path, branch).await? {
+                    Made::Worktree => Some(path.to_string_lossy().into_owned()),
+                    Made::NoBranch => return Ok(Found::Nowhere(format!("there is no branch `{branch}` in `{}`", repository.display()))),
+                }
             }
-            error
+        };
+        let Some(made) = made else {
+            return Ok(Found::Nowhere(format!("branch `{branch}` has no worktree in `{}`, and iMi makes none of that name", repository.display())));
+        };
+        match self.confirmed(cx, place, &made, false).await? {
+            Some(path) => Ok(Found::At(path)),
+            None => Err(EffectError::new(EffectClass::Failed, format!("a worktree was made at `{made}`, but `{branch}` is not what is there"))),
         }
-        Ok(_) => EffectError::new(EffectClass::Failed, "iMi failed without saying so"),
     }
-}
 
-/// What producers send where there is no branch.
-fn is_branch(text: &str) -> bool {
-    !matches!(text, "" | "unknown" | "HEAD")
-}
+    /// `target`, if git says that it is on the branch: iMi takes a lone near match for the answer, and its database may be behind. What
+    /// lies outside of the roots is not taken.
+    async fn confirmed(&self, cx: &Context, place: &Place<'_>, target: &str, same_repository: bool) -> Result<Option<PathBuf>, EffectError> {
+        let Ok(path) = self.roots.directory(target) else { return Ok(None) };
+        match self.git.branch_of(cx, &self.roots, &path).await {
+            Ok(Some(found)) if found == place.branch => {}
+            Ok(_) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        if same_repository && place.worktrees.of(place.branch).map(Path::new) != Some(&path) {
+            let Listed::Worktrees(others) = self.git.worktrees(cx, &self.roots, &path).await? else { return Ok(None) };
+            if others.main().map(Path::new) != Some(&place.repository) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(path))
+    }
 
-/// Notes what is synced in `repository`, and says whether that is news.
-async fn remember(cx: &Context, repository: &str, branch: &str, path: &str) -> Result<bool, HandlerError> {
-    let key = format!("worktree:{repository}");
-    let last: Option<Last> = cx.state(&key).await?.and_then(|value| serde_json::from_value(value).ok());
-    let by = cx.idempotency_key();
-    let changed = match last {
-        Some(last) if last.by == by => last.changed,
-        Some(last) => last.branch != branch || last.path != path,
-        None => true,
-    };
-    cx.set_state(&key, Some(json!(Last { branch: branch.to_owned(), path: path.to_owned(), changed, by }))).await?;
-    Ok(changed)
+    async fn tell(&self, event: &Envelope, cx: &Context, place: &Place<'_>, path: &Path, trouble: Option<String>) -> Result<Outcome, HandlerError> {
+        let (branch, repository, path) = (place.branch, place.repository.to_string_lossy(), path.to_string_lossy());
+        let key = format!("worktree:{repository}");
+        let last: Option<Last> = cx.state(&key).await?.and_then(|value| serde_json::from_value(value).ok());
+        let by = cx.idempotency_key();
+        let is_late = last.as_ref().is_some_and(|last| last.by != by && event.time().zip(last.at).is_some_and(|(time, last)| time < last));
+        let changed = match &last {
+            Some(last) if last.by == by => last.changed,
+            Some(_) if is_late => false,
+            Some(last) => last.branch != branch || last.path != path,
+            None => true,
+        };
+        let payload = json!({ "branch": branch, "path": path, "repository": repository, "session_id": event.session_id(), "changed": changed });
+        if changed && let Some(callback) = &self.callback {
+            self.call(event, cx, callback, &payload).await?;
+        }
+        if !is_late {
+            let last = Last { branch: branch.to_owned(), path: path.clone().into_owned(), changed, by, at: event.time() };
+            cx.set_state(&key, Some(json!(last))).await?;
+        }
+        cx.note(match (trouble, changed, is_late) {
+            (Some(trouble), ..) => format!("`{branch}` is at {path}, but iMi cannot be told: {trouble}"),
+            (None, true, _) => format!("`{branch}` is at {path}"),
+            (None, false, true) => format!("`{branch}` is at {path}; a newer session was synced before"),
+            (None, false, false) => format!("`{branch}` is at {path}, as before"),
+        });
+        cx.emit(&self.synced, payload);
+        Ok(Outcome::Done)
+    }
+
+    async fn call(&self, event: &Envelope, cx: &Context, callback: &Callback, payload: &Value) -> Result<(), HandlerError> {
+        let text = |name: &str| payload[name].as_str().unwrap_or_default().to_owned();
+        let request = CommandRequest::new(callback.program.clone())
+            .args(callback.command.render(&Scope::of(event, cx))?)
+            .cwd(text("path"))
+            .below(self.roots.paths())
+            .env("WORKTREE_BRANCH", text("branch"))
+            .env("WORKTREE_PATH", text("path"))
+            .env("WORKTREE_REPOSITORY", text("repository"))
+            .stdin(payload.to_string())
+            .timeout(self.timeout);
+        cx.command(request).named("callback").dry_run_reply(CommandReply::exit(0)).final_when(CommandReply::success).await?.ok()?;
+        Ok(())
+    }
 }
 
 register!(Imi);

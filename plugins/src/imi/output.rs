@@ -11,8 +11,11 @@ pub(super) struct Worktrees(Vec<Worktree>);
 struct Worktree {
     path: String,
     branch: Option<String>,
-    /// Bare, or its directory is gone.
-    is_unusable: bool,
+    is_bare: bool,
+    /// Its directory is gone.
+    is_gone: bool,
+    /// Git has not finished making it.
+    is_begun: bool,
 }
 
 impl Worktrees {
@@ -24,7 +27,9 @@ impl Worktrees {
             match (name, worktrees.last_mut()) {
                 ("worktree", _) => worktrees.push(Worktree { path: value.to_owned(), ..Worktree::default() }),
                 ("branch", Some(worktree)) => worktree.branch = Some(value.strip_prefix("refs/heads/").unwrap_or(value).to_owned()),
-                ("bare" | "prunable", Some(worktree)) => worktree.is_unusable = true,
+                ("bare", Some(worktree)) => worktree.is_bare = true,
+                ("prunable", Some(worktree)) => worktree.is_gone = true,
+                ("locked", Some(worktree)) => worktree.is_begun = value == "initializing",
                 _ => {}
             }
         }
@@ -38,7 +43,21 @@ impl Worktrees {
 
     /// Where `branch` is checked out.
     pub(super) fn of(&self, branch: &str) -> Option<&str> {
-        self.0.iter().find(|worktree| !worktree.is_unusable && worktree.branch.as_deref() == Some(branch)).map(|worktree| worktree.path.as_str())
+        self.all_of(branch).find(|worktree| !worktree.is_gone && !worktree.is_begun).map(|worktree| worktree.path.as_str())
+    }
+
+    /// A worktree of `branch` is known whose directory is gone, which hinders git from making another one.
+    pub(super) fn has_gone(&self, branch: &str) -> bool {
+        self.all_of(branch).any(|worktree| worktree.is_gone)
+    }
+
+    /// Where a worktree for `branch` was begun and not finished.
+    pub(super) fn begun(&self, branch: &str) -> Option<&str> {
+        self.all_of(branch).find(|worktree| worktree.is_begun).map(|worktree| worktree.path.as_str())
+    }
+
+    fn all_of(&self, branch: &str) -> impl Iterator<Item = &Worktree> {
+        self.0.iter().filter(move |worktree| !worktree.is_bare && worktree.branch.as_deref() == Some(branch))
     }
 }
 
@@ -92,6 +111,9 @@ mod tests {
         assert_eq!(worktrees.main(), Some("/code/demo/trunk main"));
         assert_eq!(worktrees.of("feat/auth"), Some("/code/demo/feat-auth"));
         assert_eq!((worktrees.of("gone"), worktrees.of("feat"), worktrees.of("")), (None, None, None));
+        assert_eq!((worktrees.has_gone("gone"), worktrees.has_gone("feat/auth"), worktrees.begun("feat/auth")), (true, false, None));
+        let begun = Worktrees::read(b"worktree /m\nHEAD 1\nbranch refs/heads/main\n\nworktree /x\nHEAD 1\nbranch refs/heads/x\nlocked initializing\n");
+        assert_eq!((begun.of("x"), begun.begun("x")), (None, Some("/x")));
     }
 
     #[test]
