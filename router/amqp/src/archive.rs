@@ -50,8 +50,9 @@ const AGAIN_MAX: Duration = Duration::from_secs(15);
 const REFUSED_FIRST: Duration = Duration::from_secs(5);
 /// … up to this.
 const REFUSED_MAX: Duration = Duration::from_secs(600);
-/// So long publishing waits at most for the stream of a new session.
-const HOLD_LIMIT: Duration = Duration::from_secs(10);
+/// So long publishing waits at most for the stream of a new session: longer than a slow broker takes to bring it up again, and short
+/// enough for who would rather have his events taken than archived.
+const HOLD_LIMIT: Duration = Duration::from_secs(30);
 /// Sessions that may end while the stream is declared, before it is taken for the reason.
 const STRIKES_MAX: u32 = 2;
 /// Bits of a place that hold the offset: a thousand thousand million events.
@@ -155,8 +156,10 @@ impl Follower {
                 }
                 Err(stop) => stop,
             };
-            if matches!(stop, Stop::Refused(_)) || Instant::now() >= held_until {
+            if matches!(stop, Stop::Refused(_)) {
                 self.bus.release(&session);
+            } else if Instant::now() >= held_until {
+                self.release_late(&session);
             }
             match stop {
                 _ if session.is_over() => wait = AGAIN_FIRST,
@@ -187,13 +190,22 @@ impl Follower {
         self.bus.note(TOPIC, Vec::new());
     }
 
+    /// Lets a session publish although the stream does not stand.
+    fn release_late(&self, session: &Session) {
+        if self.bus.held().is_some() && !session.is_over() {
+            let sentence = "events are taken in although the archive's stream is not up on the broker: `events` and `explain` will not know them";
+            tracing::warn!("{sentence} (after {} s)", HOLD_LIMIT.as_secs());
+        }
+        self.bus.release(session);
+    }
+
     /// As [`Follower::begin`]; publishing waits for it until `held_until` and no longer.
     async fn begin_within(&self, session: &Session, archive: &ArchiveOptions, strikes: &mut u32, held_until: Instant) -> Result<(), Stop> {
         let beginning = self.begin(session, archive, strikes);
         tokio::pin!(beginning);
         tokio::select! {
             begun = &mut beginning => return begun,
-            () = tokio::time::sleep_until(held_until) => self.bus.release(session),
+            () = tokio::time::sleep_until(held_until) => self.release_late(session),
         }
         beginning.await
     }
