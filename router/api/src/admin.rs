@@ -154,6 +154,8 @@ pub struct RedriveRequest {
     pub rate: Option<u32>,
     /// So many first; the rest only when none of these has failed again.
     pub canary: u32,
+    /// Do all their writes again, those too that the ledger knows to be done.
+    pub again: bool,
 }
 
 /// What came of a redrive.
@@ -167,6 +169,9 @@ pub struct Redriven {
     pub ids: Vec<String>,
     /// Why it stopped before the end.
     pub stopped: Option<String>,
+    /// What was already done for the first 1,000 of them, at most 1,000 writes. With `again` it is forgotten.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub already_done: Vec<crate::DoneBefore>,
 }
 
 /// Dead letters of one route that failed in the same way.

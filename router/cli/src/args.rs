@@ -351,6 +351,9 @@ pub(crate) struct RedriveArgs {
     /// So many first, and the rest only when none of these fails again
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) canary: u32,
+    /// Do again what was done for them already
+    #[arg(long)]
+    pub(crate) again: bool,
     #[command(flatten)]
     pub(crate) json: Json,
 }

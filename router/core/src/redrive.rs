@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use router_api::{
-    AdminError, ArchivedEvent, Clock, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, DecodeLimits, DeliveryRecord, DeliveryState, Envelope, Matcher,
+    AdminError, ArchivedEvent, Clock, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, DecodeLimits, DeliveryRecord, DeliveryState, DoneBefore, Envelope,
+    LedgerKey, Matcher,
     RedriveRequest, Redriven, RouteName, Store, StoredDeadLetter, Transport,
 };
 
@@ -112,8 +113,12 @@ impl Redrive<'_> {
         let letters = self.select(&request.selection).await?;
         let mut redriven =
             Redriven { selected: letters.len() as u64, ids: letters.iter().take(IDS_MAX).map(|letter| letter.id.clone()).collect(), ..Redriven::default() };
+        redriven.already_done = self.already_done(&letters).await?;
         if request.dry_run || letters.is_empty() {
             return Ok(redriven);
+        }
+        if request.again {
+            self.forget_writes(&letters).await?;
         }
         let canaries = usize::try_from(request.canary).unwrap_or(usize::MAX).min(letters.len());
         let (first, rest) = letters.split_at(canaries);
@@ -132,6 +137,54 @@ impl Redrive<'_> {
             redriven.redriven += self.put_back(part).await?;
         }
         Ok(redriven)
+    }
+
+    /// The names under which the ledger has what was done for a letter: of its event, and of the burst that it was in. A route that
+    /// recognises no repetitions has forgotten its writes with the burial.
+    fn subjects(&self, letter: &StoredDeadLetter) -> (Option<String>, Option<String>) {
+        let config = self.routes.iter().map(|(config, _)| config).find(|config| config.name == letter.letter.route);
+        let dedup = config.and_then(|config| RouteMatcher::of(config).dedup_key(&self.decoded(letter)?));
+        (dedup.as_deref().map(LedgerKey::of_event), letter.letter.burst.as_deref().map(LedgerKey::of_burst))
+    }
+
+    async fn already_done(&self, letters: &[StoredDeadLetter]) -> Result<Vec<DoneBefore>, AdminError> {
+        let mut done = Vec::new();
+        for letter in letters.iter().take(IDS_MAX) {
+            let (event, burst) = self.subjects(letter);
+            // A burst's events come back one by one, so what was done for all of them is not recognised.
+            for (subject, is_recognised) in event.into_iter().map(|event| (event, true)).chain(burst.map(|burst| (burst, false))) {
+                let route = &letter.letter.route;
+                let writes = self.store.ledger(route, &subject).await?;
+                let known = writes.into_iter().filter_map(|write| write.result.map(|result| (write.key.effect, result)));
+                done.extend(known.map(|(effect, result)| DoneBefore {
+                    letter: letter.id.clone(),
+                    route: route.clone(),
+                    effect,
+                    at: result.at,
+                    result: result.summary,
+                    is_kept: is_recognised && result.reply.is_some(),
+                }));
+            }
+            if done.len() >= IDS_MAX {
+                break;
+            }
+        }
+        done.truncate(IDS_MAX);
+        Ok(done)
+    }
+
+    /// So that all of it is done again.
+    async fn forget_writes(&self, letters: &[StoredDeadLetter]) -> Result<(), AdminError> {
+        for letters in letters.chunks(AT_ONCE) {
+            let subjects = letters.iter().flat_map(|letter| {
+                let (event, burst) = self.subjects(letter);
+                event.into_iter().chain(burst).map(|subject| (letter.letter.route.clone(), subject))
+            });
+            // Together, so that they share a commit.
+            let forgotten = subjects.map(|(route, subject)| async move { self.store.ledger_clear(&route, &subject).await });
+            futures_util::future::try_join_all(forgotten).await?;
+        }
+        Ok(())
     }
 
     async fn put_back(&self, letters: &[StoredDeadLetter]) -> Result<u64, AdminError> {

@@ -498,11 +498,21 @@ impl Worker {
             return self.hold_for_the_store(batch, error.to_string());
         }
         let burst = batch.frozen.clone();
+        // Nobody would recognise the event when it is redriven, so its writes must not be either.
+        let unrecognised = match (&batch.frozen, batch.items.as_slice()) {
+            (None, [Item { dedup: None, delivery, .. }]) if tried && route.config.ledger => Some(LedgerKey::of_delivery(&delivery.identity)),
+            _ => None,
+        };
         let buried = std::mem::take(&mut batch.items).into_iter().map(|item| (item.delivery, Some(item.event))).collect();
         if !self.bury(buried, reason, &failure, history, attempts, burst).await {
             return End::Released;
         }
         self.forget(&batch, &identity).await;
+        if let Some(subject) = unrecognised
+            && let Err(error) = route.parts.store.ledger_clear(&route.config.name, &subject).await
+        {
+            self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+        }
         End::Settled { answered: tried }
     }
 

@@ -11,8 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use router_api::{
-    BuildContext, BuildError, Clock, Context, EffectClass, EffectError, Envelope, Handler, HandlerError, Outcome, Plugin, Registration, Registry, RouteMode,
-    RouteName, RoutingKey,
+    BuildContext, BuildError, Clock, Context, EffectClass, EffectError, Endpoint, Envelope, Handler, HandlerError, HttpReply, HttpRequest, Method, Outcome,
+    Plugin, Registration, Registry, RouteMode, RouteName, RoutingKey,
 };
 use router_core::{
     Applied, Router, RouterBuilder,
@@ -67,12 +67,44 @@ pub enum Answer {
     RejectBecause(&'static str),
     /// Emits one that comes back to the route after a second.
     EmitAfter(&'static str),
+    /// Calls this, fails as the call does, then answers.
+    Call(Ask, Box<Answer>),
+}
+
+/// A writing call to `http://target/PATH`, under the name of its path.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    pub path: String,
+    /// What the plugin says of an earlier try, when it is asked.
+    pub looks: Option<Found>,
+    /// The statuses that it calls final.
+    pub final_when: Option<u16>,
+}
+
+/// What a look finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    Done,
+    NotDone,
+    Trouble,
+}
+
+impl Ask {
+    pub fn new(path: &str) -> Self {
+        Self { path: path.to_owned(), looks: None, final_when: None }
+    }
+
+    pub fn then(self, answer: Answer) -> Answer {
+        Answer::Call(self, Box::new(answer))
+    }
 }
 
 type Behaviour = Box<dyn Fn(&Call) -> Answer + Send + Sync>;
 
 struct Script {
     calls: Mutex<Vec<Call>>,
+    /// What came of the handler's calls, and how often it looked.
+    heard: Mutex<Vec<String>>,
     behaviour: Mutex<Behaviour>,
     clock: VirtualClock,
 }
@@ -152,6 +184,10 @@ impl Handler for ScriptedHandler {
                     Answer::Done
                 }
                 Answer::RejectBecause(text) => return Err(HandlerError::reject(text)),
+                Answer::Call(ask, then) => {
+                    self.call(cx, ask).await?;
+                    *then
+                }
                 Answer::EmitAfter(key) => {
                     cx.emit_after(Duration::from_secs(1), &RoutingKey::new(key).unwrap(), serde_json::json!({}));
                     Answer::Done
@@ -161,12 +197,39 @@ impl Handler for ScriptedHandler {
     }
 }
 
+impl ScriptedHandler {
+    async fn call(&self, cx: &Context, ask: Ask) -> Result<(), EffectError> {
+        let Ask { path, looks, final_when } = ask;
+        let url = Endpoint::parse(&format!("http://target/{path}")).unwrap().url();
+        let mut call = cx.http(HttpRequest::new(Method::Post, url)).named(path.as_str());
+        if let Some(found) = looks {
+            call = call.look_first(move || {
+                self.script.heard.lock().unwrap().push(format!("{path}: looked"));
+                Box::pin(async move {
+                    match found {
+                        Found::Done => Ok(Some(HttpReply::new(299, "found"))),
+                        Found::NotDone => Ok(None),
+                        Found::Trouble => Err(EffectError::new(EffectClass::Failed, "cannot look")),
+                    }
+                })
+            });
+        }
+        if let Some(status) = final_when {
+            call = call.final_when(move |reply| reply.status == status);
+        }
+        let reply = call.await?;
+        self.script.heard.lock().unwrap().push(format!("{}", reply.status));
+        reply.ok().map(|_| ())
+    }
+}
+
 pub struct Bench {
     pub state: MemoryState,
     pub transport: Arc<MemoryTransport>,
     pub store: Arc<MemoryStore>,
     pub clock: VirtualClock,
     pub observer: Arc<RecordingObserver>,
+    pub effects: FakeEffects,
     pub router: Router,
     script: Arc<Script>,
     script_id: u64,
@@ -194,25 +257,26 @@ impl Bench {
         wrap: impl FnOnce(Arc<dyn router_api::Transport>) -> Arc<dyn router_api::Transport>,
         more: impl FnOnce(RouterBuilder) -> RouterBuilder,
     ) -> Self {
-        let script = Arc::new(Script { calls: Mutex::default(), behaviour: Mutex::new(Box::new(|_| Answer::Done)), clock: clock.clone() });
+        let script =
+            Arc::new(Script { calls: Mutex::default(), heard: Mutex::default(), behaviour: Mutex::new(Box::new(|_| Answer::Done)), clock: clock.clone() });
         let script_id = NEXT.fetch_add(1, Ordering::Relaxed);
         SCRIPTS.lock().unwrap().insert(script_id, Arc::clone(&script));
         let transport = Arc::new(MemoryTransport::new(&state, Arc::new(clock.clone())));
         let store = Arc::new(MemoryStore::new(&state));
         let observer = Arc::new(RecordingObserver::new());
-        let effects = Arc::new(FakeEffects::new());
+        let effects = FakeEffects::new();
         let registry = Registry::of([Registration::of::<Scripted>()]).unwrap();
         let router = Router::builder(
             registry,
             wrap(Arc::clone(&transport) as _),
             Arc::clone(&store) as _,
-            effects as _,
+            Arc::new(effects.clone()),
             Arc::new(clock.clone()),
             Arc::new(SeededChance::new(7)),
         )
         .observer(Arc::clone(&observer) as _);
         let router = more(router).build();
-        Self { state, transport, store, clock, observer, router, script, script_id }
+        Self { state, transport, store, clock, observer, effects, router, script, script_id }
     }
 
     /// The process dies, and a new one begins with the same routes.
@@ -230,6 +294,11 @@ impl Bench {
 
     pub fn calls(&self) -> Vec<Call> {
         self.script.calls.lock().unwrap().clone()
+    }
+
+    /// What came of the handler's own calls, and where it looked.
+    pub fn heard(&self) -> Vec<String> {
+        self.script.heard.lock().unwrap().clone()
     }
 
     /// The ids that each call was made with.

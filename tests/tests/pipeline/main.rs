@@ -9,6 +9,7 @@ mod dropping;
 mod enabling;
 mod failures;
 mod fates;
+mod ledger;
 mod operating;
 mod order;
 mod reload;

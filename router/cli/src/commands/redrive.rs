@@ -1,6 +1,6 @@
 //! `dead-letters redrive` and `discard`: letters back into their queues, or away for good.
 
-use router_api::{DeadLetterSelection, RedriveRequest};
+use router_api::{DeadLetterSelection, DoneBefore, RedriveRequest};
 use router_http::{Named, schema};
 use serde_json::{Map, Value, json};
 
@@ -17,7 +17,7 @@ use crate::{
 };
 
 pub(crate) fn redrive(reach: &Reach, args: RedriveArgs, out: &mut Output) -> anyhow::Result<Ended> {
-    let request = RedriveRequest { selection: selection(args.selection)?, dry_run: args.dry_run, rate: args.rate, canary: args.canary };
+    let request = RedriveRequest { selection: selection(args.selection)?, dry_run: args.dry_run, rate: args.rate, canary: args.canary, again: args.again };
     let (redriven, running) = block_on(async {
         let access = reach.open(Purpose::Letters).await?;
         let redriven = access.admin().redrive(&request).await;
@@ -35,6 +35,7 @@ pub(crate) fn redrive(reach: &Reach, args: RedriveArgs, out: &mut Output) -> any
         out.line("no dead letter fits")?;
     } else if request.dry_run {
         out.line(format_args!("{} would go back: {}", counted(redriven.selected, "letter", "letters"), redriven.ids.join(" ")))?;
+        tell_done(&redriven.already_done, request.again, out)?;
     } else {
         let rest = if running { "" } else { "; no router is running, they wait for one" };
         let back = counted(redriven.redriven, "letter is back in its queue", "letters are back in their queues");
@@ -42,8 +43,21 @@ pub(crate) fn redrive(reach: &Reach, args: RedriveArgs, out: &mut Output) -> any
         if let Some(why) = &redriven.stopped {
             out.line(format_args!("  stopped: {}", harmless(why)))?;
         }
+        tell_done(&redriven.already_done, request.again, out)?;
     }
     Ok(if stopped { Ended::Badly } else { Ended::Well })
+}
+
+/// What was done for the letters before they were given up on, and whether it will be done again.
+fn tell_done(done: &[DoneBefore], again: bool, out: &mut Output) -> anyhow::Result<()> {
+    for DoneBefore { letter, effect, at, result, is_kept, .. } in done {
+        let what = if again || !is_kept { "; it is done again" } else { "" };
+        out.line(format_args!("  letter {letter}: already done: {} at {at} ({}){what}", harmless(effect), harmless(result)))?;
+    }
+    if !again && done.iter().any(|done| done.is_kept) {
+        out.line("  what is already done is not done again; `--again` does all of it")?;
+    }
+    Ok(())
 }
 
 pub(crate) fn discard(reach: &Reach, args: DiscardArgs, out: &mut Output) -> anyhow::Result<Ended> {

@@ -109,6 +109,12 @@ impl MemoryState {
         self.shared.changed.notify_waiters();
     }
 
+    /// How many writes the ledger knows.
+    #[must_use]
+    pub fn writes(&self) -> usize {
+        self.shared.lock().ledger.len()
+    }
+
     /// The configurations that were recorded: hash, text, since when. Oldest first.
     #[must_use]
     pub fn configs(&self) -> Vec<(String, String, Timestamp)> {
