@@ -20,7 +20,7 @@ use super::{
     load::prune,
     model::{Breaker, Coalesce, Dedup, OnExhausted, Rate, RetryPolicy, RouteConfig},
     raw::{RawDedup, RawDefaults, RawRoute},
-    schema,
+    repair, schema,
     schema_walk::{Finding, Outer, Owner, Patterns, Walk, ticked},
     scrub::Scrubber,
     show::{self, Form, RouteNodes},
@@ -85,6 +85,14 @@ pub(super) fn deserialize<T: DeserializeOwned + Default>(node: &Node, drafts: &m
     })
 }
 
+/// What a plugin is asked about: options that fit its schema, or are taken for what was meant.
+struct Question {
+    plugin: Registration,
+    with: Node,
+    /// Do they fit as they are written?
+    as_written: bool,
+}
+
 /// Checks and builds routes, one after the other.
 pub(super) struct Checker<'a> {
     registry: &'a Registry,
@@ -115,13 +123,11 @@ impl<'a> Checker<'a> {
     /// One route, if there is no error in it.
     pub(super) async fn route(&mut self, mut node: Node, drafts: &mut Vec<Draft>) -> Option<Built> {
         let mut found = Vec::new();
-        let plugin = self.hold_against_schemas(&mut node, &mut found);
+        let question = self.hold_against_schemas(&mut node, &mut found);
         let raw: RawRoute = deserialize(&node, &mut found);
         let built = self.model(&raw, &node, &mut found);
-        if let (Some((plugin, options_fit)), Some(route)) = (plugin, &built)
-            && options_fit
-        {
-            self.ask_plugin(plugin, route, &node, &mut found).await;
+        if let Some(question) = question {
+            self.ask_plugin(question, &raw, &node, &mut found).await;
         }
         let usable = !found.iter().any(Draft::is_error);
         if let (true, Some(route)) = (usable, &built) {
@@ -135,8 +141,8 @@ impl<'a> Checker<'a> {
         Some(Built { route, span: node.span_at(&[key("name")]), places: Places::of(&node, self.defaults_node), shown })
     }
 
-    /// Reports and takes out everything that does not fit. Returns the plugin, and whether its options are right so far.
-    fn hold_against_schemas(&mut self, node: &mut Node, drafts: &mut Vec<Draft>) -> Option<(Registration, bool)> {
+    /// Reports and takes out everything that does not fit. Returns what the plugin can be asked then.
+    fn hold_against_schemas(&mut self, node: &mut Node, drafts: &mut Vec<Draft>) -> Option<Question> {
         let patterns = Patterns::default();
         let root = schema::own();
         let outer = Outer { schema: &self.route_schema, root, name: "the route" };
@@ -148,7 +154,7 @@ impl<'a> Checker<'a> {
         prune(node, findings.iter().map(|finding| finding.path.clone()).collect());
 
         let plugin = self.plugin(node, drafts);
-        let mut options_fit = true;
+        let mut question = None;
         if let Some(plugin) = plugin {
             let options_schema = self.plugin_schemas.entry(plugin.name).or_insert_with(|| schema::of_plugin(&plugin));
             let with = options(node);
@@ -160,13 +166,15 @@ impl<'a> Checker<'a> {
             findings.retain(|finding| {
                 finding.code != "missing-key" || !found.iter().any(|other| other.code == "misplaced-key" && other.path.last() == finding.path.last())
             });
-            options_fit = found.is_empty() && too_high.is_empty() && !with.any_missing();
+            if too_high.is_empty() && !with.any_missing() {
+                question = repair::repaired(&with, &found).map(|with| Question { plugin, with, as_written: found.is_empty() });
+            }
             drafts.extend(found.into_iter().filter_map(Finding::draft));
         }
         let misplaced: Vec<_> = findings.iter().filter(|finding| finding.code == "misplaced-key").filter_map(|finding| finding.path.last().cloned()).collect();
         findings.retain(|finding| finding.code != "missing-key" || finding.path.len() > 1 || !finding.path.last().is_some_and(|key| misplaced.contains(key)));
         drafts.extend(findings.into_iter().filter_map(Finding::draft));
-        plugin.map(|plugin| (plugin, options_fit))
+        question
     }
 
     fn plugin(&self, node: &Node, drafts: &mut Vec<Draft>) -> Option<Registration> {
@@ -183,15 +191,20 @@ impl<'a> Checker<'a> {
         None
     }
 
-    async fn ask_plugin(&self, plugin: Registration, route: &RouteConfig, node: &Node, drafts: &mut Vec<Draft>) {
-        let with = options(node);
+    async fn ask_plugin(&self, question: Question, raw: &RawRoute, node: &Node, drafts: &mut Vec<Draft>) {
+        let Question { plugin, with, as_written } = question;
         // What a disabled route needs may not be there yet; in shadow mode a missing program is none of the plugin's problems.
-        let mode = if route.enabled { route.mode } else { RouteMode::Shadow };
-        let cx = BuildContext { route: route.name.clone(), base_dir: route.base_dir.clone(), mode, effects: Arc::clone(&self.effects) };
+        let mode = if raw.enabled.unwrap_or(true) { raw.policies(&self.defaults).mode.unwrap_or_default() } else { RouteMode::Shadow };
+        // A route whose name is wrong has options all the same.
+        let route = raw.name.as_deref().and_then(|name| name.parse().ok()).unwrap_or_else(|| "unnamed".parse().expect("the literal is a name"));
+        let base_dir = self.sources.file(node.span.file).base_dir.clone();
+        let cx = BuildContext { route, base_dir, mode, effects: Arc::clone(&self.effects) };
         let result = AssertUnwindSafe(plugin.build(with.to_json(), &cx)).catch_unwind().await;
         let problems = match result {
             Ok(Ok(_)) => return,
             Ok(Err(error)) => error.problems,
+            // Over what nobody wrote.
+            Err(_) if !as_written => return,
             Err(_) => {
                 drafts.push(
                     Draft::error("plugin-panic", format!("the plugin `{}` panicked over these options", plugin.name))

@@ -3,7 +3,7 @@
 //!
 //! What came from outside is remembered on the [`Text`], so that it is never shown.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{borrow::Cow, collections::HashMap, path::PathBuf};
 
 use super::{
     diagnostic::Draft,
@@ -149,6 +149,17 @@ fn without_newline(mut text: String) -> String {
         }
     }
     text
+}
+
+/// A text without what its references say to whoever has not set them, which is never a value: `${VAR:?why}` becomes `${VAR}`.
+pub(super) fn without_demands(written: &str) -> Cow<'_, str> {
+    let Ok(parts) = parts(written) else { return Cow::Borrowed(written) };
+    let shown = parts.iter().map(|part| match part {
+        Part::Reference { target: Target::Variable { name, fallback: Fallback::Demand(_) }, .. } => Cow::Owned(format!("${{{name}}}")),
+        Part::Reference { written, .. } => Cow::Borrowed(*written),
+        Part::Literal(literal) => Cow::Borrowed(*literal),
+    });
+    Cow::Owned(shown.collect())
 }
 
 fn parts(text: &str) -> Result<Vec<Part<'_>>, String> {

@@ -8,6 +8,7 @@ use router_api::{RouteMode, RoutingPattern};
 use super::{
     build::Built,
     diagnostic::Draft,
+    interpolate::without_demands,
     model::{OnExhausted, RedactConfig, RouteConfig, WhenBusy},
     schema_walk::ticked,
     source::Span,
@@ -211,13 +212,11 @@ pub(super) fn mark_broker_urls(node: &mut Node) -> Vec<Span> {
     let mut found = Vec::new();
     node.each_text_mut("", &mut |key, span, text| {
         // What a reference says to whoever has not set it may show how such a URL looks, and is none itself.
-        let is_demand = text.written.starts_with("${")
-            && text.written.find('}') == Some(text.written.len().saturating_sub(1))
-            && text.written.split_once(':').is_some_and(|(_, fallback)| fallback.starts_with('?'));
-        let (_, rest) = text.written.split_once("://").unwrap_or(("", &text.written));
+        let written = without_demands(&text.written);
+        let (_, rest) = written.split_once("://").unwrap_or(("", &written));
         let password = rest.rsplit_once('@').and_then(|(user, _)| user.split_once(':')).map_or("", |(_, password)| password);
         let referred = password.starts_with("${") && password.find('}') == Some(password.len().saturating_sub(1));
-        if matches!(key, "url" | "management_url") && !password.is_empty() && !referred && !is_demand && !text.sensitive {
+        if matches!(key, "url" | "management_url") && !password.is_empty() && !referred && !text.sensitive {
             text.sensitive = true;
             found.push(span);
         }

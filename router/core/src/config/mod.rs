@@ -17,6 +17,7 @@ mod locate;
 mod model;
 mod raw;
 mod reference;
+mod repair;
 mod schema;
 mod schema_walk;
 mod schema_words;

@@ -52,6 +52,19 @@ pub(super) struct Finding {
     pub message: String,
     pub help: Option<String>,
     pub span: Span,
+    /// What was probably meant, where that is clear.
+    pub meant: Option<Meant>,
+}
+
+/// What somebody probably meant who wrote something that does not fit.
+#[derive(Debug, Clone)]
+pub(super) enum Meant {
+    /// Nothing of this table: the key belongs elsewhere, or nowhere.
+    Nothing,
+    /// This key.
+    Key(String),
+    /// This value.
+    Value(NodeValue),
 }
 
 /// The code of a finding that only says that there is no value.
@@ -163,6 +176,7 @@ impl<'a> Walk<'a> {
 
     fn wrong_type(&self, wanted: &[&str], node: &Node, path: &[Step], findings: &mut Vec<Finding>) {
         let key = last_key(path);
+        let meant = meant_value(key, node, wanted).map(Meant::Value);
         let help = match (&node.value, wanted) {
             (NodeValue::Text(text), wanted) if wanted.contains(&"integer") || wanted.contains(&"number") => {
                 if text.written.contains("${") && text.filled != Filled::Inside {
@@ -183,10 +197,12 @@ impl<'a> Walk<'a> {
             (NodeValue::Float(_), wanted) if wanted.contains(&"integer") => Some("without a fraction".to_owned()),
             (NodeValue::Table(_), ["array"]) if path.len() == 1 && self.table.is_empty() => Some(format!("with two brackets: `[[{key}]]`")),
             (NodeValue::Array(_), ["object"]) if path.len() == 1 && self.table.is_empty() => Some(format!("with one bracket: `[{key}]`")),
+            (NodeValue::Array(_), ["object"]) if path.len() == 1 && self.is_outer() => Some(format!("with one bracket: `[route.{key}]`")),
             _ => None,
         };
         let wanted = join(&wanted.iter().map(|name| with_article(name)).collect::<Vec<_>>(), " or ");
         self.push(findings, path, node.span, "wrong-type", format!("{} must be {wanted}, but is {}", self.label(path), node.kind()), help);
+        mean(findings, meant);
     }
 
     fn choice(&self, choices: &[&str], node: &Node, path: &[Step], findings: &mut Vec<Finding>) {
@@ -448,6 +464,7 @@ impl<'a> Walk<'a> {
             let message = format!("unknown key `{key}`: durations are integers with a unit suffix");
             let help = value.map_or_else(|| format!("write `{right}`"), |value| format!("write `{right} = {value}`"));
             self.push(findings, path, span, "duration-unit", message, Some(help));
+            mean(findings, Some(Meant::Nothing));
             return Some(right);
         }
         let near = suggest(key, known.iter().copied().filter(|known| table.get(known).is_none()));
@@ -463,6 +480,7 @@ impl<'a> Walk<'a> {
             };
             let message = format!("`{key}` is a key of {}, {not}", outer.name);
             self.push(findings, path, span, "misplaced-key", message, Some(format!("move it above `{header}`")));
+            mean(findings, Some(Meant::Nothing));
             return None;
         }
         let message = match self.owner {
@@ -472,12 +490,24 @@ impl<'a> Walk<'a> {
         };
         let help = match near {
             Some(near) => Some(format!("did you mean `{near}`?")),
+            None if self.means_options(key, node, before) => {
+                Some("the options of a plugin stand in `[route.with]`, below the `[[route]]` that they belong to".to_owned())
+            }
             None if known.is_empty() => Some("it takes no keys".to_owned()),
             None if known.len() <= LISTED_MAX => Some(format!("known keys: {}", join(&known.iter().map(|key| ticked(key)).collect::<Vec<_>>(), ", "))),
             None => None,
         };
         self.push(findings, path, span, "unknown-key", message, help);
+        mean(findings, Some(near.map_or(Meant::Nothing, |near| Meant::Key(near.to_owned()))));
         near
+    }
+
+    /// Is this what a newcomer takes for the table of a plugin's options?
+    fn means_options(&self, key: &str, node: &Node, before: &[Step]) -> bool {
+        let is_file = matches!(self.owner, Owner::Router) && self.table.is_empty();
+        let is_with = key == "with" || suggest(key, &["with"]).is_some();
+        let is_other_name = matches!(key, "options" | "config" | "configuration" | "settings" | "params" | "parameters" | "args" | "arguments");
+        before.is_empty() && node.as_table().is_some() && ((is_file && is_with) || (self.is_outer() && is_other_name))
     }
 
     /// Is the walked table itself the outer one?
@@ -516,7 +546,32 @@ impl<'a> Walk<'a> {
     }
 
     fn push(&self, findings: &mut Vec<Finding>, path: &[Step], span: Span, code: &'static str, message: String, help: Option<String>) {
-        findings.push(Finding { path: path.to_vec(), code, message, help, span });
+        findings.push(Finding { path: path.to_vec(), code, message, help, span, meant: None });
+    }
+}
+
+/// Says of the last finding what was meant.
+fn mean(findings: &mut [Finding], meant: Option<Meant>) {
+    if let Some(finding) = findings.last_mut() {
+        finding.meant = meant;
+    }
+}
+
+/// A value of the wrong type that is easily read as one of the right type. What came from outside is not looked at.
+fn meant_value(key: &str, node: &Node, wanted: &[&str]) -> Option<NodeValue> {
+    let text =
+        |text: &str| NodeValue::Text(Text { written: text.to_owned(), value: text.to_owned(), filled: Filled::Inside, pieces: Vec::new(), sensitive: false });
+    match (&node.value, wanted) {
+        (NodeValue::Text(written), _) if written.filled != Filled::Inside || written.sensitive => None,
+        (NodeValue::Text(written), wanted) if wanted.contains(&"integer") => written.value.replace('_', "").parse().ok().map(NodeValue::Integer),
+        (NodeValue::Text(written), ["boolean"]) => written.value.parse().ok().map(NodeValue::Boolean),
+        (NodeValue::Text(written), ["array"]) => {
+            let words = if key == "command" { words_of(&written.value) } else { vec![written.value.clone()] };
+            Some(NodeValue::Array(words.into_iter().map(|word| Node { span: node.span, value: text(&word) }).collect()))
+        }
+        (NodeValue::Integer(number), ["string"]) => Some(text(&number.to_string())),
+        (NodeValue::Boolean(flag), ["string"]) => Some(text(&flag.to_string())),
+        _ => None,
     }
 }
 

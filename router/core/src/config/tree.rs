@@ -254,21 +254,19 @@ impl Node {
         words.iter().map(step).collect()
     }
 
+    /// What stands at `path`, to change it.
+    pub(super) fn at_mut(&mut self, path: &[Step]) -> Option<&mut Self> {
+        path.iter().try_fold(self, |node, step| match (step, &mut node.value) {
+            (Step::Key(key), NodeValue::Table(table)) => table.entries.iter_mut().find(|entry| entry.key == *key).map(|entry| &mut entry.node),
+            (Step::Index(index), NodeValue::Array(items)) => items.get_mut(*index),
+            _ => None,
+        })
+    }
+
     /// Takes out what stands at `path`. Elements of an array shift: remove the later ones first.
     pub(super) fn remove(&mut self, path: &[Step]) {
         let Some((last, way)) = path.split_last() else { return };
-        let mut node = self;
-        for step in way {
-            let next = match (step, &mut node.value) {
-                (Step::Key(key), NodeValue::Table(table)) => table.entries.iter_mut().find(|entry| entry.key == *key).map(|entry| &mut entry.node),
-                (Step::Index(index), NodeValue::Array(items)) => items.get_mut(*index),
-                _ => None,
-            };
-            match next {
-                Some(next) => node = next,
-                None => return,
-            }
-        }
+        let Some(node) = self.at_mut(way) else { return };
         match (last, &mut node.value) {
             (Step::Key(key), NodeValue::Table(table)) => table.entries.retain(|entry| entry.key != *key),
             (Step::Index(index), NodeValue::Array(items)) if *index < items.len() => drop(items.remove(*index)),

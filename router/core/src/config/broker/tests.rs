@@ -126,6 +126,26 @@ async fn a_password_in_the_file_is_warned_about_and_shown_nowhere() {
 }
 
 #[tokio::test]
+async fn the_words_of_a_reference_are_no_password_and_what_stands_beside_it_is_one() {
+    let mut environment = environment();
+    for (name, value) in [("RABBIT_URL", "amqps://a:b@h"), ("PORT", "15671"), ("USER", "u")] {
+        environment = environment.with(name, value);
+    }
+    for (url, management, secret) in [
+        ("${RABBIT_URL}", "https://${USER:?a name, as in https://u:hunter22@h}@h", false),
+        ("${RABBIT_URL:?such as amqps://u:hunter22@h}", "https://h:${PORT:?as in http://u:hunter22@h:15672}", false),
+        ("${RABBIT_URL}", "https://${USER:?u}:hunter22@h", true),
+    ] {
+        let text = format!("[transport]\nkind = 'amqp'\nurl = '{url}'\nmanagement_url = '{management}'\n{ROUTE}");
+        let report = match load_files(&[("router.toml", &text)], &environment).await {
+            Ok(loaded) => loaded.report,
+            Err(problems) => problems.report,
+        };
+        assert_eq!(lines(&report).iter().any(|line| line.contains("secret-literal")), secret, "{url} {management}: {:#?}", lines(&report));
+    }
+}
+
+#[tokio::test]
 async fn what_a_reference_tells_whoever_has_not_set_it_is_no_password() {
     let text = format!("[transport]\nkind = 'amqp'\nurl = '${{RABBIT_URL:?the broker, such as amqp://router:password@localhost:5672/}}'\n{ROUTE}");
     let (_, loaded) = amqp(&text, &FixedEnvironment::default().with("RABBIT_URL", "amqp://router:hunter22@127.0.0.1/")).await;
