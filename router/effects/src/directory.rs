@@ -60,6 +60,15 @@ pub(crate) fn enter(cwd: &Path, roots: &[PathBuf]) -> Result<Entered, EffectErro
     }
 }
 
+/// Would a command be let into `cwd`? For a dry run that is to say what a live one would come to.
+///
+/// # Errors
+///
+/// `Refused` when it is no directory here, `Forbidden` when it leads out of `roots`, if there are any.
+pub fn check_directory(cwd: &Path, roots: &[PathBuf]) -> Result<(), EffectError> {
+    enter(cwd, roots).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, os::unix::fs::symlink};

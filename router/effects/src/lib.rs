@@ -20,6 +20,7 @@ mod worker;
 mod worker_pool;
 
 pub use command::ProcessLimits;
+pub use directory::check_directory;
 pub use environment::Environment;
 pub use performer::{Performer, PerformerError, PerformerOptions};
 pub use resolver::{HostResolver, SystemResolver};

@@ -103,6 +103,48 @@ with = { command = ["true"], cwd = "." }
 }
 
 #[test]
+fn a_dry_run_refuses_the_working_directories_that_a_live_one_refuses_with_roots_and_without() {
+    let home = Home::new(
+        r##"
+[[route]]
+name = "anywhere"
+on = ["#"]
+handler = "exec"
+with = { command = ["true"], cwd = "{{ working_directory }}" }
+
+[[route]]
+name = "below"
+on = ["#"]
+handler = "exec"
+with = { command = ["true"], cwd = "{{ working_directory }}", roots = ["../code"] }
+
+[[route]]
+name = "ci-below"
+on = ["#"]
+coalesce = { by = "working_directory", quiet_ms = 100 }
+handler = "ci"
+with = { command = ["true"], roots = ["../code"] }
+"##,
+    );
+    home.write("code/app/file", "");
+    home.write("outside/file", "");
+    std::os::unix::fs::symlink(home.path().join("outside"), home.path().join("code/link")).expect("a link can be made");
+    for (directory, anywhere, below) in [("code/app", 0, 0), ("outside", 0, 1), ("code/link", 0, 1), ("code/none", 1, 1), ("code/app/file", 1, 1)] {
+        let mut event = write(1, "cart.py");
+        event["payload"]["working_directory"] = home.path().join(directory).display().to_string().into();
+        home.write("event.json", &event.to_string());
+        for (route, expected) in [("anywhere", anywhere), ("below", below), ("ci-below", below)] {
+            let dry = home.run(&["try", route, "event.json"]).code(expected).stdout;
+            let live = home.run(&["try", route, "event.json", "--live"]).code(expected).stdout;
+            if expected == 1 {
+                let why = |said: &str| said.lines().find(|line| line.starts_with('✗')).and_then(|line| line.rsplit_once(" (")).map(|(why, _)| why.to_owned());
+                assert_eq!(why(&dry), why(&live), "{directory} on {route}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_route_that_does_not_exist_is_an_error_with_the_list() {
     let ran = home().run(&["try", "keep", "event.json"]).code(1);
     assert!(ran.stderr.contains("there is no route `keep`") && ran.stderr.contains("`kept`, `poisoned`, `off`"), "{}", ran.stderr);

@@ -7,8 +7,8 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use anyhow::bail;
 use async_trait::async_trait;
 use router_api::{
-    Attempt, BuildError, Canceller, Clock as _, Context, ContextParts, DeadLetterReason, DryRun, Effect, EffectClass, EffectContext, EffectError, EffectPort,
-    EffectReply, Emit, Envelope, FailureClass, HandlerError, Matcher as _, Outcome, OwnWork, Program, RouteMode,
+    Attempt, BuildError, Canceller, Clock as _, CommandRequest, Context, ContextParts, DeadLetterReason, DryRun, Effect, EffectClass, EffectContext,
+    EffectError, EffectPort, EffectReply, EffectRequest, Emit, Envelope, FailureClass, HandlerError, Matcher as _, Outcome, OwnWork, Program, RouteMode,
 };
 use router_core::{
     RouteMatcher, build_handler,
@@ -16,6 +16,7 @@ use router_core::{
     policy::{Failure, Verdict},
     sessions::Projection,
 };
+use router_effects::check_directory;
 use serde::Serialize;
 use tokio::sync::Mutex;
 
@@ -99,7 +100,7 @@ async fn handle(route: &RouteConfig, handler: Arc<dyn router_api::Handler>, even
     let matcher = RouteMatcher::of(route);
     let wanted = matcher.takes(event.key()) && matcher.matches(&event);
     let clock = Arc::new(SystemClock);
-    let dry = Arc::new(DryRun::over(Arc::clone(effects)));
+    let dry = Arc::new(DryRun::over(Arc::new(AsLive(Arc::clone(effects)))));
     let performed = Arc::new(Told { port: Arc::clone(effects), lines: Mutex::default() });
     let (canceller, cancellation) = Canceller::new();
     let store = Arc::new(MemoryStore::default());
@@ -169,6 +170,29 @@ fn came_to(route: &RouteConfig, failure: &Failure) -> Came {
         Verdict::Bury(_) => "given up on at once: a dead letter".to_owned(),
     };
     Came::Failed { error: failure.error.clone(), detail: failure.detail.clone(), consequence }
+}
+
+/// Lets a dry run refuse what a live handling would come to on this machine. Routes in shadow mode and the demo look at less: their
+/// events may come from machines whose directories are not here.
+struct AsLive(Arc<dyn EffectPort>);
+
+#[async_trait]
+impl EffectPort for AsLive {
+    async fn perform(&self, effect: Effect, work: Option<OwnWork<'_>>, cx: &EffectContext) -> Result<EffectReply, EffectError> {
+        self.0.perform(effect, work, cx).await
+    }
+
+    fn check(&self, effect: &Effect) -> Result<(), EffectError> {
+        self.0.check(effect)?;
+        match &effect.request {
+            EffectRequest::Command(CommandRequest { cwd: Some(cwd), below, .. }) => check_directory(cwd, below),
+            _ => Ok(()),
+        }
+    }
+
+    fn resolve_program(&self, name: &str, base_dir: &std::path::Path) -> Result<Program, BuildError> {
+        self.0.resolve_program(name, base_dir)
+    }
 }
 
 /// Performs effects for real and notes what was done.
