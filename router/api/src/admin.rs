@@ -238,6 +238,9 @@ pub struct RouteCommanded {
     pub command: RouteCommand,
     /// Events that it concerned: deleted ones for `Remove`, those of the bursts for `DropBurst`, waiting ones for the others.
     pub events: u64,
+    /// Why there was nothing to do, if so: a route that runs is resumed, or has no burst to flush.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<String>,
 }
 
 /// Where a route begins that is switched on.

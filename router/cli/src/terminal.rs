@@ -43,6 +43,18 @@ impl Output {
         Self { stream: Box::new(Stripped(writer)), width: None }
     }
 
+    /// The same as if it were a terminal.
+    #[cfg(test)]
+    pub fn plain_terminal(writer: impl io::Write + Send + 'static, width: usize) -> Self {
+        Self { width: Some(width), ..Self::plain(writer) }
+    }
+
+    /// Is the reader somebody at a terminal?
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        self.width.is_some()
+    }
+
     /// Writes a line.
     ///
     /// # Errors

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use router_api::{
-    Accepted, Admin, AdminError, ArchivedEvent, Clock, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, DecodeLimits, EnableFrom, EnableRequest,
-    Enabled, Envelope, EventQuery, FrozenBurst, Publication, Published, QueueStats, RedriveRequest, Redriven, RouteCommand, RouteCommanded, RouteName,
-    RouteState, RouteStatus, RouterStatus, Store, StoredDeadLetter, Transport, TransportError,
+    Accepted, Admin, AdminError, ArchivedEvent, BreakerState, Clock, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, DecodeLimits, EnableFrom,
+    EnableRequest, Enabled, Envelope, EventQuery, FrozenBurst, Publication, Published, QueueStats, RedriveRequest, Redriven, RouteCommand, RouteCommanded,
+    RouteName, RouteState, RouteStatus, RouterStatus, Store, StoredDeadLetter, Transport, TransportError,
 };
 
 use crate::{
@@ -209,6 +209,7 @@ impl Admin for RouterAdmin {
             return Err(AdminError::NotFound(format!("there is no route `{route}`; there are {}", names.join(", "))));
         };
         let mut events = queue.map_or(0, |queue| queue.ready + queue.waiting + queue.in_flight);
+        let mut idle = None;
         match (command, &parts) {
             (RouteCommand::Remove, Some(_)) => {
                 return Err(AdminError::Invalid(format!("route `{route}` is on: switch it off (`enabled = false`) before its queue is removed")));
@@ -221,11 +222,21 @@ impl Admin for RouterAdmin {
                 parts.orders.send_if_modified(|order| std::mem::replace(order, if *order == Order::Drain { Order::Drain } else { Order::Pause }) == Order::Run);
             }
             (RouteCommand::Resume, Some(parts)) => {
+                let was_paused = is_paused(&*self.parts.store, route).await?;
                 set_paused(&*self.parts.store, route, None).await?;
+                // A route whose target is down is paused by its breaker, and tries it now.
+                if !was_paused && parts.status().breaker == BreakerState::Closed {
+                    idle = Some(format!("route `{route}` is running already"));
+                }
                 parts.orders.send_if_modified(|order| std::mem::replace(order, if *order == Order::Drain { Order::Drain } else { Order::Run }) == Order::Pause);
                 let _ = parts.wishes.try_send(Wish::Probe);
             }
             (RouteCommand::Flush, Some(parts)) => {
+                if parts.config.coalesce.is_none() {
+                    idle = Some(format!("route `{route}` handles its events one by one (no `coalesce`), so nothing was waiting in a burst"));
+                } else if parts.status().open_bursts == 0 {
+                    idle = Some(format!("nothing was waiting in a burst of route `{route}`"));
+                }
                 let _ = parts.wishes.try_send(Wish::Flush);
             }
             (RouteCommand::DropBurst, Some(parts)) => {
@@ -239,7 +250,7 @@ impl Admin for RouterAdmin {
             }
         }
         self.parts.observers.tell(RouterEvent::Commanded { route: route.clone(), command });
-        Ok(RouteCommanded { route: route.clone(), command, events })
+        Ok(RouteCommanded { route: route.clone(), command, events, idle })
     }
 }
 
@@ -323,9 +334,15 @@ impl Admin for StoreAdmin {
             return Err(AdminError::NotFound(format!("there is no route `{route}`")));
         }
         let mut events = queue.map_or(0, |queue| queue.ready + queue.waiting);
+        let mut idle = None;
         match command {
             RouteCommand::Pause => set_paused(&*self.store, route, Some(self.clock.now())).await?,
-            RouteCommand::Resume => set_paused(&*self.store, route, None).await?,
+            RouteCommand::Resume => {
+                if !is_paused(&*self.store, route).await? {
+                    idle = Some(format!("route `{route}` is not paused"));
+                }
+                set_paused(&*self.store, route, None).await?;
+            }
             RouteCommand::DropBurst => {
                 let Some(config) = config else { return Err(AdminError::Invalid(format!("route `{route}` is gone from the configuration"))) };
                 let bursts = bursts_to_drop(&*self.store, config, false).await?;
@@ -339,7 +356,7 @@ impl Admin for StoreAdmin {
             RouteCommand::Remove => events = self.transport.admin().remove_queue(route).await?,
         }
         self.observers.tell(RouterEvent::Commanded { route: route.clone(), command });
-        Ok(RouteCommanded { route: route.clone(), command, events })
+        Ok(RouteCommanded { route: route.clone(), command, events, idle })
     }
 
     async fn enable(&self, route: &RouteName, request: EnableRequest) -> Result<Enabled, AdminError> {

@@ -98,6 +98,10 @@ fn a_pause_lasts_over_a_restart_until_it_is_ended() {
     assert_eq!(home.read("done"), "");
     let _ = home.run(&["routes", "resume", "poisoned"]).code(0);
     eventually("it is handled", || (home.read("done") == "1\n").then_some(()));
+    let running = home.run(&["routes", "resume", "poisoned"]).code(0).stdout;
+    assert!(running.starts_with("· route `poisoned` is running already; ") && !running.contains('✓'), "{running}");
+    let one_by_one = home.run(&["routes", "flush", "poisoned"]).code(0).stdout;
+    assert!(one_by_one.contains("one by one (no `coalesce`), so nothing was waiting in a burst"), "{one_by_one}");
     let unknown = home.run(&["routes", "pause", "nobody"]).code(1);
     assert!(unknown.stderr.contains("there is no route `nobody`; there are `poisoned`"), "{}", unknown.stderr);
     service.stop();
@@ -141,9 +145,26 @@ with = { command = ["sh", "-c", "[ -e ../mended ] && echo $1 >> ../done || exit 
 "#;
 
 #[test]
+fn a_burst_that_collects_is_handled_at_once_when_it_is_flushed() {
+    let home = Home::new(&BURSTING.replace("quiet_ms = 1, max_wait_ms = 1000", "quiet_ms = 3600000, max_wait_ms = 3600000"));
+    home.write("mended", "");
+    let service = home.serve();
+    work(&service, 1);
+    eventually("the burst collects", || (route(&home)["open_bursts"] == 1).then_some(()));
+    let flushed = home.run(&["routes", "flush", "bursting"]).code(0).stdout;
+    assert_eq!(flushed, "✓ the open bursts of route `bursting` are closed\n");
+    eventually("it is handled", || (home.read("done") == "1\n").then_some(()));
+    service.stop();
+    let stopped = home.run(&["routes", "resume", "bursting"]).code(0).stdout;
+    assert!(stopped.starts_with("· route `bursting` is not paused"), "{stopped}");
+}
+
+#[test]
 fn a_burst_that_fails_is_dropped_into_the_dead_letters_and_its_lane_goes_on() {
     let home = Home::new(BURSTING);
     let mut service = Service::start(home.command(&["run", "--log-format", "json"]));
+    let empty = home.run(&["routes", "flush", "bursting"]).code(0).stdout;
+    assert!(empty.starts_with("· nothing was waiting in a burst of route `bursting`"), "{empty}");
     let nothing = home.run(&["routes", "drop-burst", "bursting"]).code(1);
     assert!(nothing.stderr.contains("route `bursting` has no burst"), "{}", nothing.stderr);
     work(&service, 1);

@@ -14,10 +14,11 @@ use crate::{
     reach::Reach,
     setup,
     system::SystemClock,
-    terminal::{BAD, DIM, GOOD, NAME, Output, Table, WARN, counted, duration, shortened, styled, time},
+    terminal::{BAD, DIM, GOOD, NAME, Output, Table, WARN, counted, duration, harmless, shortened, styled, time},
 };
 
-/// Characters of a route's name in the table; the rest of the line is reckoned with them, so that it fits 120 columns.
+/// Characters of a route's name in the table of a terminal; the rest of the line is reckoned with them, so that it fits 120 columns.
+/// Whoever reads it through a pipe wants the whole name.
 const NAME_CHARS_MAX: usize = 24;
 
 pub(crate) fn run(global: &Global, args: RoutesArgs, out: &mut Output) -> anyhow::Result<Ended> {
@@ -50,6 +51,8 @@ pub(crate) fn run(global: &Global, args: RoutesArgs, out: &mut Output) -> anyhow
     })?;
     if args.json.json {
         out.json(&Named::new(schema::COMMANDED, commanded))?;
+    } else if let Some(idle) = &commanded.idle {
+        out.line(format_args!("{} {}; {} in its queue", styled(DIM, "·"), harmless(idle), counted(commanded.events, "event", "events")))?;
     } else {
         out.line(format_args!("{} {}", styled(GOOD, "✓"), sentence(&args.route, command, commanded.events, running)))?;
     }
@@ -126,6 +129,7 @@ fn list(reach: &Reach, args: &RoutesListArgs, out: &mut Output) -> anyhow::Resul
 
 fn show(out: &mut Output, status: &RouterStatus, now: Timestamp) -> anyhow::Result<()> {
     let plain = anstyle::Style::new();
+    let name_chars_max = if out.is_terminal() { NAME_CHARS_MAX } else { usize::MAX };
     let mut table = Table::new(&["ROUTE", "MODE", "STATE", "LAG", "OLDEST", "IN HAND", "DEAD", "DONE/MIN", "FAIL/MIN", "BREAKER", "BURSTS"]);
     let some = |number: f64| if number > 0.0 { compact(number) } else { "·".to_owned() };
     for route in &status.routes {
@@ -151,7 +155,7 @@ fn show(out: &mut Output, status: &RouterStatus, now: Timestamp) -> anyhow::Resu
             (open, failing) => (BAD, format!("{}!{}", compact(open.into()), compact(failing.into()))),
         };
         table.row(vec![
-            (NAME, shortened(route.name.as_str(), NAME_CHARS_MAX)),
+            (NAME, shortened(route.name.as_str(), name_chars_max)),
             (plain, if route.mode == RouteMode::Shadow { "shadow" } else { "live" }.to_owned()),
             (state.0, state.1.to_owned()),
             (plain, count(queue.map(|queue| queue.ready + queue.waiting))),
@@ -220,10 +224,19 @@ mod tests {
     }
 
     fn shown(routes: serde_json::Value) -> String {
+        shown_on(routes, None)
+    }
+
+    /// On a terminal of so many columns, or in a pipe.
+    fn shown_on(routes: serde_json::Value, width: Option<usize>) -> String {
         let status = json!({ "version": "1", "started_at": "2026-01-02T03:00:00Z", "transport": "embedded", "config_hash": "h", "routes": routes });
         let written = Written::default();
         let now = "2026-01-02T04:00:00Z".parse().unwrap();
-        show(&mut Output::plain(written.clone()), &serde_json::from_value(status).unwrap(), now).unwrap();
+        let mut out = match width {
+            Some(width) => Output::plain_terminal(written.clone(), width),
+            None => Output::plain(written.clone()),
+        };
+        show(&mut out, &serde_json::from_value(status).unwrap(), now).unwrap();
         String::from_utf8(written.0.lock().unwrap().clone()).unwrap()
     }
 
@@ -253,16 +266,18 @@ DONE and FAIL are of the last 5 min; BURSTS are collecting!failing
     }
 
     #[test]
-    fn the_table_fits_120_columns_whatever_stands_in_it() {
+    fn the_table_fits_120_columns_of_a_terminal_whatever_stands_in_it_and_a_pipe_gets_whole_names() {
         let long = "a".repeat(63);
-        let text = shown(json!([{
+        let routes = json!([{
             "name": long, "handler": "h", "mode": "shadow", "state": "reconnecting", "note": null, "open_bursts": 4_000, "failing_bursts": 3,
             "queue": queue(&long, 999_999_999, "2024-01-02T03:57:00Z"),
             "rates": { "window_s": 299, "handled": 1, "failed": 1, "handled_per_minute": 123_456_789.0, "failed_per_minute": 0.004 },
             "breaker": { "state": "open", "until": "2026-01-02T05:59:45Z" },
-        }]));
+        }]);
+        let text = shown_on(routes.clone(), Some(120));
         let widest = text.lines().map(|line| line.chars().count()).max();
         assert!(widest <= Some(120), "{widest:?}\n{text}");
+        assert!(shown(routes).contains(&format!("\n{long}  shadow")));
     }
 
     #[test]
