@@ -105,6 +105,12 @@ impl AmqpTransport {
         exact_times: false,
     };
 
+    /// Has a first try to reach the broker ended, one way or the other? None takes longer than the limits of this crate.
+    #[must_use]
+    pub fn has_been_tried(&self) -> bool {
+        self.bus.now().is_some() || self.bus.trouble().is_some()
+    }
+
     /// How the broker is, from what is known without asking it.
     #[must_use]
     pub fn condition(&self) -> Condition {

@@ -67,6 +67,9 @@ pub(crate) fn management(amqp: &AmqpConfig, effects: &Arc<dyn EffectPort>) -> an
 /// At the start of the service: whoever is there answers by then, and who is not is waited for with open doors.
 const START_PATIENCE: Duration = Duration::from_secs(3);
 
+/// As long as the first try goes on: a slow machine may be about to hear a no, which should end the start and not be found in the log.
+const START_PATIENCE_MAX: Duration = Duration::from_secs(15);
+
 /// Between two looks at a broker that says no.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -112,7 +115,12 @@ impl Serving {
     ///
     /// When it says no in a way that no waiting heals.
     pub(crate) async fn reach(&self) -> anyhow::Result<bool> {
-        match self.transport.reached(START_PATIENCE).await {
+        let mut reached = self.transport.reached(START_PATIENCE).await;
+        let begun = SystemClock.monotonic();
+        while reached.is_err() && !self.transport.has_been_tried() && SystemClock.monotonic() - begun < START_PATIENCE_MAX {
+            reached = self.transport.reached(START_PATIENCE).await;
+        }
+        match reached {
             Ok(()) => {
                 info!("the broker is {}", self.named().await);
                 Ok(true)
