@@ -23,6 +23,8 @@ pub(crate) struct Run<'a> {
     /// The process died while this ran before; something of it may still run.
     pub suspect: bool,
     pub cancellation: &'a Cancellation,
+    /// Something newer is wanted instead.
+    pub overtaken: &'a Cancellation,
 }
 
 /// How it ended.
@@ -44,6 +46,8 @@ pub(crate) enum Ended {
     Unrecorded(String),
     /// Nobody wants it any more: no attempt is counted.
     Cancelled,
+    /// The same, since something newer is wanted.
+    Superseded,
 }
 
 /// After a deadline or a cancellation the handler's future is dropped; one that blocks its thread is left behind after this
@@ -92,6 +96,7 @@ impl Run<'_> {
             joined = &mut task => Some(joined),
             () = parts.clock.sleep(config.timeout) => None,
             () = self.cancellation.cancelled() => None,
+            () = self.overtaken.cancelled() => None,
         };
         let Some(joined) = joined else {
             canceller.cancel();
@@ -102,6 +107,9 @@ impl Run<'_> {
             }
             if self.cancellation.is_cancelled() {
                 return Ended::Cancelled;
+            }
+            if self.overtaken.is_cancelled() {
+                return Ended::Superseded;
             }
             let failure = Failure::new(FailureClass::Timeout, format!("no result within {} ms", config.timeout.as_millis()));
             return match dry_run {

@@ -11,6 +11,8 @@ use std::{
 
 use router_api::{AttemptRecord, FrozenBurst};
 
+mod busy;
+
 /// Names a lane.
 pub type LaneKey = Arc<str>;
 

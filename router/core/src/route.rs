@@ -3,7 +3,12 @@
 //! A route lives through sessions. A session ends when the route is stopped, when its target is down (the breaker), or when its
 //! consumer is lost; unfinished deliveries then go back to their queue, in order and uncounted.
 
-use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use router_api::{BoxFuture, BreakerState, Canceller, Consumer, Delivery, RouteState, TransportError};
@@ -12,6 +17,7 @@ use tokio::{
     task::JoinSet,
 };
 
+use self::busy::InLane;
 use crate::{
     attempt::panic_text,
     breaker::Breaker,
@@ -21,6 +27,8 @@ use crate::{
     rate::TokenBucket,
     worker::{Aside, End, Item, Sorted, Worker},
 };
+
+mod busy;
 
 /// What a route is told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +90,7 @@ pub(crate) async fn run(route: Arc<RouteParts>, mut wishes: mpsc::Receiver<Wish>
             lanes: Lanes::new(limits),
             running: JoinSet::new(),
             handlings: 0,
+            in_lanes: HashMap::new(),
             epoch: 0,
             cancelled: 0,
             orders: orders.clone(),
@@ -118,6 +127,8 @@ struct RouteLoop<'a> {
     running: JoinSet<Ended>,
     /// Handlings among them.
     handlings: usize,
+    /// What runs in which lane, where the route must know.
+    in_lanes: HashMap<LaneKey, InLane>,
     breaker: Breaker,
     bucket: Option<TokenBucket>,
     /// Counts sessions: results of an earlier one must not touch this one's deliveries.
@@ -350,10 +361,11 @@ impl RouteLoop<'_> {
             let Some((lane, batch)) = self.lanes.take_ready() else { break };
             let (worker, epoch) = (Arc::clone(worker), self.epoch);
             let deliveries = batch.items.len();
+            let overtaking = self.begins(&lane, &batch);
             self.handlings += 1;
             self.running.spawn(async move {
                 // The handler's panics are caught inside; this is for a bug of our own, which must not leave the lane busy for ever.
-                let end = AssertUnwindSafe(worker.process(&lane, batch)).catch_unwind().await.unwrap_or(End::Broken);
+                let end = AssertUnwindSafe(worker.process(&lane, batch, &overtaking)).catch_unwind().await.unwrap_or(End::Broken);
                 Ended { epoch, deliveries, handling: Some((lane, end)) }
             });
         }
@@ -365,7 +377,7 @@ impl RouteLoop<'_> {
             return;
         }
         let asides = std::mem::take(&mut session.asides);
-        let (worker, epoch, deliveries) = (Arc::clone(worker), self.epoch, asides.len());
+        let (worker, epoch, deliveries) = (Arc::clone(worker), self.epoch, asides.iter().map(Aside::deliveries).sum());
         let mut settling = Box::pin(async move { worker.settle_aside(asides).await });
         // A transport that takes an acknowledgement at once needs no task for it.
         match AssertUnwindSafe(settling.as_mut()).catch_unwind().now_or_never() {
@@ -432,12 +444,13 @@ impl RouteLoop<'_> {
         match worker.sort(delivery) {
             Sorted::Aside(aside) => session.asides.push(aside),
             Sorted::Lane { key, item, alone } => {
+                let Some(item) = self.meets_busy_lane(&key, item, session) else { return };
                 let identity = item.delivery.identity.clone();
                 self.lanes.push(&key, &identity, *item, alone, self.route.parts.clock.monotonic());
                 // A lane that floods the window would starve the others, where the transport can look past it. The missing
                 // members of a frozen burst have to come, though.
                 let floods = self.lanes.pending_of(&key) >= self.backlog_max() && !self.lanes.is_reassembling(&key);
-                if self.route.is_ordered() && floods && session.held_lanes.insert(Arc::clone(&key)) {
+                if self.route.is_ordered() && floods && !self.looks_at_busy_lanes() && session.held_lanes.insert(Arc::clone(&key)) {
                     worker.consumer.hold_lane(&key);
                 }
             }
@@ -464,12 +477,20 @@ impl RouteLoop<'_> {
             return;
         };
         self.handlings -= 1;
+        let overtaken = self.ends(&lane);
         let answered = match end {
+            End::Hold { batch, answered, .. } if current && let Some(reason) = overtaken => {
+                // Its next attempt is not wanted any more.
+                session.in_hand = session.in_hand.saturating_sub(ended.deliveries.saturating_sub(batch.items.len()));
+                session.asides.push(Aside::Unhandled(Box::new(batch), reason));
+                self.lanes.finished(&lane);
+                answered
+            }
             End::Hold { batch, until, answered } if current => {
                 // Those that were duplicates left the batch, and our hands.
                 session.in_hand = session.in_hand.saturating_sub(ended.deliveries.saturating_sub(batch.items.len()));
                 self.lanes.hold(&lane, batch, until);
-                if session.held_lanes.insert(Arc::clone(&lane)) {
+                if !self.looks_at_busy_lanes() && session.held_lanes.insert(Arc::clone(&lane)) {
                     worker.consumer.hold_lane(&lane);
                 }
                 answered
@@ -569,6 +590,7 @@ impl RouteLoop<'_> {
     fn forget_leftover(&mut self, ended: Option<Ended>) {
         if let Some(Ended { handling: Some((lane, _)), .. }) = ended {
             self.handlings -= 1;
+            self.ends(&lane);
             self.lanes.finished(&lane);
         }
     }

@@ -13,7 +13,7 @@
 use std::{
     future::Future,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -59,6 +59,30 @@ pub(crate) enum Sorted {
 pub(crate) enum Aside {
     Filtered(Delivery),
     Bury(Delivery, DeadLetterReason, String),
+    /// Nobody wants it handled: the reason why.
+    Unhandled(Box<Batch<Item>>, String),
+}
+
+impl Aside {
+    /// How many deliveries it is.
+    pub(crate) fn deliveries(&self) -> usize {
+        match self {
+            Self::Filtered(_) | Self::Bury(..) => 1,
+            Self::Unhandled(batch, _) => batch.items.len(),
+        }
+    }
+}
+
+/// Says of a handling whether something newer is wanted instead, and why it ends then.
+pub(crate) struct Overtaking {
+    pub cancellation: Cancellation,
+    pub by: Arc<OnceLock<String>>,
+}
+
+impl Overtaking {
+    fn reason(&self) -> Option<String> {
+        self.by.get().cloned()
+    }
 }
 
 /// How a batch left the worker.
@@ -149,6 +173,9 @@ impl Worker {
                     self.tell(RouterEvent::Filtered { route: self.name(), key: delivery.key.clone() });
                     filtered.push(delivery);
                 }
+                Aside::Unhandled(batch, reason) => {
+                    self.leave_unhandled(*batch, reason).await;
+                }
                 Aside::Bury(delivery, reason, error) if self.route.config.mode == RouteMode::Shadow => {
                     let (fate, identity) = (shadow_fate(reason, &error), delivery.identity.clone());
                     if self.settle(vec![delivery], || Settlement::Done { fates: vec![fate.clone()], inbox: Vec::new() }).await {
@@ -182,7 +209,7 @@ impl Worker {
     // ── burst → inbox → attempt → settle ────────────────────────────────────────────────────────────────────────────────────
 
     /// Takes a batch from the head of its lane to its end.
-    pub(crate) async fn process(&self, lane: &LaneKey, mut batch: Batch<Item>) -> End {
+    pub(crate) async fn process(&self, lane: &LaneKey, mut batch: Batch<Item>, overtaking: &Overtaking) -> End {
         let route = &*self.route;
         let config = &route.config;
 
@@ -239,12 +266,16 @@ impl Worker {
         let events = batch.items.len();
         self.tell(RouterEvent::Started { route: self.name(), event: Arc::clone(&newest), attempt, events, lane: Some(lane.to_string()) });
         let running = Running { worker: self, events, started };
-        let ended = self.attempt(lane, &batch, &identity, attempt, crashes).await;
+        let ended = self.attempt(lane, &batch, &identity, attempt, crashes, overtaking).await;
         let elapsed = running.elapsed();
         drop(running);
 
         let (fate, emits, effects) = match ended {
-            Ended::Cancelled => return End::Released,
+            // What did not end well is not wanted any more where something newer has come.
+            Ended::Superseded | Ended::Failed(_) | Ended::Unrecorded(_) if let Some(reason) = overtaking.reason() => {
+                return if self.leave_unhandled(batch, reason).await { End::Settled { answered: false } } else { End::Released };
+            }
+            Ended::Cancelled | Ended::Superseded => return End::Released,
             Ended::Unrecorded(error) => return self.hold_for_the_store(batch, error),
             Ended::Failed(failure) => return self.failed(lane, batch, attempt, failure).await,
             Ended::Done { outcome: Outcome::Done, emits, effects, note, wrote } => {
@@ -388,7 +419,7 @@ impl Worker {
     }
 
     /// Runs the handler, marked as running so that the death of the process is noticed, and alone if it is suspected of that.
-    async fn attempt(&self, lane: &LaneKey, batch: &Batch<Item>, identity: &str, attempt: u32, crashes: u32) -> Ended {
+    async fn attempt(&self, lane: &LaneKey, batch: &Batch<Item>, identity: &str, attempt: u32, crashes: u32, overtaking: &Overtaking) -> Ended {
         let route = &*self.route;
         // A repetition within a burst is settled with it, but the handler sees the event once.
         let first = |item: &Item, before: &[Item]| item.dedup.is_none() || before.iter().all(|other| other.dedup != item.dedup);
@@ -406,9 +437,20 @@ impl Worker {
         if self.cancellation.is_cancelled() || self.is_leaving() {
             return Ended::Cancelled;
         }
+        if overtaking.cancellation.is_cancelled() {
+            return Ended::Superseded;
+        }
         let slot = route.parts.store.begin_running(&route.config.name, identity);
-        let run =
-            Run { route, events, lane: route.is_ordered().then(|| lane.to_string()), subject, attempt, suspect: crashes > 0, cancellation: &self.cancellation };
+        let run = Run {
+            route,
+            events,
+            lane: route.is_ordered().then(|| lane.to_string()),
+            subject,
+            attempt,
+            suspect: crashes > 0,
+            cancellation: &self.cancellation,
+            overtaken: &overtaking.cancellation,
+        };
         let ended = run.run().instrument(span).await;
         if let Some(slot) = slot {
             route.parts.store.end_running(slot);
@@ -651,6 +693,19 @@ impl Worker {
         }
     }
 
+    /// Finishes a batch that nobody wants handled any more, as skipped. False when the session is over.
+    async fn leave_unhandled(&self, mut batch: Batch<Item>, reason: String) -> bool {
+        let Some(newest) = batch.items.last().map(|item| Arc::clone(&item.event)) else { return true };
+        let (identity, events, fate) = (identity(&batch), batch.items.len(), Fate::Skipped { reason });
+        if !self.finish(std::mem::take(&mut batch.items), &fate).await {
+            return false;
+        }
+        batch.wrote = batch.frozen.is_some() && self.route.config.ledger;
+        self.forget(&batch, &identity).await;
+        self.tell(RouterEvent::Finished { route: self.name(), event: newest, attempt: 0, events, fate, effects: Vec::new(), elapsed: Duration::ZERO });
+        true
+    }
+
     /// Forgets what was kept for a batch that is settled.
     async fn forget(&self, batch: &Batch<Item>, identity: &str) {
         let (store, name, memory) = (&*self.route.parts.store, &self.route.config.name, &self.route.memory);
@@ -758,6 +813,6 @@ fn shadow_lines(effects: &[RecordedEffect], emits: &[Emit], failure: Option<&Fai
 }
 
 /// Only for its bound: handlings are futures that move between threads.
-fn _assert_send(worker: &Worker, lane: &LaneKey, batch: Batch<Item>) -> impl Future<Output = End> + Send {
-    worker.process(lane, batch)
+fn _assert_send(worker: &Worker, lane: &LaneKey, batch: Batch<Item>, overtaking: &Overtaking) -> impl Future<Output = End> + Send {
+    worker.process(lane, batch, overtaking)
 }

@@ -5,6 +5,7 @@ mod archiving;
 mod attacks;
 mod bench;
 mod bursts;
+mod busy;
 mod dropping;
 mod enabling;
 mod failures;
