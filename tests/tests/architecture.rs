@@ -102,6 +102,7 @@ const RULES: &[Rule] = &[
         text: "Instant::now",
         files: &[
             // A broker answers, confirms and loses connections in real time, whatever clock the router has.
+            "router/amqp/src/archive.rs",
             "router/amqp/src/consumer.rs",
             "router/amqp/src/dead_letters.rs",
             "router/amqp/src/link.rs",
