@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use router_api::{EffectClass, EffectError, HttpReply, excerpt};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What came of a launch that Dagster understood.
 #[derive(Debug)]
@@ -49,6 +49,16 @@ impl Launch {
             kind => error(EffectClass::Failed, &format!("Dagster answers a launch with `{kind}`, which is not known here"), answer.to_string()),
         })
     }
+}
+
+/// The answer that a run would have had which was found later.
+pub(super) fn accepted(run: &str) -> HttpReply {
+    HttpReply::new(200, json!({ "data": { "launchRun": { "__typename": "LaunchRunSuccess", "run": { "runId": run } } } }).to_string())
+}
+
+/// Is the run Dagster's now?
+pub(super) fn is_accepted(reply: &HttpReply) -> bool {
+    matches!(Launch::of(reply.clone()), Ok(Launch::Accepted { .. }))
 }
 
 /// The run that a look-up by tag found.
