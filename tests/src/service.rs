@@ -178,8 +178,8 @@ impl Service {
     /// When the process cannot be waited for.
     pub fn wait(&mut self) -> ExitStatus {
         let status = self.child.wait().expect("a child can be waited for");
-        // The end of the log: the reader ends with the pipe.
-        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(5)) {
+        // The end of the log: the reader ends with the pipe, unless a process that was left behind holds it open.
+        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(30)) {
             self.seen.push(line);
         }
         status

@@ -472,11 +472,17 @@ pub(crate) struct HealthArgs {
     pub(crate) json: Json,
 }
 
+/// Names of plugins are made as those of routes are.
+fn plugin_name(text: &str) -> Result<RouteName, String> {
+    text.parse().map_err(|_| "no name of a plugin: use 1 to 63 of `a` to `z`, `0` to `9` and `-`, beginning with a letter".to_owned())
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum NewCommand {
     /// Make a crate with a plugin, a program that links it, a test and an example route
     Plugin {
         /// What routes will call it
+        #[arg(value_parser = plugin_name)]
         name: RouteName,
         /// Where to make it; `./NAME` if not given. Nothing that is there is overwritten
         #[arg(long, value_name = "DIR")]

@@ -10,6 +10,7 @@ mod commands;
 mod env_file;
 mod event_input;
 mod fates;
+mod hints;
 mod log;
 mod log_observer;
 mod log_pipe;
@@ -84,7 +85,10 @@ const EXIT_CONFIG: u8 = 78;
 /// ```
 #[must_use]
 pub fn main() -> ExitCode {
-    let line = CommandLine::parse();
+    let line = CommandLine::try_parse().unwrap_or_else(|error| {
+        let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+        hints::with_tip(error, &args).exit()
+    });
     match line.global.color {
         Colour::Auto => anstream::ColorChoice::Auto,
         Colour::Always => anstream::ColorChoice::Always,

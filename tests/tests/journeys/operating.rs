@@ -88,8 +88,9 @@ fn a_pause_lasts_over_a_restart_until_it_is_ended() {
     home.write("mended", "");
     let service = home.serve();
     let _ = home.run(&["routes", "pause", "poisoned"]).code(0);
-    work(&service, 1);
+    // What comes between the command and its effect may still be handled.
     eventually("the route is paused", || (route(&home)["state"] == "paused").then_some(()));
+    work(&service, 1);
     service.stop();
     let service = home.serve();
     let shown = home.run(&["routes", "list"]).code(0).stdout;

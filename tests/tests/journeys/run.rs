@@ -8,11 +8,14 @@ use serde_json::{Value, json};
 
 use crate::world::{ROUTES, ended, finished, lived_in, write};
 
-/// A route whose command notes its own process in `pid`, and then waits until there is a file `go`.
+/// A route whose command notes its own process in `pid`, and then waits until there is a file `go`. Neither the end of its time nor that
+/// of the drain may come before the test's own steps, however slow the machine is.
 const SLOW: &str = r#"
 [[route]]
 name = "slow"
 on = ["slow.#"]
+timeout_ms = 900_000
+drain_ms = 900_000
 handler = "exec"
 with = { command = ["sh", "../slow.sh"] }
 "#;
@@ -20,7 +23,7 @@ with = { command = ["sh", "../slow.sh"] }
 fn slow_home() -> Home {
     let home = Home::new(SLOW);
     // It ends by itself some day, should a test that failed leave it.
-    let wait = "n=0; while [ ! -e ../go ] && [ $n -lt 5000 ]; do sleep 0.02; n=$((n + 1)); done";
+    let wait = "n=0; while [ ! -e ../go ] && [ $n -lt 20000 ]; do sleep 0.02; n=$((n + 1)); done";
     home.write("slow.sh", &format!("echo $$ > ../pid.new; mv ../pid.new ../pid; {wait}; echo done > ../done\n"));
     home
 }

@@ -98,6 +98,9 @@ with = { command = ["true"], cwd = "." }
     assert!(tried("once", &[]).code(0).stdout.contains("would be handled, if its exit code says so"));
     let failed = tried("once", &["--live"]).code(1).stdout;
     assert!(failed.contains("exit code 1: cannot frobnicate") && failed.contains("(`attempts_max` is 1): a dead letter"), "{failed}");
+    // Only what was written below its directory is a reason to check it.
+    let here = home.path().join("config/cart.py");
+    home.write("event.json", &write(1, here.to_str().expect("a text")).to_string());
     let live = tried("checks", &["--live"]).code(0).stdout;
     assert!(live.contains("not published by `try`: ci.run.finished") && live.contains("passed: exit code 0"), "{live}");
 }

@@ -26,6 +26,10 @@ fn wrong_usage_ends_with_2_and_says_what_is_meant() {
     let home = Home::new("");
     let near = home.run(&["evnts"]).code(2);
     assert!(near.stderr.contains("evnts") && near.stderr.contains("events"), "{}", near.stderr);
+    let other = home.run(&["init"]).code(2);
+    assert!(other.stderr.contains("unrecognized subcommand 'init'") && other.stderr.contains("`event-router new route NAME`"), "{}", other.stderr);
+    let plugin = home.run(&["new", "plugin", "My_Plugin"]).code(2);
+    assert!(plugin.stderr.contains("no name of a plugin") && plugin.stderr.contains("`a` to `z`"), "{}", plugin.stderr);
     for args in [
         &["nosuchcommand"][..],
         &[],

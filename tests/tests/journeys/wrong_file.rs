@@ -1,7 +1,6 @@
 //! A configuration file that is wrong while a router runs: the router goes on with the one before, and commands ask it.
 
 use router_tests::{Answer, Home, Service, eventually, request};
-use serde_json::json;
 
 use crate::world::{ROUTES, finished, lived_in, poison, write};
 
@@ -27,7 +26,7 @@ fn a_reload_is_refused_by_the_running_router_which_knows_of_it_then() {
     for (text, place, problem) in [(misspelt(), "config/router.toml:25:1", "handlr"), (cut_off(), "config/router.toml:2", "not valid TOML")] {
         home.configure(&text);
         let refused = home.run(&["config", "reload"]).code(78);
-        for part in [place, problem, "the running router refuses it, and goes on with the configuration of "] {
+        for part in [place, problem, "the running router refuses it, and goes on with "] {
             assert!(refused.stderr.contains(part), "no `{part}` in\n{}", refused.stderr);
         }
         let line = service.wait_for("the old one stays in force").expect("the log says so");
@@ -79,21 +78,17 @@ fn commands_ask_the_running_router_and_say_once_that_the_file_is_wrong() {
             (&["routes", "pause", "kept"], "finishes what runs"),
             (&["routes", "resume", "kept"], "goes on"),
             (&["publish", "event.json", "--key", "other.key"], "is stored as number"),
-            (&["health"], "3 routes"),
         ] {
             let ran = home.run(args).code(0);
-            // `health` needs no configuration, only a store.
-            let warned = usize::from(args != ["health"]);
-            assert_eq!(ran.stderr.matches("warning: the configuration `config/router.toml` has ").count(), warned, "{args:?}: {}", ran.stderr);
-            assert_eq!(ran.stderr.lines().count(), warned, "{args:?}: {}", ran.stderr);
-            if warned > 0 {
-                let parts = [count, "(`event-router check`); asking the running router, which goes on with the configuration of "];
-                assert!(parts.iter().all(|part| ran.stderr.contains(part)), "{args:?}: {}", ran.stderr);
-            }
-            if args != ["health"] {
-                assert!(ran.stdout.contains(expected), "{args:?}: {}", ran.stdout);
-            }
+            assert_eq!(ran.stderr.lines().count(), 1, "{args:?}: {}", ran.stderr);
+            let parts =
+                ["warning: the configuration `config/router.toml` has ", count, "(`event-router check`); asking the running router, which goes on with"];
+            assert!(parts.iter().all(|part| ran.stderr.contains(part)), "{args:?}: {}", ran.stderr);
+            assert!(ran.stdout.contains(expected), "{args:?}: {}", ran.stdout);
         }
+        // It gives up soon, which a machine that is busy may well be too slow for.
+        let healthy = eventually("the router says that it is well", || Some(home.run(&["health"])).filter(|ran| ran.code == Some(0)));
+        assert!(healthy.stdout.starts_with("healthy: event-router ") && healthy.stderr.is_empty(), "{healthy:?}");
         let unknown = home.run(&["dead-letters", "list", "--route", "nobody"]).code(1);
         assert!(unknown.stderr.contains("there is no route `nobody`") && unknown.stderr.contains("`kept`, `poisoned`, `off`"), "{}", unknown.stderr);
         // What needs the configuration itself says what is wrong with it.
@@ -124,7 +119,7 @@ fn another_routers_store_is_never_taken_for_the_one_that_a_broken_file_may_have_
         let ran = home.run(&["routes", "pause", "kept"]).code(78);
         assert!(!ran.stderr.contains("asking the running router"), "{store}: {}", ran.stderr);
     }
-    let status = json!({ "routes": home.run(&["health", "--json"]).json()["routes_paused"] });
-    assert_ne!(status, json!({ "routes": ["kept"] }));
+    home.configure(ROUTES);
+    assert_eq!(home.run(&["routes", "--json"]).code(0).json()["status"]["routes"][0]["state"], "running");
     service.stop();
 }

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// For one handling, in real time; a dry run that takes longer is told as still under way.
-const HANDLING: Duration = Duration::from_secs(5);
+const HANDLING: Duration = Duration::from_secs(30);
 
 /// Recorded time passes in steps of so much.
 const STEP: Duration = Duration::from_millis(100);
