@@ -31,7 +31,8 @@ fn twelve_planted_errors_come_to_light_in_one_run() {
     let ran = home.run(&["check"]).code(78);
     assert_eq!(ran.stdout.matches("\nerror[").count() + usize::from(ran.stdout.starts_with("error[")), 12, "{}", ran.stdout);
     assert!(ran.stdout.contains("12 errors"), "{}", ran.stdout);
-    for part in ["--> config/routes.d/10-routes.toml:8:1", "comand = [\"pytest\", \"-q\"]", "^^^^^^", "did you mean `command`?", "move it above `[route.with]`"]
+    for part in
+        ["--> config/routes.d/10-routes.toml:8:1", "comand = [\"sh\", \"-c\", \"true\"]", "^^^^^^", "did you mean `command`?", "move it above `[route.with]`"]
     {
         assert!(ran.stdout.contains(part), "no `{part}` in\n{}", ran.stdout);
     }
