@@ -117,6 +117,7 @@ async fn every_example_loads_by_itself_and_keeps_its_state_out_of_the_configurat
         .with("CI_URL", "https://ci.example")
         .with("CI_TOKEN", "ci-token-of-this-test")
         .with("API_URL", "https://api.example/ingest")
+        .with("REPORT_URL", "https://chat.example/hooks/errors")
         .with("RABBIT_URL", "amqp://router:rabbit-password-of-this-test@localhost:5672/");
     let mut examples: Vec<_> = std::fs::read_dir(repository().join("config/examples"))
         .expect("the examples")

@@ -256,6 +256,8 @@ mod tests {
         }
         let unmatched = plan(&conn, crate::archive::UNMATCHED);
         assert!(unmatched.contains("events_unmatched") && !unmatched.contains("TEMP B-TREE"), "{unmatched}");
+        let of_session = plan(&conn, crate::archive::OF_SESSION);
+        assert!(of_session.contains("INDEX events_by_session (session=? AND rowid<?)") && !of_session.contains("TEMP B-TREE"), "{of_session}");
         let prefix = plan(&conn, crate::archive::BY_ID_PREFIX);
         assert!(prefix.contains("INDEX events_by_id (event_id>? AND event_id<?)"), "{prefix}");
     }
