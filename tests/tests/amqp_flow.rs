@@ -472,7 +472,9 @@ async fn a_deleted_dead_queue_costs_no_event() {
         match consumer.settle(vec![delivery], Settlement::Bury(Box::new(letter()))).await {
             Ok(()) => break,
             Err((error, mut back)) => {
-                assert!(error.to_string().contains("`services.router.one.dead`"), "{error}");
+                // A queue that is just going refuses, before it is missing.
+                let said = error.to_string();
+                assert!(said.contains("`services.router.one.dead`") || said.contains("the broker did not take the event"), "{said}");
                 delivery = back.pop().expect("it comes back in hand");
             }
         }

@@ -92,8 +92,7 @@ impl Cluster {
     /// When no node answers, or there is no such queue.
     #[must_use]
     pub fn queue(&self, vhost: &Vhost, name: &str) -> QueueFacts {
-        let queues = self.any().queues(vhost.name());
-        queues.into_iter().find(|queue| queue.name == name).unwrap_or_else(|| panic!("there is no queue `{name}`"))
+        self.any().queue(vhost.name(), name).unwrap_or_else(|| panic!("there is no queue `{name}`"))
     }
 
     /// The node that leads a queue now.

@@ -1,6 +1,9 @@
 //! What a node says of itself, asked of its own processes: no management plugin, and no figure that was right a while ago.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -9,7 +12,9 @@ use super::{
     Broker,
     erlang::{PLAIN, binary},
 };
-use crate::eventually;
+
+/// Longer than an election takes on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A node that runs and does not answer is asked so often for its queues.
 const ASKED_MAX: u32 = 5;
@@ -146,23 +151,43 @@ impl Broker {
     /// When the node does not answer, or a queue finds no leader.
     #[must_use]
     pub fn queues(&self, vhost: &str) -> Vec<QueueFacts> {
-        let list = format!("[Queue(Q) || Q <- rabbit_amqqueue:list({})]", binary(vhost));
+        self.ask_queues(&format!("Q <- rabbit_amqqueue:list({})", binary(vhost)))
+    }
+
+    /// One queue of a virtual host: the others are not asked, and may have no leader.
+    ///
+    /// # Panics
+    ///
+    /// When the node does not answer, or the queue finds no leader.
+    #[must_use]
+    pub fn queue(&self, vhost: &str, name: &str) -> Option<QueueFacts> {
+        let name = binary(name);
+        self.ask_queues(&format!("Q <- rabbit_amqqueue:list({}), element(4, amqqueue:get_name(Q)) =:= {name}", binary(vhost))).pop()
+    }
+
+    fn ask_queues(&self, chosen: &str) -> Vec<QueueFacts> {
+        let list = format!("[Queue(Q) || {chosen}]");
         let definitions = format!("{PLAIN}{COUNT}");
         // While a leader is elected nobody can say how much a queue holds.
         let complete = |queue: &Value| queue["ready"].is_u64() && queue["unacked"].is_u64() && queue["consumers"].is_u64() && queue["leader"] != "undefined";
+        let begun = Instant::now();
         let mut refusals = 0;
-        let queues = eventually("every queue says what it holds", || {
-            let answer = match self.try_ask(&definitions, &list) {
-                Ok(answer) => answer,
+        let queues = loop {
+            let open = match self.try_ask(&definitions, &list) {
+                Ok(answer) => match answer.as_array().map(|queues| queues.iter().filter(|queue| !complete(queue)).cloned().collect::<Vec<_>>()) {
+                    Some(open) if !open.is_empty() => format!("{open:?}"),
+                    _ => break answer,
+                },
                 Err(why) => {
                     // Many queues without a leader take longer to say so than a node may think about a question.
                     refusals += 1;
                     assert!(self.pid().is_some() && refusals < ASKED_MAX, "{why}");
-                    return None;
+                    why
                 }
             };
-            answer.as_array().is_none_or(|queues| queues.iter().all(complete)).then_some(answer)
-        });
+            assert!(begun.elapsed() < PATIENCE, "still not: every queue says what it holds; these do not: {open}");
+            std::thread::park_timeout(Duration::from_millis(10));
+        };
         let mut queues: Vec<QueueFacts> = facts(queues);
         queues.sort_by(|one, other| one.name.cmp(&other.name));
         queues

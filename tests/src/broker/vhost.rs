@@ -88,7 +88,7 @@ impl Vhost {
     /// As [`Vhost::queues`].
     #[must_use]
     pub fn queue(&self, name: &str) -> Option<QueueFacts> {
-        self.queues().into_iter().find(|queue| queue.name == name)
+        self.broker.queue(&self.name, name)
     }
 
     /// Its bindings, without those that every queue has by its name.

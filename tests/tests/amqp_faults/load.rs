@@ -114,7 +114,7 @@ async fn run(url: &str, key: &str, per_s: u32, shared: &Shared) {
         if stopped() && again.is_empty() {
             return;
         }
-        let Ok(client) = AmqpClient::try_connect(url, OwnedTLSConfig::default()).await else {
+        let Ok(Ok(client)) = timeout(LIMIT, AmqpClient::try_connect(url, OwnedTLSConfig::default())).await else {
             sleep(Duration::from_millis(50)).await;
             continue;
         };
