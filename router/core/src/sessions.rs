@@ -60,6 +60,10 @@ struct Read {
     is_cut: bool,
 }
 
+/// See [`Projection::add`].
+#[derive(Debug)]
+struct Forgotten;
+
 impl Projection {
     /// Over `store`; `clock` gives events that are in no archive yet a time.
     #[must_use]
@@ -96,14 +100,21 @@ impl Projection {
         }
     }
 
-    /// Adds what was read and what is in hand. Facts are counted once, whoever brings them, so that questions may overlap.
-    fn add(&self, id: &str, read: Read, in_hand: Vec<Fact>) -> Option<Session> {
+    /// Adds what was read above `after` and what is in hand. Facts are counted once, whoever brings them, so that questions may overlap.
+    ///
+    /// # Errors
+    ///
+    /// When the session was forgotten since `after` was asked for: what was read is not all of it.
+    fn add(&self, id: &str, after: u64, read: Read, in_hand: &[Fact]) -> Result<Option<Session>, Forgotten> {
         let mut known = self.known.lock().expect("no code panics while it holds the sessions");
         known.now += 1;
         let now = known.now;
         if !known.sessions.contains_key(id) {
+            if after > 0 {
+                return Err(Forgotten);
+            }
             if read.facts.is_empty() && in_hand.is_empty() {
-                return None;
+                return Ok(None);
             }
             if known.sessions.len() >= SESSIONS_MAX {
                 let oldest = known.sessions.iter().min_by_key(|(_, remembered)| remembered.asked_at).map(|(id, _)| id.clone());
@@ -117,10 +128,10 @@ impl Projection {
             remembered.record.is_cut();
         }
         // The archive's times go before the ones that this process makes up.
-        for fact in read.facts.into_iter().chain(in_hand) {
+        for fact in read.facts.into_iter().chain(in_hand.iter().cloned()) {
             remembered.record.add(fact);
         }
-        remembered.record.session(id)
+        Ok(remembered.record.session(id))
     }
 }
 
@@ -130,11 +141,15 @@ impl Sessions for Projection {
         if id.is_empty() || id.len() > ID_BYTES_MAX {
             return Ok(None);
         }
+        let now: Timestamp = self.clock.now();
+        let in_hand: Vec<Fact> = in_hand.iter().filter_map(|event| Fact::of(event, id, now)).collect();
         let after = self.known.lock().expect("no code panics while it holds the sessions").sessions.get(id).map_or(0, |remembered| remembered.archived_to);
         let read = self.read(id, after).await?;
-        let now: Timestamp = self.clock.now();
-        let in_hand = in_hand.iter().filter_map(|event| Fact::of(event, id, now)).collect();
-        Ok(self.add(id, read, in_hand))
+        match self.add(id, after, read, &in_hand) {
+            Ok(session) => Ok(session),
+            // From the beginning there is nothing that can have been forgotten.
+            Err(Forgotten) => Ok(self.add(id, 0, self.read(id, 0).await?, &in_hand).unwrap_or(None)),
+        }
     }
 }
 
