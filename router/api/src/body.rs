@@ -4,12 +4,19 @@
 //! built by `serde_json`'s own `Value`: with `raw_value` on, that one gives the key `$serde_json::private::RawValue` a meaning
 //! of its own, and a peer may write any key.
 
-use std::{borrow::Cow, cell::Cell, fmt};
+use std::{
+    borrow::Cow,
+    cell::{Cell, RefCell},
+    fmt,
+};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use crate::{DecodeError, DecodeLimits};
+use crate::{
+    DecodeError, DecodeLimits,
+    places::{Kept, Place},
+};
 
 /// One less than what the parser itself takes, so that its own error never comes first.
 pub(crate) const DEPTH_MAX: usize = 126;
@@ -33,6 +40,8 @@ pub(crate) enum Seen<'a> {
         kind: Option<Cow<'a, str>>,
         app: Option<Cow<'a, str>>,
     },
+    /// An object of which nothing is kept here.
+    Object,
     /// Anything else.
     Other,
 }
@@ -110,8 +119,8 @@ enum Keep {
     Source,
 }
 
-/// Checks all of `raw` and keeps its head.
-pub(crate) fn head(raw: &[u8], limits: DecodeLimits) -> Result<Head<'_>, DecodeError> {
+/// Checks all of `raw` and keeps its head, and the texts that have names in the normalised view.
+pub(crate) fn head(raw: &[u8], limits: DecodeLimits) -> Result<(Head<'_>, Kept<'_>), DecodeError> {
     if raw.len() > limits.body_bytes_max {
         return Err(DecodeError::TooLarge { bytes: raw.len(), max: limits.body_bytes_max });
     }
@@ -123,16 +132,16 @@ pub(crate) fn head(raw: &[u8], limits: DecodeLimits) -> Result<Head<'_>, DecodeE
         return Err(DecodeError::NotJson("the body is empty".to_owned()));
     }
     let max = limits.depth_max.min(DEPTH_MAX);
-    let too_deep = Cell::new(false);
+    let found = Found::default();
     let mut parser = serde_json::Deserializer::from_str(text);
-    let walked = Top { walk: Walk { keep: Keep::Nothing, levels: max, too_deep: &too_deep } }.deserialize(&mut parser).and_then(|top| {
+    let walked = Top { walk: Walk { keep: Keep::Nothing, place: Place::BODY, levels: max, found: &found } }.deserialize(&mut parser).and_then(|top| {
         parser.end()?;
         Ok(top)
     });
     match walked {
-        Ok(Ok(head)) => Ok(head),
+        Ok(Ok(head)) => Ok((head, found.kept.into_inner())),
         Ok(Err(kind)) => Err(DecodeError::NotObject(kind)),
-        Err(_) if too_deep.get() => Err(DecodeError::TooDeep { max }),
+        Err(_) if found.too_deep.get() => Err(DecodeError::TooDeep { max }),
         Err(error) => Err(DecodeError::NotJson(error.to_string())),
     }
 }
@@ -145,30 +154,47 @@ pub(crate) fn tree(raw: &[u8]) -> Result<Value, serde_json::Error> {
     Ok(value)
 }
 
-/// Walks one value.
-#[derive(Clone, Copy)]
-struct Walk<'c> {
-    keep: Keep,
-    /// Objects and arrays that may still open.
-    levels: usize,
+/// What one walk has found on its way.
+#[derive(Default)]
+struct Found<'a> {
     /// Tells "too deep" from the parser's other errors.
-    too_deep: &'c Cell<bool>,
+    too_deep: Cell<bool>,
+    kept: RefCell<Kept<'a>>,
 }
 
-impl Walk<'_> {
+/// Walks one value.
+#[derive(Clone, Copy)]
+struct Walk<'c, 'a> {
+    keep: Keep,
+    /// Where the value stands.
+    place: Place,
+    /// Objects and arrays that may still open.
+    levels: usize,
+    found: &'c Found<'a>,
+}
+
+impl Walk<'_, '_> {
     /// For the values within an object or array.
     fn inside<E: serde::de::Error>(self) -> Result<Self, E> {
         match self.levels.checked_sub(1) {
-            Some(levels) => Ok(Self { keep: Keep::Nothing, levels, ..self }),
+            Some(levels) => Ok(Self { keep: Keep::Nothing, place: Place::Nowhere, levels, ..self }),
             None => {
-                self.too_deep.set(true);
+                self.found.too_deep.set(true);
                 Err(E::custom("nested too deep"))
             }
         }
     }
+
+    /// For the value of the member `name` of the object that stands at `place`.
+    fn of(self, place: Place, name: &str) -> Self {
+        match place {
+            Place::Object(..) => Self { place: self.found.kept.borrow_mut().enter(place, name), ..self },
+            Place::Text(_) | Place::Nowhere => self,
+        }
+    }
 }
 
-impl<'de> DeserializeSeed<'de> for Walk<'_> {
+impl<'de> DeserializeSeed<'de> for Walk<'_, 'de> {
     type Value = Seen<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Seen<'de>, D::Error> {
@@ -176,7 +202,7 @@ impl<'de> DeserializeSeed<'de> for Walk<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Walk<'_> {
+impl<'de> Visitor<'de> for Walk<'_, 'de> {
     type Value = Seen<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -204,10 +230,16 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Seen<'de>, E> {
+        if let Place::Text(_) = self.place {
+            self.found.kept.borrow_mut().keep(self.place, || Cow::Borrowed(text));
+        }
         Ok(if self.keep == Keep::Nothing { Seen::Other } else { Seen::Text(Cow::Borrowed(text)) })
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Seen<'de>, E> {
+        if let Place::Text(_) = self.place {
+            self.found.kept.borrow_mut().keep(self.place, || Cow::Owned(text.to_owned()));
+        }
         Ok(if self.keep == Keep::Nothing { Seen::Other } else { Seen::Text(Cow::Owned(text.to_owned())) })
     }
 
@@ -232,10 +264,16 @@ impl<'de> Visitor<'de> for Walk<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Seen<'de>, A::Error> {
         let member = self.inside()?;
         if self.keep != Keep::Source {
-            while members.next_key_seed(Name)?.is_some() {
-                members.next_value_seed(member)?;
+            if let Place::Object(..) = self.place {
+                while let Some(name) = members.next_key_seed(Name)? {
+                    members.next_value_seed(member.of(self.place, &name))?;
+                }
+            } else {
+                while members.next_key_seed(Name)?.is_some() {
+                    members.next_value_seed(member)?;
+                }
             }
-            return Ok(Seen::Other);
+            return Ok(Seen::Object);
         }
         let (mut host, mut kind, mut app) = (None, None, None);
         while let Some(name) = members.next_key_seed(Name)? {
@@ -285,11 +323,11 @@ impl<'de> Visitor<'de> for Name {
 }
 
 /// Walks the whole body: its head if it is an object, else what it is instead.
-struct Top<'c> {
-    walk: Walk<'c>,
+struct Top<'c, 'a> {
+    walk: Walk<'c, 'a>,
 }
 
-impl<'de> DeserializeSeed<'de> for Top<'_> {
+impl<'de> DeserializeSeed<'de> for Top<'_, 'de> {
     type Value = Result<Head<'de>, &'static str>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -297,7 +335,7 @@ impl<'de> DeserializeSeed<'de> for Top<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Top<'_> {
+impl<'de> Visitor<'de> for Top<'_, 'de> {
     type Value = Result<Head<'de>, &'static str>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -337,6 +375,7 @@ impl<'de> Visitor<'de> for Top<'_> {
         let member = self.walk.inside()?;
         let mut head = Head::default();
         while let Some(name) = members.next_key_seed(Name)? {
+            let member = member.of(self.walk.place, &name);
             match head.place(&name) {
                 Some((place, keep)) => *place = members.next_value_seed(Walk { keep, ..member })?,
                 None => {

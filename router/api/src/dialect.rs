@@ -68,18 +68,29 @@ impl Dialect {
         }
     }
 
-    /// The payload within `body`; `None` where the shape has a place for it and this event leaves it out.
-    pub(crate) fn payload(self, body: &Value) -> Option<&Value> {
+    /// The member of the body that is the payload; `None` where the whole body is. `nested` says that the body has a `payload` which is
+    /// an object.
+    pub(crate) fn payload_member(self, nested: bool) -> Option<&'static str> {
         match self {
-            Self::V2 | Self::Command => body.get("payload"),
-            Self::CloudEvents | Self::V1 | Self::Flume => body.get("data"),
-            Self::Hookd => Some(body),
+            Self::V2 | Self::Command => Some("payload"),
+            Self::CloudEvents | Self::V1 | Self::Flume => Some("data"),
+            Self::Hookd => None,
             // Flat, unless the producer forgot the rest of the envelope.
-            Self::V2Lenient | Self::Opaque => Some(body.get("payload").filter(|payload| payload.is_object()).unwrap_or(body)),
+            Self::V2Lenient | Self::Opaque => nested.then_some("payload"),
         }
     }
 
-    /// The first text in `body` where this shape keeps `what`. An empty one is taken only if there is no other.
+    /// The payload within `body`; `None` where the shape has a place for it and this event leaves it out.
+    pub(crate) fn payload(self, body: &Value) -> Option<&Value> {
+        match self.payload_member(body.get("payload").is_some_and(Value::is_object)) {
+            Some(member) => body.get(member),
+            None => Some(body),
+        }
+    }
+
+    /// The first text in `body` where this shape keeps `what`. An empty one is taken only if there is no other. What the walk kept
+    /// (`places.rs`) is held against this.
+    #[cfg(test)]
     pub(crate) fn find<'a>(self, what: &What, body: &'a Value) -> Option<&'a str> {
         let payload = self.payload(body);
         let mut empty = None;
@@ -95,7 +106,7 @@ impl Dialect {
     }
 
     /// Where this shape keeps `what`, nearest first.
-    fn places(self, what: &What) -> impl Iterator<Item = (Root, Place)> {
+    pub(crate) fn places(self, what: &What) -> impl Iterator<Item = (Root, Place)> {
         let own = match self {
             Self::CloudEvents => what.cloud_events,
             Self::Hookd => what.hookd,
@@ -118,7 +129,7 @@ impl Dialect {
 
 /// What a place begins at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Root {
+pub(crate) enum Root {
     Body,
     Payload,
 }
@@ -129,12 +140,13 @@ impl fmt::Display for Dialect {
     }
 }
 
+#[cfg(test)]
 fn text_at<'a>(root: &'a Value, place: &[&str]) -> Option<&'a str> {
     place.iter().try_fold(root, |value, word| value.get(word))?.as_str()
 }
 
 /// Words that lead to a value.
-type Place = &'static [&'static str];
+pub(crate) type Place = &'static [&'static str];
 
 /// Where the shapes keep one thing, nearest first.
 pub(crate) struct What {

@@ -1,7 +1,8 @@
 //! One event, decoded from any dialect that is on the wire. The bytes are kept as they came.
 //!
-//! Decoding walks the body once, keeps its head, and refuses what could not be parsed in full later: the tree is built only
-//! for those who look inside. Which shapes there are and where they keep things: `dialect.rs`; the walk itself: `body.rs`.
+//! Decoding walks the body once, keeps its head and the texts that have names in the view, and refuses what could not be parsed in
+//! full later: the tree is built only for those who look further inside. Which shapes there are and where they keep things:
+//! `dialect.rs`; the walk itself: `body.rs`; what it keeps of the names: `places.rs`.
 
 use std::{borrow::Cow, fmt, sync::OnceLock};
 
@@ -15,6 +16,7 @@ use crate::{
     Dialect, EventId, Field, FieldPath, RoutingKey,
     body::{self, Head, IDS_MAX, Seen},
     dialect::{FILE_PATH, GIT_BRANCH, SESSION_ID, TOOL_NAME, WORKING_DIRECTORY},
+    places::{Name, Named},
     time,
     view::{FieldName, Word},
 };
@@ -92,6 +94,7 @@ pub struct Envelope {
     time: Option<Timestamp>,
     source: Option<Source>,
     correlation_ids: Vec<String>,
+    named: Named,
     body: OnceLock<Value>,
 }
 
@@ -121,7 +124,7 @@ impl Envelope {
     /// surrogate pair): whatever [`Envelope::body`] could stumble over later.
     pub fn decode(key: RoutingKey, raw: impl Into<Bytes>, limits: DecodeLimits) -> Result<Self, DecodeError> {
         let raw = raw.into();
-        let head = body::head(&raw, limits)?;
+        let (head, kept) = body::head(&raw, limits)?;
         let dialect = Dialect::of(&head);
         let (event_type, time) = match dialect {
             Dialect::CloudEvents => (&head.cloud_type, &head.time),
@@ -136,6 +139,7 @@ impl Envelope {
             time: time.text().and_then(time::read),
             source: source_of(&head),
             correlation_ids: correlation_ids_of(&head),
+            named: Named::of(kept, dialect, head.payload == Seen::Object, &raw),
             key,
             dialect,
             body: OnceLock::new(),
@@ -234,34 +238,34 @@ impl Envelope {
     /// The session. An empty one counts as absent.
     #[must_use]
     pub fn session_id(&self) -> Option<&str> {
-        self.dialect.find(&SESSION_ID, self.body()).filter(|session| !session.is_empty())
+        self.named.get(Name::SessionId, &self.raw).filter(|session| !session.is_empty())
     }
 
     /// The tool that was used, as Claude Code names it: `Write`, `Edit`, `Bash`.
     #[must_use]
     pub fn tool_name(&self) -> Option<&str> {
-        self.dialect.find(&TOOL_NAME, self.body())
+        self.named.get(Name::ToolName, &self.raw)
     }
 
     /// The file that the tool worked on: its `file_path`, else its `notebook_path`, else its `path`.
     #[must_use]
     pub fn file_path(&self) -> Option<&str> {
-        self.dialect.find(&FILE_PATH, self.body())
+        self.named.get(Name::FilePath, &self.raw)
     }
 
     /// Where the session works.
     #[must_use]
     pub fn working_directory(&self) -> Option<&str> {
-        self.dialect.find(&WORKING_DIRECTORY, self.body())
+        self.named.get(Name::WorkingDirectory, &self.raw)
     }
 
     /// The branch, as the event says it; `unknown` and `HEAD` occur.
     #[must_use]
     pub fn git_branch(&self) -> Option<&str> {
-        self.dialect.find(&GIT_BRANCH, self.body())
+        self.named.get(Name::GitBranch, &self.raw)
     }
 
-    /// A field of the normalised view. Only `payload`, `raw` and the names that lie in the body make it parse the body.
+    /// A field of the normalised view. Only `payload`, `raw` and a `source` that is an object make it build the tree of the body.
     #[must_use]
     pub fn field(&self, path: &FieldPath) -> Option<Field<'_>> {
         let text = |text| Some(Field::Text(Cow::Borrowed(text)));
@@ -363,7 +367,7 @@ fn source_of(head: &Head<'_>) -> Option<Source> {
     match &head.source {
         Seen::Text(text) => Some(Source::Text(text.as_ref().to_owned())),
         Seen::Source { host, kind, app } => Some(Source::Object { host: owned(host), kind: owned(kind), app: owned(app) }),
-        Seen::Absent | Seen::Null | Seen::Texts(_) | Seen::Other => None,
+        Seen::Absent | Seen::Null | Seen::Texts(_) | Seen::Object | Seen::Other => None,
     }
 }
 

@@ -16,6 +16,7 @@ mod keep_alive;
 mod key;
 mod ledger;
 mod names;
+mod places;
 mod plugin;
 mod program;
 mod session;
