@@ -16,6 +16,9 @@ const START: Duration = Duration::from_secs(90);
 /// Between two events of a drain that goes on, at least this many a second come.
 const SLOWEST: u32 = 100;
 
+/// Between two looks at the memory of a process.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// For a process to let go of the broker when it is told to end.
 const GOODBYE: Duration = Duration::from_secs(15);
 
@@ -40,6 +43,8 @@ pub struct Draining {
     child: Child,
     lines: mpsc::Receiver<String>,
     events: u32,
+    /// The most memory that was seen, in MiB: a process that has ended does not tell any more.
+    peak: Option<f64>,
 }
 
 impl Draining {
@@ -58,7 +63,7 @@ impl Draining {
                 }
             }
         });
-        Ok(Self { child, lines, events })
+        Ok(Self { child, lines, events, peak: None })
     }
 
     /// Waits until everything is drained.
@@ -81,7 +86,7 @@ impl Draining {
             rate: events / seconds,
             cpu: used(cpu, pid),
             broker_cpu: used(broker_cpu, broker),
-            rss: process::peak_rss_mib(pid).unwrap_or(f64::NAN),
+            rss: self.peak.unwrap_or(f64::NAN),
             ..Measured::default()
         };
         if let Some(figures) = said.iter().find_map(|line| line.strip_prefix("latency ")) {
@@ -97,9 +102,14 @@ impl Draining {
         let until = Instant::now() + patience;
         let mut said = Vec::new();
         loop {
-            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            let left = until.saturating_duration_since(Instant::now());
+            let received = self.lines.recv_timeout(left.min(LOOK));
+            // The kernel keeps the most itself, so what counts is the last answer.
+            self.peak = process::peak_rss_mib(self.child.id()).or(self.peak);
+            match received {
                 Ok(line) if line == mark => return Ok(said),
                 Ok(line) => said.push(line),
+                Err(mpsc::RecvTimeoutError::Timeout) if left > LOOK => {}
                 Err(mpsc::RecvTimeoutError::Timeout) => return Err(format!("no `{mark}` within {} s", patience.as_secs()).into()),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Err(format!("the process ended before it said `{mark}`").into()),
             }
