@@ -98,7 +98,7 @@ impl Dispatcher {
             told("inputs", "are more than 25, which GitHub does not take", "put several values into one");
         }
         if let Some(payload) = &options.payload
-            && !Value::from(payload.clone()).as_object().is_some_and(|members| members.len() <= PAYLOAD_MEMBERS_MAX)
+            && Value::from(payload.clone()).as_object().is_none_or(|members| members.len() > PAYLOAD_MEMBERS_MAX)
         {
             told("payload", "is no table of at most 10 members", "put several values into one");
         }

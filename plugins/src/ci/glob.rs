@@ -100,9 +100,9 @@ impl Glob {
 
     /// At this place, and at those behind it that need nothing.
     fn enter(&self, places: &mut [bool], at: usize) {
-        for place in at..places.len() {
-            places[place] = true;
-            if !matches!(self.parts.get(place), Some(Part::Name | Part::Any | Part::Directories)) {
+        for (at, place) in places.iter_mut().enumerate().skip(at) {
+            *place = true;
+            if !matches!(self.parts.get(at), Some(Part::Name | Part::Any | Part::Directories)) {
                 break;
             }
         }
