@@ -109,3 +109,76 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
     };
     Ok(LedgerEntry { key, begun_at: timestamp(row.get(4)?), result })
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use router_api::InboxKey;
+
+    use super::*;
+    use crate::{schema, settle::remember};
+
+    fn conn() -> Connection {
+        let conn = Connection::open_in_memory().unwrap();
+        schema::migrate(&conn).unwrap();
+        conn
+    }
+
+    fn route() -> RouteName {
+        "a".parse().unwrap()
+    }
+
+    fn key(event: &str, ordinal: u32) -> LedgerKey {
+        LedgerKey { subject: LedgerKey::of_event(event), effect: "http".to_owned(), ordinal, digest: "d".to_owned() }
+    }
+
+    fn result(bytes: usize) -> LedgerResult {
+        LedgerResult { at: Timestamp::UNIX_EPOCH, summary: "HTTP 201".to_owned(), reply: Some(vec![7; bytes].into()), is_final: true }
+    }
+
+    fn events_left(conn: &Connection) -> Vec<String> {
+        let mut statement = conn.prepare("SELECT subject FROM ledger ORDER BY number").unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn a_write_is_known_from_its_intent_on_and_forgotten_alone_or_with_its_event() {
+        let conn = conn();
+        assert_eq!(begin(&conn, &route(), &key("e", 0), 5).unwrap(), None);
+        assert_eq!(begin(&conn, &route(), &key("e", 0), 9).unwrap().map(|entry| (entry.begun_at, entry.result)), Some((timestamp(5), None)));
+        end(&conn, &route(), &key("e", 0), &result(3)).unwrap();
+        assert_eq!(begin(&conn, &route(), &key("e", 0), 9).unwrap().and_then(|entry| entry.result), Some(result(3)));
+        begin(&conn, &route(), &key("e", 1), 6).unwrap();
+        begin(&conn, &"b".parse().unwrap(), &key("e", 0), 7).unwrap();
+        forget(&conn, &route(), &[key("e", 0)]).unwrap();
+        assert_eq!(of(&conn, &route(), "event:e").unwrap().into_iter().map(|entry| entry.key).collect::<Vec<_>>(), [key("e", 1)]);
+        let done = InboxKey { key: "e".to_owned(), expires_at: Timestamp::MAX };
+        remember(&conn, &route(), &done).unwrap();
+        assert_eq!(events_left(&conn), ["event:e"], "that of the other route");
+    }
+
+    #[test]
+    fn the_oldest_go_when_they_are_too_old_or_too_many() {
+        let conn = conn();
+        for number in 0..10 {
+            let key = key(&format!("e{number}"), 0);
+            begin(&conn, &route(), &key, number * 100).unwrap();
+            end(&conn, &route(), &key, &result(1_000)).unwrap();
+        }
+        assert!(!retain(&conn, 250, i64::MAX, 500).unwrap());
+        assert_eq!(events_left(&conn).first().map(String::as_str), Some("event:e3"));
+        assert!(retain(&conn, 0, 3 * (1_000 + ROW_BYTES), 2).unwrap(), "there is more");
+        assert_eq!(events_left(&conn).len(), 5);
+        assert!(!retain(&conn, 0, 3 * (1_000 + ROW_BYTES), 500).unwrap());
+        assert_eq!(events_left(&conn), ["event:e7", "event:e8", "event:e9"]);
+    }
+
+    #[test]
+    fn looking_for_writes_seeks_in_the_index() {
+        let conn = conn();
+        for sql in ["SELECT 1 FROM ledger WHERE route = ?1 AND subject = ?2", "DELETE FROM ledger WHERE route = ?1 AND subject = ?2"] {
+            let plan: String = conn.query_row(&format!("EXPLAIN QUERY PLAN {sql}"), ["a", "b"], |row| row.get(3)).unwrap();
+            assert!(plan.contains("(route=? AND subject=?)"), "{plan}");
+        }
+    }
+}

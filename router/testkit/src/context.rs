@@ -4,9 +4,9 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use router_api::{
     Attempt, BuildContext, BuildError, Cancellation, Clock, Context, ContextParts, DryRun, EffectClass, EffectPort, Emit, Envelope, Handler, HandlerError,
-    Outcome, Plugin, Registration, RouteMode, RouteName, Store,
+    Ledger, Outcome, Plugin, Registration, RouteMode, RouteName, Store,
 };
-use router_core::sessions::Projection;
+use router_core::{ledger::HandlingLedger, sessions::Projection};
 use serde_json::Value;
 
 use crate::{EventBuilder, FakeEffects, MemoryState, MemoryStore, VirtualClock};
@@ -62,6 +62,7 @@ pub struct TestContext {
     base_dir: PathBuf,
     cancellation: Cancellation,
     subject: Option<String>,
+    remembers: bool,
 }
 
 /// What came of one handling.
@@ -103,6 +104,7 @@ impl TestContext {
             base_dir: PathBuf::from("."),
             cancellation: Cancellation::never(),
             subject: None,
+            remembers: false,
         }
     }
 
@@ -166,6 +168,14 @@ impl TestContext {
         self
     }
 
+    /// Writes are remembered in the store, as on a live route: handling the same events again, on this value or a clone, is a repetition.
+    /// One that was cut short is made by dropping the future of [`TestContext::handle`].
+    #[must_use]
+    pub fn ledger(mut self) -> Self {
+        self.remembers = true;
+        self
+    }
+
     /// What a plugin is built with.
     #[must_use]
     pub fn build_context(&self) -> BuildContext {
@@ -188,8 +198,11 @@ impl TestContext {
     /// When the burst is empty.
     #[must_use]
     pub fn context_over(&self, effects: Arc<dyn EffectPort>, burst: Vec<Arc<Envelope>>) -> Context {
-        let newest = burst.last().expect("a handling has at least one event");
-        let subject = self.subject.clone().or_else(|| newest.dedup_id()).unwrap_or_else(|| newest.key().to_string());
+        self.context_with(effects, burst, None)
+    }
+
+    fn context_with(&self, effects: Arc<dyn EffectPort>, burst: Vec<Arc<Envelope>>, ledger: Option<Arc<dyn Ledger>>) -> Context {
+        let subject = self.subject_of(&burst);
         Context::new(ContextParts {
             route: self.route.clone(),
             lane: self.lane.clone(),
@@ -201,11 +214,16 @@ impl TestContext {
             effects,
             store: Arc::new(self.store.clone()) as Arc<dyn Store>,
             sessions: Arc::new(Projection::new(Arc::new(self.store.clone()), Arc::new(self.clock.clone()))),
-            ledger: None,
+            ledger,
             dry_run: self.mode == RouteMode::Shadow,
             host: "testhost".to_owned(),
             burst,
         })
+    }
+
+    fn subject_of(&self, burst: &[Arc<Envelope>]) -> String {
+        let newest = burst.last().expect("a handling has at least one event");
+        self.subject.clone().or_else(|| newest.dedup_id()).unwrap_or_else(|| newest.key().to_string())
     }
 
     /// Calls `handler` with `events`, oldest first; a burst where there are several.
@@ -229,8 +247,16 @@ impl TestContext {
             RouteMode::Live => Arc::new(self.effects.clone()),
             RouteMode::Shadow => Arc::clone(&dry_run) as Arc<dyn EffectPort>,
         };
-        let cx = self.context_over(effects, burst);
-        let result = match handler.handle(&newest, &cx).await {
+        let ledger = (self.remembers && self.mode == RouteMode::Live).then(|| {
+            let (store, clock) = (Arc::new(self.store.clone()), Arc::new(self.clock.clone()));
+            Arc::new(HandlingLedger::new(self.route.clone(), self.subject_of(&burst), store, clock, None, |_| ()))
+        });
+        let cx = self.context_with(effects, burst, ledger.clone().map(|ledger| ledger as Arc<dyn Ledger>));
+        let result = handler.handle(&newest, &cx).await;
+        if let (Err(_), Some(ledger)) = (&result, &ledger) {
+            ledger.end_with_an_error().await;
+        }
+        let result = match result {
             Err(HandlerError::Effect(error)) if error.class == EffectClass::DryRun => Ok(Outcome::Done),
             other => other,
         };
