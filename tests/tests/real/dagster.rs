@@ -111,7 +111,6 @@ fn a_changed_session_is_one_run_of_a_real_dagster_whatever_happens_on_the_way() 
     let relay = Relay::new(dagster.address(), "mutation Launch");
     for transport in TRANSPORTS {
         let daemon = dagster.daemon();
-        eprintln!("{transport:?}: success, refusals, a broken location, kills");
         let world = World::new(transport, &routes(relay.address()));
         let mut service = world.serve();
 

@@ -21,9 +21,12 @@ pub enum Stop {
     Answered,
 }
 
+/// Where the next marked request stops, and who is told.
+type Next = Mutex<Option<(Stop, Sender<()>)>>;
+
 pub struct Relay {
     address: SocketAddr,
-    next: Arc<Mutex<Option<(Stop, Sender<()>)>>>,
+    next: Arc<Next>,
 }
 
 impl Relay {
@@ -31,7 +34,7 @@ impl Relay {
     pub fn new(server: SocketAddr, mark: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback interface is there");
         let address = listener.local_addr().expect("it is bound");
-        let next: Arc<Mutex<Option<(Stop, Sender<()>)>>> = Arc::default();
+        let next: Arc<Next> = Arc::default();
         let shared = Arc::clone(&next);
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -55,7 +58,7 @@ impl Relay {
 }
 
 /// One request, one connection.
-fn exchange(mut client: TcpStream, server: SocketAddr, mark: &str, next: &Mutex<Option<(Stop, Sender<()>)>>) {
+fn exchange(mut client: TcpStream, server: SocketAddr, mark: &str, next: &Next) {
     let Some(asked) = whole(&mut client) else { return };
     let is_marked = String::from_utf8_lossy(&asked).contains(mark);
     let stop = if is_marked { next.lock().expect("no thread panics with it").take() } else { None };
