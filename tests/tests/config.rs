@@ -118,6 +118,15 @@ async fn every_example_loads_by_itself_and_keeps_its_state_out_of_the_configurat
         .with("CI_TOKEN", "ci-token-of-this-test")
         .with("API_URL", "https://api.example/ingest")
         .with("REPORT_URL", "https://chat.example/hooks/errors")
+        .with("GITLAB_URL", "https://gitlab.example")
+        .with("GITLAB_TOKEN", "gitlab-token-of-this-test")
+        .with("GITEA_URL", "https://gitea.example")
+        .with("GITEA_TOKEN", "gitea-token-of-this-test")
+        .with("JENKINS_URL", "https://jenkins.example")
+        .with("JENKINS_BASIC", "amVua2luczp0b2tlbg==")
+        .with("BUILDKITE_TOKEN", "buildkite-token-of-this-test")
+        .with("WOODPECKER_URL", "https://woodpecker.example")
+        .with("WOODPECKER_TOKEN", "woodpecker-token-of-this-test")
         .with("RABBIT_URL", "amqp://router:rabbit-password-of-this-test@localhost:5672/");
     let mut examples: Vec<_> = std::fs::read_dir(repository().join("config/examples"))
         .expect("the examples")
@@ -131,7 +140,7 @@ async fn every_example_loads_by_itself_and_keeps_its_state_out_of_the_configurat
         let loaded = load_path(&name, Arc::new(AnyProgram), &environment).await.unwrap_or_else(|problems| panic!("{name}\n{problems}"));
         assert_eq!(loaded.report.diagnostics(), [], "{name}\n{}", loaded.report.render(false));
         assert_eq!(loaded.config.store.path, repository().join("state/router.db"), "{name}");
-        for secret in ["MDEyMzQ1", "ci-token-of-this-test", "hook-token-of-this-test", "rabbit-password-of-this-test"] {
+        for secret in ["MDEyMzQ1", "ci-token-of-this-test", "hook-token-of-this-test", "rabbit-password-of-this-test", "gitlab-token-of-this-test"] {
             assert!(!loaded.config.text.contains(secret), "{name}\n{}", loaded.config.text);
         }
         // What is shown can be loaded again, and means the same.

@@ -241,6 +241,8 @@ fn options_that_the_plugin_reference_shows_are_right() {
         if let Some(name) = line.strip_prefix("## `").and_then(|rest| rest.strip_suffix('`')) {
             plugin = name;
         }
+        // A cell of a table shows a bar by escaping it.
+        let line = line.replace("\\|", "|");
         for code in line.split('`').skip(1).step_by(2).filter(|code| code.contains(" = ")) {
             let table: toml::Table = code.parse().unwrap_or_else(|error| panic!("config/PLUGINS.md, `{plugin}`: `{code}` is no TOML: {error}"));
             let option = table.keys().next().cloned().unwrap_or_default();

@@ -244,7 +244,7 @@ impl Envelope {
     /// The tool that was used, as Claude Code names it: `Write`, `Edit`, `Bash`.
     #[must_use]
     pub fn tool_name(&self) -> Option<&str> {
-        self.named.get(Name::ToolName, &self.raw)
+        self.named.get(Name::Tool, &self.raw)
     }
 
     /// The file that the tool worked on: its `file_path`, else its `notebook_path`, else its `path`.

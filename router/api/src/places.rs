@@ -143,19 +143,19 @@ impl<'a> Kept<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Name {
     SessionId,
-    ToolName,
+    Tool,
     FilePath,
     WorkingDirectory,
     GitBranch,
 }
 
 impl Name {
-    const ALL: [Self; 5] = [Self::SessionId, Self::ToolName, Self::FilePath, Self::WorkingDirectory, Self::GitBranch];
+    const ALL: [Self; 5] = [Self::SessionId, Self::Tool, Self::FilePath, Self::WorkingDirectory, Self::GitBranch];
 
     fn what(self) -> &'static What {
         match self {
             Self::SessionId => &SESSION_ID,
-            Self::ToolName => &TOOL_NAME,
+            Self::Tool => &TOOL_NAME,
             Self::FilePath => &FILE_PATH,
             Self::WorkingDirectory => &WORKING_DIRECTORY,
             Self::GitBranch => &GIT_BRANCH,
@@ -241,7 +241,7 @@ mod tests {
     /// What the walk kept, against a look into the tree.
     fn compare(event: &Envelope) {
         let pairs = [
-            (Name::ToolName, event.tool_name()),
+            (Name::Tool, event.tool_name()),
             (Name::FilePath, event.file_path()),
             (Name::WorkingDirectory, event.working_directory()),
             (Name::GitBranch, event.git_branch()),

@@ -3,9 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use router_api::{
-    AdminError, ArchivedEvent, Clock, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, DecodeLimits, DeliveryRecord, DeliveryState, DoneBefore, Envelope,
-    LedgerKey, Matcher,
-    RedriveRequest, Redriven, RouteName, Store, StoredDeadLetter, Transport,
+    AdminError, ArchivedEvent, Clock, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, DecodeLimits, DeliveryRecord, DeliveryState, DoneBefore,
+    Envelope, LedgerKey, Matcher, RedriveRequest, Redriven, RouteName, Store, StoredDeadLetter, Transport,
 };
 
 use crate::{

@@ -34,10 +34,9 @@ pub(crate) fn events(conn: &Connection, query: &EventQuery, look: &Look) -> rusq
     let before = query.before.map_or(i64::MAX, |before| i64::try_from(before).unwrap_or(i64::MAX));
     let (sql, values): (&str, Vec<&dyn ToSql>) = match (&query.session, query.unmatched) {
         (Some(session), false) => (OF_SESSION, vec![&before, session]),
-        (Some(session), true) => (
-            "SELECT seq, key FROM events WHERE session IS NOT NULL AND session = ?2 AND wanted = 0 AND seq < ?1 ORDER BY seq DESC",
-            vec![&before, session],
-        ),
+        (Some(session), true) => {
+            ("SELECT seq, key FROM events WHERE session IS NOT NULL AND session = ?2 AND wanted = 0 AND seq < ?1 ORDER BY seq DESC", vec![&before, session])
+        }
         (None, true) => (UNMATCHED, vec![&before]),
         (None, false) => ("SELECT seq, key FROM events WHERE seq < ?1 ORDER BY seq DESC", vec![&before]),
     };
