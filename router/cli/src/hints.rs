@@ -78,7 +78,7 @@ mod tests {
 
     fn said(line: &str) -> String {
         let args: Vec<String> = line.split(' ').map(str::to_owned).collect();
-        let error = CommandLine::try_parse_from(&args).err().expect("it is wrong");
+        let error = CommandLine::try_parse_from(&args).expect_err("it is wrong");
         with_tip(error, &args).to_string()
     }
 
