@@ -24,7 +24,8 @@ async fn exec_conforms() {
 async fn ci_conforms() {
     let bad = json!({ "command": ["{{ tool_name }}"], "timeout_ms": "long", "roots": "everywhere" });
     let seen = handler_conformance::<Ci>(json!({ "command": ["pytest", "-q"] }), bad).await;
-    assert_eq!((seen.recorded, seen.asked, seen.emitted), (1, 1, 1));
+    // Whether git ignores the file is asked before the check is run.
+    assert_eq!((seen.recorded, seen.asked, seen.emitted), (1, 2, 1));
 }
 
 #[tokio::test]
