@@ -16,7 +16,7 @@ fn nothing_is_overwritten_and_names_that_cannot_work_are_refused() {
     refused(&["new", "plugin", "webhook"], "there is a plugin `webhook` already");
     refused(&["new", "plugin", "event"], "choose another name");
     refused(&["new", "plugin", "ends-"], "ends with `-`");
-    refused(&["new", "plugin", "Capital"], "no route name");
+    refused(&["new", "plugin", "Capital"], "no name of a plugin");
     refused(&["new", "plugin", "fine", "--router-path", "taken"], "does not hold the router's sources");
     refused(&["new", "route", "r", "--handler", "webhok"], "did you mean `webhook`");
     assert_eq!(home.read("taken/notes.txt"), "mine");
