@@ -299,6 +299,9 @@ impl Worker {
             Ok(false) => return End::Released,
             Err(error) => return self.failed(lane, batch, attempt, Failure::new(FailureClass::Rejected, error)).await,
         }
+        if batch.wrote {
+            self.forget_unrecognised(&batch).await;
+        }
         let oldest = batch.items.iter().map(|item| item.delivery.stored_at).min();
         // What failed in hand, or with the process, is part of what the event has been through.
         batch.items.iter_mut().for_each(|item| item.delivery.attempts = failed_before);
@@ -541,20 +544,14 @@ impl Worker {
         }
         let burst = batch.frozen.clone();
         // Nobody would recognise the event when it is redriven, so its writes must not be either.
-        let unrecognised = match (&batch.frozen, batch.items.as_slice()) {
-            (None, [Item { dedup: None, delivery, .. }]) if tried && route.config.ledger => Some(LedgerKey::of_delivery(&delivery.identity)),
-            _ => None,
-        };
+        if tried && route.config.ledger {
+            self.forget_unrecognised(&batch).await;
+        }
         let buried = std::mem::take(&mut batch.items).into_iter().map(|item| (item.delivery, Some(item.event))).collect();
         if !self.bury(buried, reason, &failure, history, attempts, burst).await {
             return End::Released;
         }
         self.forget(&batch, &identity).await;
-        if let Some(subject) = unrecognised
-            && let Err(error) = route.parts.store.ledger_clear(&route.config.name, &subject).await
-        {
-            self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
-        }
         End::Settled { answered: tried }
     }
 
@@ -697,6 +694,9 @@ impl Worker {
     async fn leave_unhandled(&self, mut batch: Batch<Item>, reason: String) -> bool {
         let Some(newest) = batch.items.last().map(|item| Arc::clone(&item.event)) else { return true };
         let (identity, events, fate) = (identity(&batch), batch.items.len(), Fate::Skipped { reason });
+        if self.route.config.ledger {
+            self.forget_unrecognised(&batch).await;
+        }
         if !self.finish(std::mem::take(&mut batch.items), &fate).await {
             return false;
         }
@@ -704,6 +704,16 @@ impl Worker {
         self.forget(&batch, &identity).await;
         self.tell(RouterEvent::Finished { route: self.name(), event: newest, attempt: 0, events, fate, effects: Vec::new(), elapsed: Duration::ZERO });
         true
+    }
+
+    /// What no inbox recognises leaves the ledger before it is settled: a broker may hand out another event just like it, which is to be
+    /// handled, and to do a thing twice is better than not at all.
+    async fn forget_unrecognised(&self, batch: &Batch<Item>) {
+        if let (None, [Item { dedup: None, delivery, .. }]) = (&batch.frozen, batch.items.as_slice())
+            && let Err(error) = self.route.parts.store.ledger_clear(&self.route.config.name, &LedgerKey::of_delivery(&delivery.identity)).await
+        {
+            self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+        }
     }
 
     /// Forgets what was kept for a batch that is settled.

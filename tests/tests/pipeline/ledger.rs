@@ -313,3 +313,15 @@ async fn where_nothing_recognises_an_event_its_dead_letter_begins_anew() {
     bench.pass(SECOND).await;
     assert_eq!(called(&bench).len(), 2);
 }
+
+#[tokio::test]
+async fn where_nothing_recognises_an_event_its_end_leaves_nothing_that_another_one_just_like_it_could_meet() {
+    let bench = Bench::new();
+    bench.behave(|_| Ask { final_when: Some(200), ..Ask::new("launch") }.then(Answer::Done));
+    bench.apply(&[RouteConfig { dedup: None, ..route("all") }]).await;
+    for round in 1..=2 {
+        bench.send("a.b", "e1").await;
+        bench.settle_down().await;
+        assert_eq!((called(&bench).len(), bench.state.writes()), (round, 0));
+    }
+}
