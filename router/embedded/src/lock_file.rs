@@ -16,8 +16,7 @@ use crate::OpenError;
 /// Holds the store while it lives.
 #[derive(Debug)]
 pub(crate) struct LockFile {
-    // Closing the descriptor frees the lock.
-    _file: File,
+    file: File,
 }
 
 impl LockFile {
@@ -36,7 +35,16 @@ impl LockFile {
         if let Err(error) = written {
             tracing::debug!(path = %path.display(), %error, "the lock file does not say who holds it");
         }
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+/// Closing the descriptor would free the lock only with its last copy, and a process that is just being started has one until its `exec`.
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        if let Err(error) = flock(&self.file, FlockOperation::Unlock) {
+            tracing::debug!(%error, "the lock is freed with its descriptor only");
+        }
     }
 }
 
@@ -66,4 +74,21 @@ pub(crate) fn beside(store: &Path, suffix: &str) -> PathBuf {
 /// Opens a file to read and write, and makes it for its owner alone if it is missing.
 pub(crate) fn private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_of_the_descriptor_does_not_keep_the_lock() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = directory.path().join("router.db");
+        let lock = LockFile::take(&store).unwrap();
+        // As a child process has it between `fork` and `exec`.
+        let _copy = lock.file.try_clone().unwrap();
+        assert!(matches!(LockFile::take(&store), Err(OpenError::HeldByAnother { .. })));
+        drop(lock);
+        LockFile::take(&store).unwrap();
+    }
 }

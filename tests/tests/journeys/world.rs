@@ -69,13 +69,16 @@ pub fn lived_in() -> (Home, Service) {
     (home, service)
 }
 
+/// The states that no other one follows.
+const ENDS: [&str; 2] = ["finished", "dead"];
+
 /// Waits until every event has come to its end on every route, and returns the answer of `events`.
 pub fn finished(home: &Home) -> Value {
     eventually("every event has ended", || {
         let answer = home.run(&["events", "--last", "1000", "--json"]).code(0).json();
         let events = answer["events"].as_array().expect("a list");
         let mut states = events.iter().flat_map(|event| event["deliveries"].as_array().expect("a list")).map(|delivery| &delivery["state"]["state"]);
-        states.all(|state| state != "queued" && state != "waiting").then_some(answer)
+        states.all(|state| ENDS.contains(&state.as_str().expect("a word"))).then_some(answer)
     })
 }
 

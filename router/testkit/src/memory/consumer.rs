@@ -1,6 +1,6 @@
 //! The taker of one queue in memory.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use router_api::{AttemptRecord, Consumer, Delivery, DeliveryState, RouteName, SettleError, Settlement, StoredDeadLetter, TransportError};
@@ -18,12 +18,19 @@ pub(super) struct MemoryConsumer {
     prefetch: usize,
 }
 
+/// When the next item is due, at a clock that somebody else may move at any time.
+struct Due {
+    at: Duration,
+    /// What the clock showed when that was found.
+    now: Duration,
+}
+
 /// What `next` found.
 enum Found {
     Over,
     Delivery(Box<Delivery>),
     Failure,
-    Nothing { due_in: Option<std::time::Duration> },
+    Nothing { due: Option<Due> },
 }
 
 impl MemoryConsumer {
@@ -41,10 +48,10 @@ impl MemoryConsumer {
         let Data { queues, faults, .. } = &mut *data;
         let Some(queue) = queues.get_mut(&self.route) else { return Found::Over };
         if queue.in_hand(self.number) >= self.prefetch {
-            return Found::Nothing { due_in: None };
+            return Found::Nothing { due: None };
         }
         let Some(number) = queue.take(self.number, now, matcher.as_ref()) else {
-            return Found::Nothing { due_in: queue.next_due(now).map(|due| due.saturating_sub(now)) };
+            return Found::Nothing { due: queue.next_due(now).map(|at| Due { at, now }) };
         };
         if Faults::strikes(&mut faults.nexts) {
             if let Some(item) = queue.remove(number) {
@@ -52,7 +59,7 @@ impl MemoryConsumer {
             }
             return Found::Failure;
         }
-        let Some(item) = queue.items.get(&number) else { return Found::Nothing { due_in: None } };
+        let Some(item) = queue.items.get(&number) else { return Found::Nothing { due: None } };
         let delivery = item.delivery(&self.route, number);
         faults.calls.handed_out += 1;
         Found::Delivery(Box::new(delivery))
@@ -143,11 +150,16 @@ impl Consumer for MemoryConsumer {
                 Found::Over => return None,
                 Found::Delivery(delivery) => return Some(Ok(*delivery)),
                 Found::Failure => return Some(Err(TransportError::Unavailable("a test made this `next` fail".to_owned()))),
-                Found::Nothing { due_in: None } => changed.await,
-                Found::Nothing { due_in: Some(due_in) } => {
+                Found::Nothing { due: None } => changed.await,
+                Found::Nothing { due: Some(due) } => {
+                    let asleep = self.open.clock.sleep(due.at.saturating_sub(due.now));
+                    // Moved on since then: that sleep began too late, and would end too late.
+                    if self.open.clock.monotonic().saturating_sub(due.now) >= Duration::from_millis(1) {
+                        continue;
+                    }
                     tokio::select! {
                         () = changed => {}
-                        () = self.open.clock.sleep(due_in) => {}
+                        () = asleep => {}
                     }
                 }
             }
