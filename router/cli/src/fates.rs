@@ -1,7 +1,7 @@
 //! What became of an event on a route, in words: for `events`, `explain` and the demo.
 
 use jiff::Timestamp;
-use router_api::{ArchivedEvent, DeliveryRecord, DeliveryState, Envelope, Fate, Source};
+use router_api::{ArchivedEvent, DecodeLimits, DeliveryRecord, DeliveryState, Envelope, Fate, RouteName, RouteState, RouteStatus, Source};
 use router_core::config::Config;
 
 use crate::terminal::{BAD, DIM, GOOD, WARN, counted, harmless, shortened, styled, time};
@@ -9,11 +9,23 @@ use crate::terminal::{BAD, DIM, GOOD, WARN, counted, harmless, shortened, styled
 /// A line of a shadow route that begins so tells that the handler would have failed.
 pub(crate) const WOULD_FAIL: &str = "would fail: ";
 
-/// Tells fates to somebody who has this configuration before him.
-pub(crate) struct Fates<'c> {
-    pub(crate) config: &'c Config,
+/// Tells fates to somebody who knows of these routes.
+pub(crate) struct Fates {
+    routes: Vec<Known>,
+    /// What an event may be at most.
+    pub(crate) decode: DecodeLimits,
     pub(crate) now: Timestamp,
 }
+
+/// What has to be known of a route in order to say what its deliveries wait for.
+struct Known {
+    name: RouteName,
+    enabled: bool,
+    turn: &'static str,
+}
+
+/// What is in hand and does not run waits for this, as far as is known.
+const TURN: &str = "taken from its queue, waits for its turn";
 
 /// A fate in words.
 pub(crate) struct Told {
@@ -23,7 +35,26 @@ pub(crate) struct Told {
     pub(crate) stuck: bool,
 }
 
-impl Fates<'_> {
+impl Fates {
+    /// With a configuration in hand.
+    pub(crate) fn configured(config: &Config, now: Timestamp) -> Self {
+        let routes = config.routes.iter().map(|route| {
+            let turn = match route {
+                _ if route.coalesce.is_some() => "collects a burst",
+                _ if route.order_by.is_some() => "waits for the earlier events of its lane",
+                _ => TURN,
+            };
+            Known { name: route.name.clone(), enabled: route.enabled, turn }
+        });
+        Self { routes: routes.collect(), decode: config.limits.decode, now }
+    }
+
+    /// With what a running router says of itself.
+    pub(crate) fn running(routes: &[RouteStatus], now: Timestamp) -> Self {
+        let routes = routes.iter().map(|route| Known { name: route.name.clone(), enabled: route.state != RouteState::Disabled, turn: TURN });
+        Self { routes: routes.collect(), decode: DecodeLimits::default(), now }
+    }
+
     /// All deliveries of an event, those that are stuck first.
     pub(crate) fn of<'e>(&self, event: &'e ArchivedEvent) -> Vec<(&'e DeliveryRecord, Told)> {
         let mut told: Vec<_> = event.deliveries.iter().map(|delivery| (delivery, self.tell(delivery))).collect();
@@ -58,7 +89,7 @@ impl Fates<'_> {
     /// Why nobody takes from the queue, if the route cannot.
     fn stuck(&self, delivery: &DeliveryRecord) -> Option<String> {
         let name = &delivery.route;
-        match self.config.routes.iter().find(|route| route.name == *name) {
+        match self.routes.iter().find(|route| route.name == *name) {
             None => Some(format!("stuck: route `{name}` is gone from the configuration; bring the name back")),
             Some(route) if !route.enabled => Some(format!("stuck: route `{name}` is off (`enabled = false`); switch it on")),
             Some(_) => None,
@@ -67,11 +98,7 @@ impl Fates<'_> {
 
     /// What something in hand waits for.
     fn turn(&self, delivery: &DeliveryRecord) -> &'static str {
-        match self.config.routes.iter().find(|route| route.name == delivery.route) {
-            Some(route) if route.coalesce.is_some() => "collects a burst",
-            Some(route) if route.order_by.is_some() => "waits for the earlier events of its lane",
-            _ => "taken from its queue, waits for its turn",
-        }
+        self.routes.iter().find(|route| route.name == delivery.route).map_or(TURN, |route| route.turn)
     }
 }
 
@@ -120,8 +147,8 @@ pub(crate) fn fate_text(fate: &Fate) -> String {
 }
 
 /// Who emitted an event, if this router did: its route.
-pub(crate) fn emitter(event: &ArchivedEvent, config: &Config) -> Option<String> {
-    let envelope = Envelope::decode(event.key.clone(), event.body.clone(), config.limits.decode).ok()?;
+pub(crate) fn emitter(event: &ArchivedEvent, decode: DecodeLimits) -> Option<String> {
+    let envelope = Envelope::decode(event.key.clone(), event.body.clone(), decode).ok()?;
     let is_ours = matches!(envelope.source(), Some(Source::Object { app: Some(app), .. }) if app == "event-router");
     let route = envelope.body().pointer("/source/meta/route").and_then(serde_json::Value::as_str);
     match route {
@@ -139,7 +166,7 @@ mod tests {
 
     fn told(toml: &str, state: DeliveryState, attempts: u32) -> (String, bool) {
         let config = crate::setup::tests::config(toml);
-        let fates = Fates { config: &config, now: Timestamp::UNIX_EPOCH };
+        let fates = Fates::configured(&config, Timestamp::UNIX_EPOCH);
         let delivery = DeliveryRecord { route: "a".parse().unwrap(), state, attempts, at: Timestamp::UNIX_EPOCH };
         let Told { text, sign, stuck } = fates.tell(&delivery);
         (format!("{} {text}", anstream::adapter::strip_str(&sign)), stuck)

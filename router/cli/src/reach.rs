@@ -38,7 +38,20 @@ impl Reach {
     ///
     /// [`InvalidConfig`] with all problems at once, if no such router answers.
     pub(crate) fn find(global: &Global) -> anyhow::Result<Self> {
-        let error = match setup::load_to_read(global) {
+        Self::find_with(global, setup::load_to_read)
+    }
+
+    /// As [`Reach::find`], for a command that asks no broker.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reach::find`].
+    pub(crate) fn find_to_look(global: &Global) -> anyhow::Result<Self> {
+        Self::find_with(global, setup::load_to_look)
+    }
+
+    fn find_with(global: &Global, load: fn(&Global) -> anyhow::Result<Setup>) -> anyhow::Result<Self> {
+        let error = match load(global) {
             Ok(setup) => return Ok(Self::Configured(Box::new(setup))),
             Err(error) => error,
         };

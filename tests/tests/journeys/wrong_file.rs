@@ -71,6 +71,8 @@ fn commands_ask_the_running_router_and_say_once_that_the_file_is_wrong() {
         for (args, expected) in [
             (&["routes"][..], "kept"),
             (&["routes", "list", "--json"], "\"event-router.status.v1\""),
+            (&["events"], "✗ poisoned  given up on (rejected)"),
+            (&["events", "--json"], "\"event-router.events.v1\""),
             (&["dead-letters", "list"], "poisoned"),
             (&["dead-letters", "list", "--route", "kept"], "no dead letters"),
             (&["dead-letters", "show", "1"], "this is bad data"),

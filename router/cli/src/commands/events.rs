@@ -6,11 +6,11 @@ use serde_json::Value;
 
 use crate::{
     Ended,
-    access::{Access, Purpose},
+    access::Purpose,
     args::{EventsArgs, Global},
     commands::block_on,
     fates::{Fates, emitter},
-    setup,
+    reach::Reach,
     system::SystemClock,
     terminal::{BOLD, DIM, NAME, Output, WARN, counted, harmless, shortened, styled, time},
     unasked,
@@ -18,19 +18,23 @@ use crate::{
 
 pub(crate) fn run(global: &Global, args: &EventsArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let _log = global.begin_quiet_log()?;
-    let config = setup::load_to_look(global)?.config;
+    let reach = Reach::find_to_look(global)?;
     let query = EventQuery { last: Some(args.last), pattern: args.key.clone(), unmatched: args.unmatched, session: args.session.clone(), before: None };
-    let mut events = block_on(async {
-        let access = Access::open(&config, Purpose::Read).await?;
+    let (mut events, fates) = block_on(async {
+        let access = reach.open(Purpose::Read).await?;
         let events = access.admin().events(&query).await;
+        let fates = match (&events, reach.setup()) {
+            (Ok(events), None) if !events.is_empty() => access.admin().status().await.map(|status| Fates::running(&status.routes, SystemClock.now())),
+            (_, setup) => Ok(setup.map_or_else(|| Fates::running(&[], SystemClock.now()), |setup| Fates::configured(&setup.config, SystemClock.now()))),
+        };
         access.close().await;
-        Ok(events?)
+        Ok((events?, fates?))
     })?;
     if args.json.json {
         out.json(&with_parsed_events(&EventsAnswer { schema: EventsAnswer::SCHEMA.into(), events })?)?;
         return Ok(Ended::Well);
     }
-    if let Some(sentence) = unasked::sentence(&config) {
+    if let Some(sentence) = reach.setup().and_then(|setup| unasked::sentence(&setup.config)) {
         out.line(styled(DIM, sentence))?;
     }
     if events.is_empty() {
@@ -39,7 +43,6 @@ pub(crate) fn run(global: &Global, args: &EventsArgs, out: &mut Output) -> anyho
     }
     // The newest one is what people look for, so it stands last, beside the prompt.
     events.reverse();
-    let fates = Fates { config: &config, now: SystemClock.now() };
     for event in &events {
         show(out, event, &fates)?;
     }
@@ -55,15 +58,15 @@ fn with_parsed_events(answer: &EventsAnswer) -> anyhow::Result<Value> {
     Ok(shown)
 }
 
-fn show(out: &mut Output, event: &ArchivedEvent, fates: &Fates<'_>) -> anyhow::Result<()> {
+fn show(out: &mut Output, event: &ArchivedEvent, fates: &Fates) -> anyhow::Result<()> {
     let mut head = format!("{:>6}  {}  {}", event.seq, time(event.stored_at, fates.now), styled(BOLD, harmless(event.key.as_str())));
     let redacted = (event.redactions > 0).then(|| counted(event.redactions.into(), "value redacted", "values redacted"));
     for part in event.id.as_deref().map(|id| shortened(id, 36)).into_iter().chain(redacted) {
         head.push_str(&format!("  {}", styled(DIM, part)));
     }
     out.line(head)?;
-    let emitter = emitter(event, fates.config);
-    let parts = [emitter.clone(), summary(event, fates.config.limits.decode)];
+    let emitter = emitter(event, fates.decode);
+    let parts = [emitter.clone(), summary(event, fates.decode)];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     if !parts.is_empty() {
         out.line(format_args!("        {}", styled(DIM, parts.join("  "))))?;
@@ -137,7 +140,7 @@ mod tests {
         let mut out = Output::plain(written.clone());
         let routes = ["ci", "flume", "shadow"].map(|name| format!("[[route]]\nname = \"{name}\"\non = [\"#\"]\nhandler = \"log\"\n")).concat();
         let config = crate::setup::tests::config(&routes);
-        show(&mut out, &event, &Fates { config: &config, now: Timestamp::UNIX_EPOCH }).unwrap();
+        show(&mut out, &event, &Fates::configured(&config, Timestamp::UNIX_EPOCH)).unwrap();
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
         assert!(text.lines().all(|line| !line.ends_with(' ')), "{text:?}");
@@ -167,7 +170,7 @@ mod tests {
         };
         let written = Written::default();
         let config = crate::setup::tests::config("");
-        show(&mut Output::plain(written.clone()), &event, &Fates { config: &config, now: Timestamp::UNIX_EPOCH }).unwrap();
+        show(&mut Output::plain(written.clone()), &event, &Fates::configured(&config, Timestamp::UNIX_EPOCH)).unwrap();
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         assert!(text.contains("emitted by route `ci`") && text.contains("no route listens to it") && !text.contains("wanted"), "{text}");
         assert!(text.lines().all(|line| !line.ends_with(' ')), "{text:?}");

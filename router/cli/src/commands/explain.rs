@@ -63,7 +63,7 @@ pub(crate) fn run(global: &Global, args: &ExplainArgs, out: &mut Output) -> anyh
     if let Some(sentence) = unasked::sentence(&config).filter(|_| archived.is_some()) {
         out.line(styled(DIM, sentence))?;
     }
-    let fates = Fates { config: &config, now: SystemClock.now() };
+    let fates = Fates::configured(&config, SystemClock.now());
     let telling = Telling { explanation: &explanation, archived: archived.as_ref(), original, paused, fates, verbose: global.verbose > 0 };
     telling.tell(out)?;
     if global.verbose > 0 {
@@ -86,7 +86,7 @@ struct Telling<'a> {
     original: Option<u64>,
     /// Routes that are paused, and why.
     paused: BTreeMap<RouteName, String>,
-    fates: Fates<'a>,
+    fates: Fates,
     verbose: bool,
 }
 
@@ -136,7 +136,7 @@ impl Telling<'_> {
         }
         let Some(archived) = self.archived else { return Ok(()) };
         out.line(format_args!("{}number {}, {}", styled(DIM, "stored     "), archived.seq, time(archived.stored_at, self.fates.now)))?;
-        if let Some(emitter) = emitter(archived, self.fates.config) {
+        if let Some(emitter) = emitter(archived, self.fates.decode) {
             out.line(format_args!("{}{emitter}", styled(DIM, "origin     ")))?;
         }
         Ok(())
