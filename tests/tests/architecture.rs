@@ -21,8 +21,9 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("router-http", &["router-api"]),
     ("router-testkit", &["router-api", "router-core"]),
     ("plugins", &["router-api"]),
-    ("event-router", &["router-api", "router-core", "router-effects", "router-amqp", "router-embedded", "router-http", "plugins"]),
-    ("event-router-hook", &[]),
+    ("event-router", &["router-api", "router-core", "router-effects", "router-amqp", "router-embedded", "router-http", "router-claude", "plugins"]),
+    ("router-claude", &[]),
+    ("event-router-hook", &["router-claude"]),
     (
         "router-tests",
         &["router-api", "router-core", "router-effects", "router-amqp", "router-embedded", "router-http", "router-testkit", "plugins", "event-router"],
@@ -38,6 +39,9 @@ const OWNED: &[(&str, &str)] =
 
 /// What the tree of a plugin author has nothing of.
 const NOT_IN_API: &[&str] = &["tokio", "tokio-util", "reqwest", "hyper", "rusqlite", "lapin", "axum", "async-std", "smol", "mio", "socket2"];
+
+/// What a hook, which is started thousands of times a day, has no time for.
+const NOT_IN_HOOK: &[&str] = &["tokio", "regex", "regex-automata", "reqwest", "hyper", "rustls", "rusqlite", "lapin", "tracing-subscriber", "clap"];
 
 /// Licences of dependencies that we accept, each by itself.
 const LICENCES: &[&str] = &[
@@ -115,13 +119,15 @@ const RULES: &[Rule] = &[
             "router/effects/src/http.rs",
             "router/effects/src/worker.rs",
             "router/effects/src/worker_pool.rs",
+            // A hook is one call of a process, with limits in real time.
+            "router/hook/src/system.rs",
         ],
         why: CLOCK,
     },
-    Rule { text: "Timestamp::now", files: &["router/cli/src/system.rs"], why: CLOCK },
+    Rule { text: "Timestamp::now", files: &["router/cli/src/system.rs", "router/hook/src/system.rs"], why: CLOCK },
     Rule { text: "Zoned::now", files: &[], why: CLOCK },
-    // Killed processes need real time to go.
-    Rule { text: "thread::sleep", files: &["router/effects/src/stragglers.rs"], why: CLOCK },
+    // Killed processes need real time to go, and a hook that is debugged waits for a router.
+    Rule { text: "thread::sleep", files: &["router/effects/src/stragglers.rs", "router/hook/src/system.rs"], why: CLOCK },
     // What performs effects, serves sockets and speaks with a broker has real time-outs; what decides about events has none. The store's
     // writer tidies up when it has been idle for a while, which must not drive a virtual clock on.
     Rule {
@@ -156,7 +162,11 @@ const RULES: &[Rule] = &[
     Rule { text: "rand::", files: &[], why: CHANCE },
     Rule { text: "getrandom::", files: &[], why: CHANCE },
     Rule { text: "fastrand::", files: &[], why: CHANCE },
-    Rule { text: "env::var", files: &["router/core/src/config/environment.rs", "router/effects/src/environment.rs"], why: VARIABLES },
+    Rule {
+        text: "env::var",
+        files: &["router/core/src/config/environment.rs", "router/effects/src/environment.rs", "router/hook/src/system.rs"],
+        why: VARIABLES,
+    },
     Rule { text: "unbounded", files: &[], why: BOUNDED },
     Rule { text: "mpsc::channel()", files: &[], why: BOUNDED },
     Rule {
@@ -311,8 +321,12 @@ fn tree<'a>(metadata: &'a Value, name: &str) -> BTreeSet<&'a str> {
 }
 
 fn too_much_for_api(metadata: &Value) -> Vec<String> {
-    let tree = tree(metadata, "router-api");
-    NOT_IN_API.iter().filter(|library| tree.contains(*library)).map(|library| format!("the tree of `router-api` has `{library}`")).collect()
+    too_much_for(metadata, "router-api", NOT_IN_API)
+}
+
+fn too_much_for(metadata: &Value, name: &str, libraries: &[&str]) -> Vec<String> {
+    let tree = tree(metadata, name);
+    libraries.iter().filter(|library| tree.contains(*library)).map(|library| format!("the tree of `{name}` has `{library}`")).collect()
 }
 
 /// Does an SPDX expression allow us to use a package? `A/B` is the old way to write `A OR B`.
@@ -472,6 +486,13 @@ fn the_api_has_no_runtime_and_no_io_in_its_tree() {
     let metadata = metadata();
     assert!(tree(&metadata, "router-api").contains("serde"), "the tree of router-api is empty, so this check would show nothing");
     assert_none(&too_much_for_api(&metadata));
+}
+
+#[test]
+fn the_hook_has_no_runtime_and_no_regular_expressions_in_its_tree() {
+    let metadata = metadata();
+    assert!(tree(&metadata, "event-router-hook").contains("serde_json"), "the tree of the hook is empty, so this check would show nothing");
+    assert_none(&too_much_for(&metadata, "event-router-hook", NOT_IN_HOOK));
 }
 
 #[test]

@@ -1,0 +1,94 @@
+//! `event-router-hook`: publishes what a hook of Claude Code tells. Never in the way: it ends with 0 and prints nothing, whatever happens.
+
+mod debug;
+mod system;
+
+use std::{
+    io::{IsTerminal as _, stdin},
+    panic::{AssertUnwindSafe, catch_unwind, set_hook},
+    process::ExitCode,
+    time::Duration,
+};
+
+use router_claude::{Call, HandedOver, Interface, Published, Settings};
+
+use crate::{debug::say, system::Started};
+
+/// With `BLOODBANK_DEBUG`, how long is waited for the router to take the events.
+const TAKING: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let started = Started::now();
+    // A panic is a mistake of ours, and no reason to show an error in somebody's session.
+    set_hook(Box::new(|_| {}));
+    if catch_unwind(AssertUnwindSafe(|| call(&started))).is_err() && system::variable("BLOODBANK_DEBUG").is_some_and(|value| value != "false") {
+        let _ = catch_unwind(|| say("a mistake in the program: nothing more is done"));
+    }
+    ExitCode::SUCCESS
+}
+
+fn call(started: &Started) {
+    let settings = Settings::from_environment(system::variable);
+    let debug = |line: &str| {
+        if settings.debug {
+            say(line);
+        }
+    };
+    if !settings.enabled {
+        return debug("switched off by `BLOODBANK_ENABLED`");
+    }
+    let arguments: Vec<String> = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let words: Vec<String> = arguments.iter().filter(|argument| !argument.starts_with("--")).cloned().collect();
+    let Some(interface) = Interface::of(&words) else {
+        return debug("unknown arguments: call it without any, or with `tool-action`, `session-start` or `session-end [reason]`");
+    };
+    let call = Call {
+        interface,
+        settings: &settings,
+        host: system::host_name(),
+        directory: std::env::current_dir().unwrap_or_else(|_| "/".into()),
+        now: system::now(),
+        elapsed: &|| started.elapsed(),
+        random: &system::random,
+    };
+    // Nobody types JSON: at a terminal there is no input.
+    let published = if stdin().is_terminal() { call.publish(b"{}".as_slice()) } else { call.publish(stdin().lock()) };
+    if settings.debug {
+        tell(started, &published);
+    }
+}
+
+fn tell(started: &Started, published: &Published) {
+    for trouble in &published.troubles {
+        say(trouble);
+    }
+    let outcome = match &published.handed_over {
+        Some(HandedOver::Told) if is_taken(published) => "published".to_owned(),
+        Some(HandedOver::Told) => "spooled: the router has been told".to_owned(),
+        Some(HandedOver::Sent(_)) if is_taken(published) => "published".to_owned(),
+        Some(HandedOver::Sent(_) | HandedOver::Busy) => "spooled: others are sent before it".to_owned(),
+        Some(HandedOver::Waits(why)) => format!("spooled: {why}"),
+        None => "lost".to_owned(),
+    };
+    for (id, key) in &published.events {
+        say(&format!("{key} {id} {outcome}"));
+    }
+    if published.events.is_empty() && published.troubles.is_empty() {
+        say("this hook means no event");
+    }
+    say(&format!("done after {} ms", started.elapsed().as_millis()));
+}
+
+fn is_taken(published: &Published) -> bool {
+    let (Some(spool), Some(place)) = (&published.spool, published.place) else { return false };
+    let waited = Started::now();
+    loop {
+        if spool.is_done(place) {
+            return true;
+        }
+        if waited.elapsed() > TAKING {
+            return false;
+        }
+        system::pause();
+    }
+}
