@@ -38,6 +38,9 @@ const ROUTES_MAX: usize = 10_000;
 /// For a command: longer than a broker on the same network takes, shorter than a person waits.
 const REACH: Duration = Duration::from_secs(5);
 
+/// As long as the first try goes on: a broker that is busy, or on a slow machine, is there all the same.
+const REACH_MAX: Duration = Duration::from_secs(20);
+
 /// How the configuration wants the broker used.
 pub(crate) fn options(config: &Config, amqp: &AmqpConfig, management: Option<Arc<ManagementApi>>) -> AmqpOptions {
     AmqpOptions {
@@ -115,12 +118,7 @@ impl Serving {
     ///
     /// When it says no in a way that no waiting heals.
     pub(crate) async fn reach(&self) -> anyhow::Result<bool> {
-        let mut reached = self.transport.reached(START_PATIENCE).await;
-        let begun = SystemClock.monotonic();
-        while reached.is_err() && !self.transport.has_been_tried() && SystemClock.monotonic() - begun < START_PATIENCE_MAX {
-            reached = self.transport.reached(START_PATIENCE).await;
-        }
-        match reached {
+        match reached(&self.transport, START_PATIENCE, START_PATIENCE_MAX).await {
             Ok(()) => {
                 info!("the broker is {}", self.named().await);
                 Ok(true)
@@ -152,6 +150,18 @@ impl Serving {
 
     pub(crate) async fn close(&self) {
         self.transport.close().await;
+    }
+}
+
+/// Waits until the broker is reached: for `patience`, and again while the first try has come to no end yet, for about `most` in all.
+async fn reached(transport: &AmqpTransport, patience: Duration, most: Duration) -> Result<(), TransportError> {
+    let begun = SystemClock.monotonic();
+    loop {
+        let reached = transport.reached(patience).await;
+        if reached.is_ok() || transport.has_been_tried() || SystemClock.monotonic() - begun >= most {
+            // It may have come in the very last moment.
+            return if transport.condition().reachable { Ok(()) } else { reached };
+        }
     }
 }
 
@@ -214,7 +224,7 @@ impl OnDemand {
                     Ok(()) | Err(TransportError::Unavailable(_)) => {}
                     Err(error) => return Err(error),
                 }
-                transport.reached(REACH).await
+                reached(&transport, REACH, REACH_MAX).await
             };
             match reached.await {
                 Ok(()) => Ok(transport),
@@ -327,7 +337,7 @@ impl Planner {
     ///
     /// When the broker is not reached.
     pub(crate) async fn plan(&self, subscriptions: &[Subscription]) -> Result<Vec<PlanLine>, TransportError> {
-        self.transport.reached(REACH).await.map_err(with_hint)?;
+        reached(&self.transport, REACH, REACH_MAX).await.map_err(with_hint)?;
         let mut plan = self.transport.admin().plan(subscriptions).await?;
         if let Some((path, hash)) = &self.holder {
             let (change, detail) = match Self::is_bound_by(path, hash).await {
@@ -346,7 +356,7 @@ impl Planner {
     /// Does the router on this store run with the same configuration, and has all of it been bound?
     async fn is_bound_by(store: &Path, hash: &str) -> bool {
         let asking = async { AdminClient::connect(store).await.ok()?.status().await.ok() };
-        let status = tokio::time::timeout(REACH, asking).await.ok().flatten();
+        let status = tokio::time::timeout(REACH_MAX, asking).await.ok().flatten();
         status.is_some_and(|status| status.config_hash == hash && status.condition.reachable && status.condition.troubles.is_empty())
     }
 

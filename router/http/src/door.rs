@@ -196,7 +196,10 @@ async fn admit(State(guard): State<Arc<(Access, SocketAddr)>>, mut request: Requ
 /// Bytes of an answer that are looked at to recognise who gave it.
 const ANSWER_BYTES_MAX: u64 = 4_096;
 
-/// Asks whoever listens there who it is: a Bloodbank, or a router like this one. `None` if it does not say so within a second.
+/// For whoever holds the port to say who it is: nobody waits for it but a router that cannot start.
+const WHO_LIMIT: Duration = Duration::from_secs(5);
+
+/// Asks whoever listens there who it is: a Bloodbank, or a router like this one. `None` if it does not say so within a few seconds.
 async fn who_listens(address: SocketAddr) -> Option<&'static str> {
     let asking = async {
         let mut stream = TcpStream::connect(address).await.ok()?;
@@ -212,7 +215,7 @@ async fn who_listens(address: SocketAddr) -> Option<&'static str> {
             _ => None,
         }
     };
-    tokio::time::timeout(Duration::from_secs(1), asking).await.ok().flatten()
+    tokio::time::timeout(WHO_LIMIT, asking).await.ok().flatten()
 }
 
 #[cfg(test)]
