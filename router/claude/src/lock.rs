@@ -17,7 +17,15 @@ use rustix::fs::{FlockOperation, flock};
 /// A lock that is held until it is dropped, or its process ends.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Not by closing alone: a process that another thread starts just now has a copy of the descriptor, and with it the lock, until it
+        // is another program.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 impl Lock {
@@ -44,7 +52,7 @@ impl Lock {
         };
         std::thread::Builder::new().stack_size(64 * 1024).spawn(waiting)?;
         match receiver.recv_timeout(limit) {
-            Ok(Ok(file)) => Ok(Some(Self { _file: file })),
+            Ok(Ok(file)) => Ok(Some(Self { file })),
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Ok(None),
         }
@@ -58,7 +66,7 @@ impl Lock {
     pub fn at_once(path: &Path) -> io::Result<Option<Self>> {
         let file = open(path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
