@@ -28,6 +28,8 @@ mod route;
 mod router;
 pub mod sessions;
 mod solitude;
+#[cfg(test)]
+mod spent;
 mod unsettled;
 mod worker;
 
