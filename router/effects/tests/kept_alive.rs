@@ -47,11 +47,20 @@ struct Scene {
 
 impl Scene {
     fn new(script: &str) -> Self {
+        Self::with(script, Duration::from_millis(300))
+    }
+
+    /// … whose processes have all the time that they need to end in good order.
+    fn patient(script: &str) -> Self {
+        Self::with(script, LONG)
+    }
+
+    fn with(script: &str, grace: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("script.sh"), script).unwrap();
         let variables = [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("SECRET_TOKEN", "hunter2")];
         let environment = Environment::of(variables.map(|(name, value)| (OsString::from(name), OsString::from(value))), &[]);
-        let options = PerformerOptions { environment: Some(environment), grace: Duration::from_millis(300), ..PerformerOptions::default() };
+        let options = PerformerOptions { environment: Some(environment), grace, ..PerformerOptions::default() };
         Self { dir, performer: Performer::new(options).unwrap(), lease: Some(Lease::new()), processes: NonZeroU16::new(1), idle: LONG }
     }
 
@@ -206,6 +215,8 @@ async fn a_process_may_take_its_leave_after_an_answer_and_costs_no_event_a_try()
 async fn an_event_that_takes_too_long_ends_the_whole_group_and_is_a_timeout() {
     let scene = Scene::new(ANSWERS);
     let limited = |request: CommandRequest| request.timeout(Duration::from_millis(700));
+    // It has begun before the time begins.
+    scene.ask("first", "x").await.unwrap();
     let error = scene.ask_in("a", "hang", &context(Cancellation::never()), limited).await.unwrap_err();
     assert_eq!((error.class, error.message.as_str()), (EffectClass::Timeout, "`sh` was ended, since it did not answer within 700 ms, its own time limit"));
     let begun = Instant::now();
@@ -261,7 +272,7 @@ async fn a_line_without_end_is_a_failure() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_process_sees_the_end_of_its_input_and_the_next_event_starts_another() {
-    let mut scene = Scene::new(ANSWERS);
+    let mut scene = Scene::patient(ANSWERS);
     scene.idle = Duration::from_millis(50);
     scene.ask("a", "x").await.unwrap();
     scene.wait_for("starts", "end").await;
@@ -271,7 +282,7 @@ async fn an_idle_process_sees_the_end_of_its_input_and_the_next_event_starts_ano
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_the_lease_ends_the_process_orderly() {
-    let mut scene = Scene::new(ANSWERS);
+    let mut scene = Scene::patient(ANSWERS);
     scene.ask("a", "x").await.unwrap();
     scene.lease = None;
     scene.wait_for("starts", "end").await;
@@ -279,7 +290,7 @@ async fn the_end_of_the_lease_ends_the_process_orderly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn closing_waits_for_the_processes_and_starts_no_more() {
-    let scene = Scene::new(ANSWERS);
+    let scene = Scene::patient(ANSWERS);
     let pid = scene.ask("a", "x").await.unwrap();
     scene.performer.close().await;
     assert!(scene.read("starts").contains("end") && !is_there(&pid));
