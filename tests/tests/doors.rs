@@ -3,12 +3,16 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use router_tests::{Home, post, request, workspace};
+use router_tests::{Home, eventually, post, request, workspace};
 use serde_json::Value;
 
 /// A request and the answer to it, as they stand on the page.
@@ -81,18 +85,29 @@ fn every_example_of_the_page_is_what_the_door_answers() {
 fn a_port_that_bloodbank_holds_is_named_with_both_ways_out() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it has an address");
-    let bloodbank = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("somebody asks");
-        let mut asked = [0; 1024];
-        let _ = stream.read(&mut asked);
-        let body = r#"{"ok":true,"service":"bloodbank"}"#;
-        let _ = write!(stream, "HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-length: {}\r\ncontent-type: application/json\r\n\r\n{body}", body.len());
+    let is_over = Arc::new(AtomicBool::new(false));
+    let bloodbank = std::thread::spawn({
+        let is_over = Arc::clone(&is_over);
+        move || {
+            for stream in listener.incoming() {
+                if is_over.load(Ordering::SeqCst) {
+                    return;
+                }
+                let Ok(mut stream) = stream else { continue };
+                let mut asked = [0; 1024];
+                let _ = stream.read(&mut asked);
+                let body = r#"{"ok":true,"service":"bloodbank"}"#;
+                let _ = write!(stream, "HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-length: {}\r\ncontent-type: application/json\r\n\r\n{body}", body.len());
+            }
+        }
     });
     let home = Home::new("");
     home.write("config/router.toml", &format!("[store]\npath = \"../state/router.db\"\n[http]\nlisten = \"{address}\"\n"));
-    let ran = home.run(&["run"]);
-    bloodbank.join().expect("it was asked");
-    assert_eq!(ran.code, Some(1), "{ran:?}");
+    // Who holds the port has a few seconds to say who it is, which a machine that is busy may well be too slow for.
+    let ran = eventually("the holder of the port says who it is", || Some(home.run(&["run"]).code(1)).filter(|ran| ran.stderr.contains("a running Bloodbank")));
+    is_over.store(true, Ordering::SeqCst);
+    drop(TcpStream::connect(address));
+    bloodbank.join().expect("it answered");
     for part in ["a running Bloodbank", "stop it", "listen = \"off\""] {
         assert!(ran.stderr.contains(part), "{}", ran.stderr);
     }
@@ -289,13 +304,17 @@ fn two_thousand_silent_and_slow_connections_do_not_hold_up_the_others() {
     let home = Home::new("");
     let service = home.serve();
     let address = service.address();
+    // The median, since what else the machine does falls on some of them.
     let post_all = || {
-        let begun = Instant::now();
+        let mut times: Vec<Duration> = Vec::new();
         for _ in 0..EVENTS {
+            let begun = Instant::now();
             let answer = post(address, "/events?key=a", "{}").expect("an answer");
             assert_eq!(answer.status, 200, "{answer:?}");
+            times.push(begun.elapsed());
         }
-        begun.elapsed()
+        times.sort();
+        times[times.len() / 2]
     };
     let alone = post_all();
     let mut crowd = Vec::with_capacity(CONNECTIONS);
@@ -311,8 +330,8 @@ fn two_thousand_silent_and_slow_connections_do_not_hold_up_the_others() {
         crowd.push(stream);
     }
     let crowded = post_all();
-    // Were one of them waited for, a single event would take ten seconds and more.
-    assert!(crowded < alone * 5 + Duration::from_secs(5), "{crowded:?} with the crowd, {alone:?} without");
+    // Were one of them waited for, each event would take ten seconds and more.
+    assert!(crowded < alone * 5 + Duration::from_secs(3), "{crowded:?} for an event with the crowd, {alone:?} without");
     drop(crowd);
     service.stop();
 }
@@ -438,6 +457,8 @@ fn hostile_status(address: SocketAddr, bytes: &[u8]) -> u16 {
     let mut read = 0;
     while read < answer.len() {
         match stream.read(&mut answer[read..]) {
+            // A wait that has a limit is not taken up again by itself when this process was stopped for a moment.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Ok(0) | Err(_) => break,
             Ok(bytes) => read += bytes,
         }
