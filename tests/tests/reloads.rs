@@ -45,6 +45,9 @@ const LINE: u64 = 13;
 /// Longer than anything should take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// A connection that was idle for longer is not used again.
+const IDLE_MAX: Duration = Duration::from_secs(2);
+
 /// Stays, notes the mark of each event, and answers. One short line is one write, so lines of several processes do not mix.
 const KEEP: &str = r#"exec 3>>"$1"
 while read -r line; do
@@ -140,10 +143,15 @@ fn send(which: u64, door: SocketAddr, logs: Vec<PathBuf>, total: Arc<AtomicU64>,
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let thread = std::thread::spawn(move || {
-        let mut stream = TcpStream::connect_timeout(&door, PATIENCE).expect("the door is open");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
-        stream.set_nodelay(true).expect("a socket has this option");
-        let mut answers = BufReader::new(stream.try_clone().expect("a socket can be shared"));
+        let connect = || {
+            let stream = TcpStream::connect_timeout(&door, PATIENCE).expect("the door is open");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
+            stream.set_nodelay(true).expect("a socket has this option");
+            let answers = BufReader::new(stream.try_clone().expect("a socket can be shared"));
+            (stream, answers)
+        };
+        let (mut stream, mut answers) = connect();
+        let mut used = Instant::now();
         let (mut accepted, mut number) = (Vec::new(), 100_000_000 + which);
         while !stopped.load(Ordering::Relaxed) {
             let handled = logs.iter().map(|log| fs::metadata(log).map_or(0, |file| file.len() / LINE)).min().unwrap_or(0);
@@ -166,12 +174,17 @@ fn send(which: u64, door: SocketAddr, logs: Vec<PathBuf>, total: Arc<AtomicU64>,
                 batch.push((number, session, is_a));
                 number += SENDERS;
             }
+            // The door closes a connection that says nothing for ten seconds, which a reload may take on a busy machine.
+            if used.elapsed() > IDLE_MAX {
+                (stream, answers) = connect();
+            }
             let asked = Instant::now();
             let head = format!("POST /events HTTP/1.1\r\nhost: {door}\r\ncontent-type: application/x-ndjson\r\ncontent-length: {}\r\n\r\n", body.len());
             stream.write_all((head + &body).as_bytes()).expect("the door takes a request");
             let answer = read_answer(&mut answers);
             assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
             let answered = Instant::now();
+            used = answered;
             total.fetch_add(BATCH, Ordering::Relaxed);
             accepted.extend(batch.into_iter().map(|(number, session, is_a)| Accepted { number, session, is_a, asked, answered }));
         }
