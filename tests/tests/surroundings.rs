@@ -51,7 +51,9 @@ impl Stranger {
         }
         // The built one may lie where only its owner looks.
         let program = home.path().join("event-router");
-        fs::copy(binary(), &program).expect("the program can be copied");
+        // By a process of its own: whoever starts another one meanwhile would hold a file open that we write, which cannot be run then.
+        let copied = Command::new("cp").arg(binary()).arg(&program).status().expect("`cp` runs");
+        assert!(copied.success(), "the program can be copied");
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).expect("a directory of ours");
         Some(Self { program, steps_down })
     }

@@ -141,7 +141,7 @@ fn sigterm_lets_what_runs_finish_and_ends_with_0() {
     service.signal(Signal::TERM);
     service.wait_for("stopping").expect("it says so");
     // The door may still be open for a moment, and what it takes then is safe too.
-    let late = router_tests::post(address, "/events?key=other.late", "{}").is_some_and(|answer| answer.status == 200);
+    let late = router_tests::post(address, "/events?key=other.late", "{}").map(|answer| answer.status);
     assert!(!home.path().join("done").exists());
     home.write("go", "");
     let log = service.stop_asked();
@@ -149,7 +149,9 @@ fn sigterm_lets_what_runs_finish_and_ends_with_0() {
     assert!(!log.iter().any(|line| line.contains("cancelled")), "{}", log.join("\n"));
     let events = home.run(&["events", "--json"]).code(0).json();
     let events = events["events"].as_array().expect("a list");
-    assert_eq!(events.len(), 1 + usize::from(late), "{events:?}");
+    // Without an answer nobody knows.
+    let fits = if late.is_none() { (1..=2).contains(&events.len()) } else { events.len() == 1 + usize::from(late == Some(200)) };
+    assert!(fits, "{late:?}, {events:?}");
     assert_eq!(events[events.len() - 1]["deliveries"][0]["state"]["fate"], "handled", "{events:?}");
 }
 
