@@ -26,6 +26,10 @@ use crate::{broker::port::Port, eventually};
 mod frames;
 mod relay;
 
+/// A port that is still taken is tried again so often, in a minute.
+const BIND_TRIES: u32 = 6_000;
+const BIND_AGAIN: Duration = Duration::from_millis(10);
+
 /// A direction of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Towards {
@@ -88,9 +92,9 @@ pub struct Counters {
     pub bytes_to_broker: u64,
     /// Bytes from the broker to clients.
     pub bytes_to_client: u64,
-    /// Frames from clients to the broker.
+    /// Frames from clients to the broker, without heartbeats.
     pub frames_to_broker: u64,
-    /// Frames from the broker to clients.
+    /// Frames from the broker to clients, without heartbeats.
     pub frames_to_client: u64,
 }
 
@@ -250,7 +254,7 @@ impl FaultProxy {
     ///
     /// # Panics
     ///
-    /// When they are not after two minutes.
+    /// When they are not after five minutes.
     pub fn await_counters(&self, what: &str, wanted: impl Fn(&Counters) -> bool) -> Counters {
         eventually(what, || Some(self.counters()).filter(|counters| wanted(counters)))
     }
@@ -308,7 +312,7 @@ async fn accept(address: SocketAddr, shared: Arc<Shared>, weather: watch::Receiv
                     let _ = answer.send(Ok(()));
                 }
                 Some(Order::Listen(true, answer)) => {
-                    let done = if listener.is_some() { Ok(()) } else { bind(address).map(|bound| listener = Some(bound)) };
+                    let done = if listener.is_some() { Ok(()) } else { bind_again(address).await.map(|bound| listener = Some(bound)) };
                     let _ = answer.send(done);
                 }
             },
@@ -321,6 +325,18 @@ async fn accept(address: SocketAddr, shared: Arc<Shared>, weather: watch::Receiv
             }
         }
     }
+}
+
+/// Takes the port up again. Whoever starts a process meanwhile has given it a copy of the listener that is gone, which is open until
+/// that process is another program.
+async fn bind_again(address: SocketAddr) -> io::Result<TcpListener> {
+    for _ in 0..BIND_TRIES {
+        match bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => tokio::time::sleep(BIND_AGAIN).await,
+            done => return done,
+        }
+    }
+    bind(address)
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {

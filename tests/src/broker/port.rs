@@ -5,10 +5,12 @@
 //! of the machine, and vanishes with the process however that ends.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     os::{linux::net::SocketAddrExt, unix::net::UnixListener},
     sync::atomic::{AtomicU16, Ordering},
 };
+
+use tokio::net::TcpSocket;
 
 const FIRST: u16 = 20_000;
 const COUNT: u16 = 12_000;
@@ -42,8 +44,11 @@ impl Port {
     fn take(number: u16) -> Option<Self> {
         let name = std::os::unix::net::SocketAddr::from_abstract_name(format!("event-router-test-port-{number}")).ok()?;
         let name = UnixListener::bind_addr(&name).ok()?;
-        // On all interfaces: a listener there would be in the way too.
-        TcpListener::bind((Ipv4Addr::UNSPECIFIED, number)).ok()?;
+        // On all interfaces: a listener there would be in the way too. It does not listen itself: a process that somebody starts just now
+        // has a copy of it for a moment, which is in nobody's way.
+        let probe = TcpSocket::new_v4().ok()?;
+        probe.set_reuseaddr(true).ok()?;
+        probe.bind((Ipv4Addr::UNSPECIFIED, number).into()).ok()?;
         Some(Self { number, _name: name })
     }
 

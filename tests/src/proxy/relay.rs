@@ -153,7 +153,7 @@ impl Direction<'_> {
         // Counted first: who has seen a frame arrive finds it counted.
         let counts = &self.shared.counts;
         counts.bytes[self.towards as usize].fetch_add(u64::try_from(piece.bytes.len()).unwrap_or(u64::MAX), Ordering::SeqCst);
-        if !matches!(piece.kind, Kind::Opaque | Kind::Greeting) {
+        if !matches!(piece.kind, Kind::Opaque | Kind::Greeting | Kind::Heartbeat) {
             counts.frames[self.towards as usize].fetch_add(1, Ordering::SeqCst);
         }
         self.write(&piece.bytes, now, to).await.map_err(|_| End::Broken)?;
@@ -182,7 +182,8 @@ impl Direction<'_> {
                     None
                 }
             },
-            After::Frames { .. } if matches!(piece.kind, Kind::Opaque | Kind::Greeting) => None,
+            // Heartbeats come when they come, and count as none.
+            After::Frames { .. } if matches!(piece.kind, Kind::Opaque | Kind::Greeting | Kind::Heartbeat) => None,
             After::Frames { whole: 0, bytes } => Some((*bytes).min(length.saturating_sub(1))),
             After::Frames { whole, .. } => {
                 *whole -= 1;
