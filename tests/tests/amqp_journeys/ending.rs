@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::world::*;
 
 /// Much longer than the end takes, and shorter than what would be waited for in vain: `drain_ms` of the routes here.
-const SOON: Duration = Duration::from_secs(90);
+const SOON: Duration = Duration::from_secs(240);
 
 /// A handling that lasts until it is cancelled.
 const LASTING: &str = r#"

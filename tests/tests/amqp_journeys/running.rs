@@ -82,7 +82,8 @@ async fn a_connection_that_an_operator_closes_is_opened_again_and_counted() {
     assert!(world.vhost.close_connections("by an operator") >= 2);
     let _ = service.wait_for("by an operator").expect("it is told");
     eventually("the router is ready again", || (get(service.address(), "/readyz").status == 200).then_some(()));
-    service.send("kept.one", &serde_json::from_slice(&event("kept.one", "afterwards")).unwrap());
+    let afterwards = String::from_utf8(event("kept.one", "afterwards")).unwrap();
+    eventually("the door takes events", || (post(service.address(), "/events?key=kept.one", &afterwards)?.status == 200).then_some(()));
     eventually("what came afterwards is handled", || world.home.read("seen").contains("afterwards").then_some(()));
     let metrics = get(service.address(), "/metrics").body;
     assert!(!metrics.contains("event_router_transport_reconnects_total 0"), "{metrics}");
