@@ -22,7 +22,7 @@ mod table;
 pub use table::{object, table};
 
 /// Longer than any answer of a broker should take on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Publishes that may wait for their confirm at once.
 const WINDOW: usize = 512;

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 /// Longer than anything should take on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Looks until `look` finds something, and returns it. For what no event tells: files that other processes write.
 ///
 /// # Panics
 ///
-/// When it has found nothing after two minutes.
+/// When it has found nothing after five minutes.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {

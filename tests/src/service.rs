@@ -16,7 +16,7 @@ use serde_json::Value;
 const LINES_MAX: usize = 100_000;
 
 /// Longer than anything should take on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A running service. Killed when dropped.
 pub struct Service {
@@ -179,7 +179,7 @@ impl Service {
     pub fn wait(&mut self) -> ExitStatus {
         let status = self.child.wait().expect("a child can be waited for");
         // The end of the log: the reader ends with the pipe, unless a process that was left behind holds it open.
-        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(30)) {
+        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(60)) {
             self.seen.push(line);
         }
         status

@@ -20,7 +20,7 @@ use router_testkit::{MemoryState, MemoryStore, SeededChance};
 use router_tests::{AmqpClient, Broker, Vhost, amqp_client::persistent, eventually};
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 const EXCHANGE: &str = "bloodbank.events.v1";
 
 struct RealClock;

@@ -19,7 +19,7 @@ use router_testkit::{MemoryState, MemoryStore, SeededChance};
 use router_tests::{AmqpClient, Broker, Vhost};
 use serde_json::json;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 const EXCHANGE: &str = "bloodbank.events.v1";
 
 // ── a producer ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

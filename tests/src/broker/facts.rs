@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Longer than an election takes on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A node that runs and does not answer is asked so often for its queues.
 const ASKED_MAX: u32 = 5;

@@ -28,9 +28,11 @@ while read -r word group; do
     esac
 done
 for group in $groups; do kill -KILL "-$group" 2> /dev/null; done
-for _ in 1 2 3 4 5 6 7 8 9 10; do
+tries=0
+while [ "$tries" -lt 150 ]; do
     rm -rf -- "$1" 2> /dev/null && break
     sleep 0.2
+    tries=$((tries + 1))
 done
 "#;
 

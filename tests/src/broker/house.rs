@@ -18,13 +18,13 @@ use super::{guardian::Guardian, installation::Installation, port::Port};
 use crate::eventually;
 
 /// A question that finds no connection is asked so often.
-const CONNECT_TRIES: u32 = 8;
+const CONNECT_TRIES: u32 = 30;
 
 /// Between two of them.
 const CONNECT_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a node may think about a question, in seconds.
-const ANSWER_LIMIT_S: u32 = 60;
+const ANSWER_LIMIT_S: u32 = 120;
 
 /// What the nodes of a broker share. Dropped after the last of them.
 pub(super) struct House {

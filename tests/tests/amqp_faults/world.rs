@@ -12,7 +12,7 @@ use router_tests::{AmqpClient, Home, Service, Vhost};
 use crate::oracle::Log;
 
 /// Longer than anything takes on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Bloodbank's.
 pub const EXCHANGE: &str = "bloodbank.events.v1";

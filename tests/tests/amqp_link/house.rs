@@ -15,7 +15,7 @@ use router_tests::AmqpClient;
 use serde_json::json;
 
 /// Longer than anything takes on a loaded machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) const EXCHANGE: &str = "bloodbank.events.v1";
 

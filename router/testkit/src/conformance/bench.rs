@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{Stop, Subject};
 
 /// How long something that must come is waited for, in real time.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The key of the last event of [`Bench::drain`].
 const SENTINEL: &str = "conformance.sentinel";

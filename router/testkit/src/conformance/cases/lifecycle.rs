@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use router_api::{Publication, SettleError};
 
-use crate::conformance::bench::{Bench, CaseResult, check, handled, key, numbers, route, same};
+use crate::conformance::bench::{Bench, CaseResult, PATIENCE, check, handled, key, numbers, route, same};
 
 pub(super) async fn leaving_gives_back_what_is_unfinished_in_order_and_uncounted(bench: &mut Bench) -> CaseResult {
     bench.bind(&[("one", &["#"])]).await?;
@@ -54,7 +54,7 @@ pub(super) async fn closing_ends_a_wait(bench: &mut Bench) -> CaseResult {
         tokio::task::yield_now().await;
     }
     consumer.close().await;
-    match tokio::time::timeout(std::time::Duration::from_secs(20), waiting).await {
+    match tokio::time::timeout(PATIENCE, waiting).await {
         Ok(Ok(ended)) => check!(ended, "a closed consumer handed something out"),
         _ => check!(false, "the wait goes on after the consumer was closed"),
     }

@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use router_api::{Consumer, Publication, Transport};
@@ -15,7 +14,7 @@ use tokio::{sync::watch, task::JoinSet};
 
 use crate::conformance::{
     Failure,
-    bench::{Bench, CaseResult, Wants, check, handled, key, number, route, same, subscription},
+    bench::{Bench, CaseResult, PATIENCE, Wants, check, handled, key, number, route, same, subscription},
 };
 
 const PUBLISHERS: u64 = 4;
@@ -42,7 +41,7 @@ async fn finish(consumer: &Arc<dyn Consumer>, enough: usize) -> Result<Vec<u64>,
     let mut finished = Vec::new();
     let mut in_hand = Vec::new();
     while finished.len() + in_hand.len() < enough {
-        match tokio::time::timeout(Duration::from_secs(20), consumer.next()).await {
+        match tokio::time::timeout(PATIENCE, consumer.next()).await {
             Ok(Some(Ok(delivery))) => in_hand.push(delivery),
             Ok(Some(Err(error))) => return Err(error.into()),
             Ok(None) => return Ok(finished),
@@ -152,7 +151,7 @@ pub(super) async fn rebinding_under_load_loses_nothing(bench: &mut Bench) -> Cas
         let (transport, mut bound) = (bench.transport(), bound.subscribe());
         publishers.spawn(async move {
             for n in 0..EVENTS {
-                let waited = tokio::time::timeout(Duration::from_secs(20), bound.wait_for(|rounds| *rounds >= n / 10)).await;
+                let waited = tokio::time::timeout(PATIENCE, bound.wait_for(|rounds| *rounds >= n / 10)).await;
                 check!(waited.is_ok_and(|changed| changed.is_ok()), "the routes were bound only {} times", n / 10);
                 publish_one(&transport, p, n).await?;
             }
