@@ -163,7 +163,7 @@ async fn sent(signer: &Signer, id: &str, at: i64, key: &str, body: &str) -> Requ
     target.next()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_published_message_of_standard_webhooks_arrives_byte_for_byte() {
     let signer = Signer::new(Signing { style: Style::StandardWebhooks, secret: STANDARD_SECRET.to_owned() }).unwrap_or_else(|error| panic!("{error}"));
     let request = sent(&signer, STANDARD_ID, STANDARD_AT, "any.key", STANDARD_BODY).await;
@@ -174,7 +174,7 @@ async fn the_published_message_of_standard_webhooks_arrives_byte_for_byte() {
     assert_eq!(request.body, STANDARD_BODY.as_bytes());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_published_message_of_github_arrives_byte_for_byte() {
     let signer = Signer::new(Signing { style: Style::Github, secret: GITHUB_SECRET.to_owned() }).unwrap_or_else(|error| panic!("{error}"));
     let request = sent(&signer, "72d3162e-cc78-11e3-81ab-4c9367dc0958", STANDARD_AT, "tool.mutation.write", GITHUB_BODY).await;
@@ -184,7 +184,7 @@ async fn the_published_message_of_github_arrives_byte_for_byte() {
     assert_eq!(request.body, GITHUB_BODY.as_bytes());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_handler_signs_the_bytes_that_arrive_at_the_time_that_it_is() {
     let target = Target::answering(&[200]);
     let mut test = TestContext::new();

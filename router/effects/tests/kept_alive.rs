@@ -119,7 +119,7 @@ fn is_there(pid: &str) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_events_are_one_start_in_a_cleared_environment() {
     let scene = Scene::new(&ANSWERS.replacen("echo start", "env > environment\necho start", 1));
     let first = scene.ask("0", "x").await.unwrap();
@@ -131,7 +131,7 @@ async fn many_events_are_one_start_in_a_cleared_environment() {
     assert!(environment.contains("PATH=") && !environment.contains("hunter2"), "{environment}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_one_process_further_events_wait_in_it_and_find_their_own_answers() {
     let scene = Scene::new(ANSWERS);
     let asked: Vec<String> = (0..30).map(|n| n.to_string()).collect();
@@ -149,7 +149,7 @@ async fn with_one_process_further_events_wait_in_it_and_find_their_own_answers()
     assert_eq!(scene.starts(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_number_each_event_under_way_has_a_process_and_free_ones_are_used_again() {
     let mut scene = Scene::new(ANSWERS);
     scene.processes = None;
@@ -170,7 +170,7 @@ async fn without_a_number_each_event_under_way_has_a_process_and_free_ones_are_u
     assert_eq!(scene.starts(), 3);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_directory_or_variable_is_another_process() {
     let scene = Scene::new(ANSWERS);
     let first = scene.ask("a", "x").await.unwrap();
@@ -179,7 +179,7 @@ async fn another_directory_or_variable_is_another_process() {
     assert_eq!(scene.ask("c", "x").await.unwrap(), first);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_fails_what_was_in_it_with_its_last_words_and_the_next_event_starts_it_again() {
     let scene = Scene::new(ANSWERS);
     let first = scene.ask("a", "x").await.unwrap();
@@ -190,7 +190,7 @@ async fn a_crash_fails_what_was_in_it_with_its_last_words_and_the_next_event_sta
     assert_eq!(scene.starts(), 2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_fails_at_every_start_is_started_ever_more_seldom() {
     let scene = Scene::new("echo start >> starts; echo broken >&2; exit 1");
     let begun = Instant::now();
@@ -202,7 +202,7 @@ async fn what_fails_at_every_start_is_started_ever_more_seldom() {
     assert!(begun.elapsed() >= Duration::from_millis(100 + 200 + 400), "{:?}", begun.elapsed());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_may_take_its_leave_after_an_answer_and_costs_no_event_a_try() {
     let scene = Scene::new(ANSWERS);
     for id in 0..10 {
@@ -211,7 +211,7 @@ async fn a_process_may_take_its_leave_after_an_answer_and_costs_no_event_a_try()
     assert_eq!(scene.starts(), 10);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_takes_too_long_ends_the_whole_group_and_is_a_timeout() {
     let scene = Scene::new(ANSWERS);
     let limited = |request: CommandRequest| request.timeout(Duration::from_millis(700));
@@ -228,7 +228,7 @@ async fn an_event_that_takes_too_long_ends_the_whole_group_and_is_a_timeout() {
     assert_eq!(scene.starts(), 2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancelled_event_and_one_whose_handling_is_cut_off_end_the_process() {
     let scene = Scene::new(ANSWERS);
     let (canceller, cancellation) = Canceller::new();
@@ -252,7 +252,7 @@ async fn a_cancelled_event_and_one_whose_handling_is_cut_off_end_the_process() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_that_answers_nothing_is_passed_over_and_ten_in_a_row_are_a_failure() {
     let scene = Scene::new(ANSWERS);
     let first = scene.ask("a", "chatter").await.unwrap();
@@ -263,14 +263,14 @@ async fn a_line_that_answers_nothing_is_passed_over_and_ten_in_a_row_are_a_failu
     assert_ne!(scene.ask("d", "x").await.unwrap(), first);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_without_end_is_a_failure() {
     let scene = Scene::new(ANSWERS);
     let error = scene.ask("a", "long").await.unwrap_err();
     assert!(error.message.contains("printed a line of more than 1048576 bytes"), "{error}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_process_sees_the_end_of_its_input_and_the_next_event_starts_another() {
     let mut scene = Scene::patient(ANSWERS);
     scene.idle = Duration::from_millis(50);
@@ -280,7 +280,7 @@ async fn an_idle_process_sees_the_end_of_its_input_and_the_next_event_starts_ano
     assert_eq!(scene.starts(), 2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_end_of_the_lease_ends_the_process_orderly() {
     let mut scene = Scene::patient(ANSWERS);
     scene.ask("a", "x").await.unwrap();
@@ -288,7 +288,7 @@ async fn the_end_of_the_lease_ends_the_process_orderly() {
     scene.wait_for("starts", "end").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_waits_for_the_processes_and_starts_no_more() {
     let scene = Scene::patient(ANSWERS);
     let pid = scene.ask("a", "x").await.unwrap();
@@ -297,7 +297,7 @@ async fn closing_waits_for_the_processes_and_starts_no_more() {
     assert_eq!(scene.ask("b", "x").await.unwrap_err().class, EffectClass::Cancelled);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_ignores_the_end_of_its_input_is_killed() {
     let scene = Scene::new(
         "trap '' TERM; read -r line; id=${line#*\\\"id\\\":\\\"}; id=${id%%\\\"*}; echo \"{\\\"id\\\":\\\"$id\\\",\\\"pid\\\":$$}\"; while :; do sleep 600; done",
@@ -307,7 +307,7 @@ async fn one_that_ignores_the_end_of_its_input_is_killed() {
     assert!(!is_there(&pid));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_outside_of_what_is_allowed_starts_nothing() {
     let scene = Scene::new(ANSWERS);
     let result = scene.ask_in("a", "x", &context(Cancellation::never()), |request| request.cwd("/").below([scene.dir.path().to_owned()])).await;

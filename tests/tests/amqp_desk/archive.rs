@@ -96,7 +96,7 @@ fn ids(range: std::ops::Range<u32>) -> Vec<String> {
     range.map(|id| format!("e{id}")).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_router_keeps_everything_that_is_published_whether_a_route_wants_it_or_not() {
     let vhost = Broker::shared().vhost();
     let (one, two) = (memory(), memory());
@@ -114,7 +114,7 @@ async fn every_router_keeps_everything_that_is_published_whether_a_route_wants_i
     assert_eq!(last.key.as_str(), "k");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fate_finds_its_event_by_the_identity_that_the_delivery_had() {
     let vhost = Broker::shared().vhost();
     let store = memory();
@@ -138,7 +138,7 @@ async fn a_fate_finds_its_event_by_the_identity_that_the_delivery_had() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_fails_delays_the_archive_and_skips_nothing() {
     let vhost = Broker::shared().vhost();
     let store = memory();
@@ -149,7 +149,7 @@ async fn a_store_that_fails_delays_the_archive_and_skips_nothing() {
     until("it is well again", || transport.admin().condition().troubles.is_empty()).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_was_made_anew_is_kept_from_its_beginning() {
     let vhost = Broker::shared().vhost();
     let store = memory();
@@ -165,7 +165,7 @@ async fn a_stream_that_was_made_anew_is_kept_from_its_beginning() {
     assert_eq!(ids_kept(&*store, 13).await, ids(0..13));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_cannot_be_made_is_off_and_says_so_while_routes_work() {
     let house = House::open().await;
     let client = AmqpClient::connect(&house.vhost.url()).await;
@@ -181,7 +181,7 @@ async fn a_stream_that_cannot_be_made_is_off_and_says_so_while_routes_work() {
     assert_eq!(id_of(&delivery.body), "e0");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_without_streams_has_no_archive_and_says_so_while_everything_else_works() {
     if Broker::shared().major() >= 4 {
         // Every node has streams there.
@@ -205,7 +205,7 @@ async fn a_broker_without_streams_has_no_archive_and_says_so_while_everything_el
 }
 
 /// The whole way: redacted by the core's rules, kept in the real store, over restarts of the broker and of the router.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_restarts_of_the_broker_and_of_the_router_nothing_is_missing_doubled_or_unredacted() {
     let broker = Broker::start();
     let vhost = broker.vhost();

@@ -9,7 +9,7 @@ use crate::house::*;
 const DEAD: &str = "services.router.a.dead";
 const QUEUE: &str = "services.router.a";
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn letters_are_listed_newest_first_and_shown_with_their_history_and_looking_again_changes_nothing() {
     let house = House::open().await;
     house.bind(&[subscription("a", &["k.#"])]).await;
@@ -35,7 +35,7 @@ async fn letters_are_listed_newest_first_and_shown_with_their_history_and_lookin
     assert_eq!(lying, ["1", "2", "3", "4", "5"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn letters_are_chosen_by_reason_class_and_number() {
     let house = House::open().await;
     house.bind(&[subscription("a", &["a"]), subscription("b", &["b"])]).await;
@@ -52,7 +52,7 @@ async fn letters_are_chosen_by_reason_class_and_number() {
     assert!(list(DeadLetterQuery { route: Some(route("nobody")), ..all() }).await.is_empty());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redriven_letter_comes_back_to_its_route_alone_past_its_patterns_with_its_history_and_no_attempt_counted() {
     let house = House::open().await;
     house.bind(&[subscription("a", &["k"]), subscription("b", &["k"])]).await;
@@ -81,7 +81,7 @@ async fn a_redriven_letter_comes_back_to_its_route_alone_past_its_patterns_with_
     assert_eq!(within("redriving", house.transport.admin().redrive(&chosen)).await.unwrap(), 0, "they are gone");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_letter_keeps_its_identity_when_it_is_redriven_and_given_up_on_again_and_gets_another_name() {
     let house = House::open().await;
     house.bind(&[subscription("a", &["k"])]).await;
@@ -99,7 +99,7 @@ async fn a_letter_keeps_its_identity_when_it_is_redriven_and_given_up_on_again_a
     assert_eq!((before.letter.reference(&identity), after.letter.reason), (before.id, DeadLetterReason::Rejected));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_discarded_letter_is_gone_and_the_others_keep_their_order() {
     let house = House::open().await;
     house.bind(&[subscription("a", &["k"])]).await;
@@ -114,7 +114,7 @@ async fn a_discarded_letter_is_gone_and_the_others_keep_their_order() {
     assert_eq!((stats[0].dead, stats[0].ready), (3, 0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_letter_that_lies_there_twice_has_two_names() {
     let house = House::open().await;
     house.bind(&[subscription("a", &["k"])]).await;
@@ -131,7 +131,7 @@ async fn a_letter_that_lies_there_twice_has_two_names() {
     assert_eq!(house.letters("a").await[0].id, letters[1].id);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_broker_itself_gave_up_on_is_shown_as_that_and_can_be_redriven() {
     let house = House::open().await;
     let client = AmqpClient::connect(&house.vhost.url()).await;
@@ -161,7 +161,7 @@ async fn what_the_broker_itself_gave_up_on_is_shown_as_that_and_can_be_redriven(
     done(&consumer, delivery).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_who_look_at_once_from_several_routers_all_see_everything() {
     let house = House::open().await;
     house.bind(&[subscription("a", &["k"])]).await;
@@ -174,7 +174,7 @@ async fn many_who_look_at_once_from_several_routers_all_see_everything() {
     until("the lock is gone", || house.vhost.queues().iter().all(|queue| !queue.name.contains("sys.look"))).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_letter_whose_route_has_no_queue_any_more_stays_where_it_is_and_says_why() {
     let house = House::open().await;
     house.bind(&[subscription("a", &["k"])]).await;

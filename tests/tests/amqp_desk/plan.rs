@@ -36,7 +36,7 @@ fn detail<'l>(lines: &'l [PlanLine], object: &str) -> &'l str {
     line(lines, object).detail.as_deref().unwrap_or_default()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_an_empty_broker_everything_would_be_made_and_afterwards_everything_kept() {
     let house = House::with(|options| options.archive = router_amqp::AmqpOptions::new("amqp://x").archive).await;
     let wanted = [subscription("a", &["x.#", "y"])];
@@ -60,7 +60,7 @@ async fn on_an_empty_broker_everything_would_be_made_and_afterwards_everything_k
     assert!(detail(&lines, "binding `y` of queue `services.router.a`").contains("our own record"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_would_be_taken_away_is_told_and_what_amqp_cannot_tell_is_said_to_be_unknown() {
     let house = House::open().await;
     house.bind(&[subscription("a", &["x", "y"]), subscription("b", &["z"])]).await;
@@ -75,7 +75,7 @@ async fn what_would_be_taken_away_is_told_and_what_amqp_cannot_tell_is_said_to_b
     assert_eq!(change(&lines, "binding `z` of queue `services.router.b`"), PlanChange::Remove);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_was_made_in_another_way_is_refused_with_the_argument_and_a_way_out() {
     let house = House::open().await;
     let client = AmqpClient::connect(&house.vhost.url()).await;
@@ -88,7 +88,7 @@ async fn a_queue_that_was_made_in_another_way_is_refused_with_the_argument_and_a
     assert!(lines.iter().all(|line| line.object != "binding `x` of queue `services.router.a`"), "it would not be bound: {lines:#?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exchange_of_another_type_is_refused() {
     let house = House::open().await;
     let client = AmqpClient::connect(&house.vhost.url()).await;
@@ -98,7 +98,7 @@ async fn an_exchange_of_another_type_is_refused() {
     assert!(detail(&lines, "exchange `bloodbank.events.v1`").contains("type"), "{lines:#?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_adopted_queue_is_kept_as_it_is_and_says_what_that_costs() {
     let house = House::open().await;
     let client = AmqpClient::connect(&house.vhost.url()).await;
@@ -113,7 +113,7 @@ async fn an_adopted_queue_is_kept_as_it_is_and_says_what_that_costs() {
     assert_eq!(change(&lines, "queue `services.router.a.dead`"), PlanChange::Create);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_verify_what_is_missing_is_refused_and_with_off_nothing_is_looked_at() {
     let house = House::with(|options| options.topology = Topology::Verify).await;
     let lines = house.plan(&[subscription("a", &["x"])]).await;
@@ -134,7 +134,7 @@ impl Management for Listing {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_the_management_api_every_binding_is_known() {
     let listed = ["y", "foreign"].map(|key| json!({ "source": EXCHANGE, "routing_key": key, "destination": QUEUE }));
     let house = House::with(|options| options.management = Some(Arc::new(Listing(json!(listed))))).await;

@@ -9,7 +9,7 @@ use crate::house::*;
 
 const QUEUE: &str = "services.router.a";
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bindings_of_a_pattern_that_was_taken_away_go_and_those_of_others_stay() {
     let house = House::open().await;
     house.bind(&[subscription("a", &["x.#", "y.*"]), subscription("b", &["z"])]).await;
@@ -24,7 +24,7 @@ async fn bindings_of_a_pattern_that_was_taken_away_go_and_those_of_others_stay()
     assert_eq!(house.depth("services.router.b"), 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_router_bound_before_it_was_restarted_is_known_and_nothing_is_taken_away_before_it_binds() {
     let house = House::open().await;
     house.bind(&[subscription("a", &["x", "y"])]).await;
@@ -40,7 +40,7 @@ async fn what_a_router_bound_before_it_was_restarted_is_known_and_nothing_is_tak
     assert_eq!(house.keys(QUEUE), ["y", "z"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queues_of_routes_that_are_on_or_were_are_counted() {
     let house = House::open().await;
     house.bind(&[subscription("a", &["a"]), subscription("b", &["b"])]).await;
@@ -55,7 +55,7 @@ async fn queues_of_routes_that_are_on_or_were_are_counted() {
     assert_eq!(told, [("a", 1, 0, None), ("b", 3, 2, None)]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_is_removed_only_when_nobody_is_bound_to_it_or_takes_from_it() {
     let house = House::open().await;
     house.bind(&[subscription("a", &["k"])]).await;
@@ -81,7 +81,7 @@ async fn a_queue_is_removed_only_when_nobody_is_bound_to_it_or_takes_from_it() {
     assert_eq!(within("removing", house.transport.admin().remove_queue(&route("never"))).await.unwrap(), 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_dead_queue_goes_with_its_queue_and_an_adopted_one_stays_with_its_owner() {
     let house = House::open().await;
     let client = AmqpClient::connect(&house.vhost.url()).await;

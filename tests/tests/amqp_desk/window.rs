@@ -41,7 +41,7 @@ async fn await_kept(what: &str, store: &dyn Store, published: &BTreeSet<String>)
     assert!(came.is_ok(), "{what}: {} of {} were confirmed and are not in the archive: {missing:?}", missing.len(), published.len());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_published_in_the_first_moment_after_each_restart_of_the_broker_is_in_the_archive() {
     let broker = Broker::start();
     let vhost = broker.vhost();
@@ -76,7 +76,7 @@ async fn what_is_published_in_the_first_moment_after_each_restart_of_the_broker_
     transport.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_session_publishes_nothing_before_the_archive_takes_events() {
     let vhost = Broker::shared().vhost();
     let proxy = vhost.broker().proxy();
@@ -98,7 +98,7 @@ async fn a_new_session_publishes_nothing_before_the_archive_takes_events() {
     transport.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_comes_back_although_a_route_wants_it_is_not_safe_and_arrives_once_the_binding_is_mended() {
     let house = House::open().await;
     house.bind(&[subscription("a", &["k.#"])]).await;

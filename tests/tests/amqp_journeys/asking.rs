@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::world::*;
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publish_needs_no_store_and_no_router() {
     let world = World::new(ROUTES);
     let client = AmqpClient::connect(&world.vhost.url()).await;
@@ -23,7 +23,7 @@ async fn publish_needs_no_store_and_no_router() {
     assert!(world.has_no_store(), "a command leaves nothing behind");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publish_works_beside_a_running_router() {
     let world = World::new(ROUTES);
     let service = world.serve();
@@ -45,7 +45,7 @@ fn changes(ran: &Ran, change: &str) -> Vec<String> {
     lines.iter().filter(|line| line["change"] == change).map(|line| line["object"].as_str().expect("a text").to_owned()).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_broker_says_what_run_would_make_and_makes_nothing() {
     let world = World::new(ROUTES);
     let planned = world.run(&["check", "--broker", "--json"]).code(0);
@@ -79,7 +79,7 @@ async fn check_broker_says_what_run_would_make_and_makes_nothing() {
     assert_eq!(changes(&planned, "remove"), ["binding `kept.#` of queue `services.router.kept`"], "{}", planned.stdout);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_variables_of_a_file_say_where_the_broker_is() {
     let world = World::new(ROUTES);
     world.home.write("broker.env", &format!("# where the bus is\nRABBIT_URL='{}'\n", world.url));

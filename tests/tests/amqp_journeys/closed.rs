@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::world::*;
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_tls_with_a_certificate_of_its_own_everything_works_and_the_management_api_tells_more() {
     let broker = Broker::options().management().tls_with_client_certificates().start();
     let mut world = World::on(std::sync::Arc::new(broker.vhost()), ROUTES);

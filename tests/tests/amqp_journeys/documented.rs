@@ -24,7 +24,7 @@ fn commands(page: &str, kind: &str) -> Vec<String> {
     commands
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_command_of_the_pages_works_beside_a_running_router() {
     let world = World::new(ROUTES);
     let service = world.serve();
@@ -51,7 +51,7 @@ fn permissions() -> [String; 3] {
     quoted.try_into().expect("three of them")
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_permissions_of_the_page_are_enough_for_everything() {
     let vhost = Arc::new(Broker::shared().vhost());
     let [configure, write, read] = permissions();
@@ -81,7 +81,7 @@ async fn the_permissions_of_the_page_are_enough_for_everything() {
     let _ = service.stop();
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_is_adopted_as_it_is_and_left_without_losing_what_waits() {
     let world = World::new(ROUTES);
     let client = AmqpClient::connect(&world.vhost.url()).await;

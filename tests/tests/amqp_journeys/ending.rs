@@ -36,7 +36,7 @@ fn end(service: Service) -> Vec<String> {
     log
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_router_whose_broker_has_gone_away_ends_when_it_is_asked_to() {
     let (world, proxy) = behind_a_proxy(ROUTES);
     let mut service = world.serve();
@@ -46,7 +46,7 @@ async fn a_router_whose_broker_has_gone_away_ends_when_it_is_asked_to() {
     assert!(log.contains("event-router has stopped"), "{log}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_says_nothing_more_holds_up_no_end() {
     let (world, proxy) = behind_a_proxy(ROUTES);
     let service = world.serve();
@@ -64,7 +64,7 @@ async fn a_broker_that_says_nothing_more_holds_up_no_end() {
     let _ = service.stop();
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_signal_ends_a_router_whose_broker_says_nothing() {
     let (world, proxy) = behind_a_proxy(LASTING);
     let mut service = world.serve();

@@ -4,7 +4,7 @@ use router_tests::eventually;
 
 use crate::world::*;
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_letters_are_handled_from_anywhere_without_a_store() {
     let world = World::new(ROUTES);
     let service = world.serve();

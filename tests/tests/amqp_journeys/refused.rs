@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::world::*;
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_password_ends_every_command_with_a_sentence_that_does_not_show_it() {
     let mut world = World::new(ROUTES);
     world.url = world.url.replace(PASSWORD, "wrong-and-never-shown");
@@ -21,7 +21,7 @@ async fn a_wrong_password_ends_every_command_with_a_sentence_that_does_not_show_
     assert!(ran.stderr.contains("virtual host") && !ran.stderr.contains("lapin"), "{ran:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_is_made_otherwise_is_refused_by_run_and_told_by_check() {
     let world = World::new(ROUTES);
     let client = AmqpClient::connect(&world.vhost.url()).await;
@@ -38,7 +38,7 @@ async fn a_queue_that_is_made_otherwise_is_refused_by_run_and_told_by_check() {
     assert!(shown.contains("refused") && shown.contains("would refuse 1 thing"), "{shown}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_verify_nothing_is_made_and_what_is_missing_is_named() {
     let world = World::new(ROUTES);
     world.configure("topology = \"verify\"", ROUTES);

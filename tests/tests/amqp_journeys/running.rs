@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::world::*;
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn run_makes_its_queues_says_what_it_does_and_hands_over_what_comes() {
     let world = World::new(ROUTES);
     let mut service = world.serve();
@@ -41,7 +41,7 @@ async fn run_makes_its_queues_says_what_it_does_and_hands_over_what_comes() {
     assert_eq!((kept.ready, kept.unacked, kept.consumers), (0, 0, 0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_came_in_is_told_from_the_local_archive_with_the_broker_and_without() {
     let world = World::new(ROUTES);
     let service = world.serve();
@@ -75,7 +75,7 @@ async fn what_came_in_is_told_from_the_local_archive_with_the_broker_and_without
     assert!(!told.stdout.contains("the broker was not asked"), "it is known where it is: {told:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_an_operator_closes_is_opened_again_and_counted() {
     let world = World::new(ROUTES);
     let mut service = world.serve();
@@ -90,7 +90,7 @@ async fn a_connection_that_an_operator_closes_is_opened_again_and_counted() {
     let _ = service.stop();
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_away_at_the_start_is_waited_for_with_open_doors() {
     let broker = Broker::shared();
     let proxy = FaultProxy::before(broker.address());
@@ -117,7 +117,7 @@ async fn a_broker_that_is_away_at_the_start_is_waited_for_with_open_doors() {
     assert!(!log.contains(PASSWORD), "{log}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_router_that_waits_for_its_broker_ends_when_it_is_asked_to() {
     let mut world = World::new(ROUTES);
     world.url = "amqp://router:hunter22-of-the-journeys@127.0.0.1:1/".to_owned();
@@ -131,7 +131,7 @@ async fn a_router_that_waits_for_its_broker_ends_when_it_is_asked_to() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_that_names_another_broker_says_that_it_needs_a_restart_and_goes_on() {
     let world = World::new(ROUTES);
     let mut service = world.serve();

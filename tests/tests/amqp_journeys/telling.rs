@@ -4,7 +4,7 @@ use router_tests::{AmqpClient, eventually, post};
 
 use crate::world::*;
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_waits_on_the_broker_is_told_as_waiting_and_not_as_wanted_by_none() {
     let world = World::new(ROUTES);
     let service = world.serve();
@@ -32,7 +32,7 @@ async fn an_event_that_waits_on_the_broker_is_told_as_waiting_and_not_as_wanted_
     assert!(told.contains("waits in its queue, or another router has it"), "{told}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_canary_that_fails_again_stops_the_redrive_and_one_that_cannot_be_followed_moves_nothing() {
     let world = World::new(ROUTES);
     let service = world.serve();
@@ -72,7 +72,7 @@ fn sent(address: std::net::SocketAddr, key: &str) -> serde_json::Value {
     answer.json()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_no_route_wants_is_told_so_with_the_archive_and_without() {
     for archive in ["", "archive = { enabled = false }"] {
         let world = World::new(ROUTES);
@@ -92,7 +92,7 @@ async fn an_event_that_no_route_wants_is_told_so_with_the_archive_and_without() 
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_lies_among_the_lost_is_told_beside_the_routes() {
     let world = World::new(ROUTES);
     let service = world.serve();
@@ -120,7 +120,7 @@ handler = "exec"
 with = { command = ["sh", "-c", "cat >> ../tried; test -e ../mended"] }
 "#;
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_strange_binding_brings_is_filtered_and_what_comes_back_from_a_wait_has_its_own_key() {
     let world = World::new(FAILING);
     let service = world.serve();
