@@ -69,6 +69,8 @@ impl DeadLetterAlerts {
     /// not repeated: the next dead letter raises another.
     pub(crate) async fn run(self, admin: Arc<dyn Admin>, wanted: impl Fn(&RoutingKey) -> bool + Send + Sync, stop: impl Future<Output = ()> + Send) {
         tokio::select! {
+            // What is to stop publishes no more.
+            biased;
             () = stop => {}
             () = self.publish_all(admin, wanted) => {}
         }

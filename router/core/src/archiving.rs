@@ -50,6 +50,8 @@ impl Archiving {
             changes.wait_for(Option::is_some).await.ok().and_then(|rules| rules.clone())
         };
         let rules = tokio::select! {
+            // Rules that are there count, even at the last moment.
+            biased;
             rules = known => rules,
             () = self.clock.sleep(RULES_WAIT) => None,
         };

@@ -120,6 +120,8 @@ impl FateLog {
             }
         };
         tokio::select! {
+            // What is written counts, even at the last moment.
+            biased;
             () = flushed => {}
             () = self.clock.sleep(FLUSH) => {}
         }
@@ -145,6 +147,8 @@ impl FateWriter {
         while let Some(first) = self.lines.recv().await {
             if matches!(first, Line::Record(_)) {
                 tokio::select! {
+                    // No order matters here; a stated one is the same in every run.
+                    biased;
                     () = self.clock.sleep(COLLECT) => {}
                     () = self.hurry.notified() => {}
                 }

@@ -14,6 +14,8 @@ use serde_json::json;
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     known: Mutex<Known>,
+    /// Held from the look at a list to its storing: two lanes that are parked at once would each store a list without the other.
+    lists: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -79,13 +81,17 @@ fn names(list: Option<&serde_json::Value>) -> BTreeSet<String> {
 impl Memory {
     /// Reads what the store knows of a route.
     pub(crate) async fn load(&self, store: &dyn Store, route: &RouteName) -> Result<(), StoreError> {
+        let _alone = self.lists.lock().await;
         let noted = store.noted_attempts(route).await?;
         let suspects = store.suspects(route).await?;
         let parked = store.state(route, PARKED).await?;
         let dropped = store.state(route, DROPPED).await?;
         let skips = store.state(route, SKIPS).await?;
         let mut known = self.known();
-        known.noted = noted.into_iter().map(|noted| (noted.identity.clone(), noted)).collect();
+        // What is left of an earlier session may note something while this reads: what is known here is never older than what was read.
+        for noted in noted {
+            known.noted.entry(noted.identity.clone()).or_insert(noted);
+        }
         known.suspects = suspects.into_iter().map(|suspect| (suspect.identity, suspect.crashes)).collect();
         known.parked = names(parked.as_ref());
         known.dropped = names(dropped.as_ref());
@@ -111,6 +117,7 @@ impl Memory {
 
     /// Parks a lane, on disk when it returns.
     pub(crate) async fn park(&self, store: &dyn Store, route: &RouteName, lane: &str) -> Result<(), StoreError> {
+        let _alone = self.lists.lock().await;
         let mut parked = self.known().parked.clone();
         parked.insert(lane.to_owned());
         store.set_state(route, PARKED, Some(json!(parked))).await?;
@@ -124,6 +131,7 @@ impl Memory {
 
     /// Lets all lanes go on but those in `held`, on disk when it returns.
     pub(crate) async fn unpark_all_but(&self, store: &dyn Store, route: &RouteName, held: &BTreeSet<String>) -> Result<(), StoreError> {
+        let _alone = self.lists.lock().await;
         let before = self.known().parked.clone();
         let parked: BTreeSet<String> = before.intersection(held).cloned().collect();
         if parked != before {
@@ -140,6 +148,7 @@ impl Memory {
 
     /// Drops bursts, on disk when it returns.
     pub(crate) async fn drop_bursts(&self, store: &dyn Store, route: &RouteName, bursts: &[FrozenBurst]) -> Result<(), StoreError> {
+        let _alone = self.lists.lock().await;
         let mut dropped = names(store.state(route, DROPPED).await?.as_ref());
         // Those that were buried meanwhile are not frozen any more.
         let frozen: BTreeSet<String> = store.frozen(route).await?.into_iter().map(|burst| burst.id).collect();
@@ -169,6 +178,7 @@ impl Memory {
     pub(crate) async fn forget_burst(&self, store: &dyn Store, route: &RouteName, burst: &str) -> Result<(), StoreError> {
         store.thaw(route, burst).await?;
         self.forget(store, route, &burst_identity(burst)).await?;
+        let _alone = self.lists.lock().await;
         let left = {
             let mut known = self.known();
             known.dropped.remove(burst).then(|| known.dropped.clone())

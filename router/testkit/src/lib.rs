@@ -12,6 +12,7 @@ mod events;
 mod handler_conformance;
 mod memory;
 mod observer;
+mod quiet;
 mod router;
 
 pub use chance::SeededChance;
@@ -22,4 +23,5 @@ pub use events::{EventBuilder, event};
 pub use handler_conformance::{Conformed, HandlerConformance, handler_conformance};
 pub use memory::{Calls, MemoryState, MemoryStore, MemoryTransport, Settled, SettledHow};
 pub use observer::RecordingObserver;
+pub use quiet::{Quiet, QuietRuntime};
 pub use router::{Ending, TestRouter, TestRouterBuilder};
