@@ -11,9 +11,11 @@
 //! `EVENT_ROUTER_SIMULATION_SEED` the first seed; `EVENT_ROUTER_TESTS_LONG` makes it a long one.
 
 mod broker;
+mod cases;
 mod draw;
 mod handler;
 mod life;
+mod mutants;
 mod oracle;
 mod panics;
 mod plan;

@@ -1,6 +1,6 @@
 //! What happens in one schedule: everything that is not the router's doing, drawn from a seed before it begins.
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crate::draw::{Dice, dice};
 
@@ -144,8 +144,8 @@ pub struct Plan {
     pub rates: Rates,
     /// From here on nothing goes wrong any more.
     pub calm_at: Duration,
-    /// Events whose handlings simply succeed, whatever the rates.
-    pub plain: BTreeSet<u64>,
+    /// Events whose handlings all go like this, whatever the rates.
+    pub forced: BTreeMap<u64, Answer>,
 }
 
 /// How a handling goes.
@@ -221,14 +221,14 @@ impl Plan {
         rates.late = switch.pick(&[0, 0, 200, 900]);
         rates.renewals = switch.pick(&[0, 0, 0, 500]);
         let calm_at = Duration::from_millis(span * 2 + 5_000);
-        Self { seed, kind, routes, events, acts, rates, calm_at, plain: BTreeSet::new() }
+        Self { seed, kind, routes, events, acts, rates, calm_at, forced: BTreeMap::new() }
     }
 
     /// How the `run`th handling goes of event `number` on a route.
     pub fn answer(&self, route: usize, number: u64, run: u64) -> (Duration, Answer) {
         let mut dice = dice(self.seed, "answer", &[route as u64, number, run]);
-        if self.plain.contains(&number) {
-            return (Duration::ZERO, Answer::Done);
+        if let Some(answer) = self.forced.get(&number) {
+            return (Duration::ZERO, *answer);
         }
         let plan = &self.routes[route];
         let slow = if dice.hits(self.rates.slowness) { dice.pick(&[1, 7, 50, 400, plan.timeout_ms - 1]) } else { 0 };
@@ -309,8 +309,8 @@ impl fmt::Display for Plan {
             writeln!(f, "  {route:?}")?;
         }
         for event in &self.events {
-            let plain = if self.plain.contains(&event.number) { " plain" } else { "" };
-            writeln!(f, "  {:?}{plain}", event)?;
+            let forced = self.forced.get(&event.number).map(|answer| format!(", always {answer:?}")).unwrap_or_default();
+            writeln!(f, "  {event:?}{forced}")?;
         }
         for (at, act) in &self.acts {
             writeln!(f, "  at {at:?}: {act:?}")?;

@@ -2,7 +2,7 @@
 
 use crate::{
     life::{Report, run},
-    plan::Plan,
+    plan::{Answer, Plan},
 };
 
 /// Schedules that are tried at most.
@@ -56,7 +56,7 @@ impl Shrinking {
         }
         for number in self.best.events.iter().map(|event| event.number).collect::<Vec<_>>() {
             let mut plan = self.best.clone();
-            if plan.plain.insert(number) {
+            if plan.forced.insert(number, Answer::Done).is_none() {
                 changed |= self.attempt(plan);
             }
         }

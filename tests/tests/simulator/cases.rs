@@ -1,0 +1,75 @@
+//! What the simulator has found, each as the smallest schedule that shows it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    life, panics,
+    plan::{Answer, Busy, EventPlan, Kind, Plan, Rates, RoutePlan, Shape},
+};
+
+/// A schedule of one ordered route in which nothing goes wrong.
+fn quiet(kind: Kind) -> Plan {
+    let route = RoutePlan {
+        name: "r0".to_owned(),
+        pattern: "work.#",
+        is_picky: false,
+        shape: Shape::Ordered,
+        busy: Busy::Queue,
+        parallel: false,
+        dedup: true,
+        parks: false,
+        shadow: false,
+        ledger: true,
+        attempts_max: 3,
+        crashes_max: 5,
+        concurrency: 8,
+        prefetch: 20,
+        timeout_ms: 2_000,
+        drain_ms: 10_000,
+        first_delay_ms: 100,
+        max_delay_ms: 1_000,
+        rate: None,
+        max_age_s: None,
+    };
+    let calm_at = Duration::from_secs(10);
+    Plan { seed: 1, kind, routes: vec![route], events: Vec::new(), acts: Vec::new(), rates: Rates::default(), calm_at, forced: BTreeMap::new() }
+}
+
+fn event(number: u64, at_ms: u64, lane: u64) -> EventPlan {
+    EventPlan { number, at: Duration::from_millis(at_ms), lane, key: "work.a", wanted: true, repeats: None, is_garbage: false }
+}
+
+fn holds(plan: &Plan) {
+    panics::listen();
+    let report = life::run(plan, true);
+    panics::ignore();
+    assert_eq!(report.finding, None, "{plan}  {}", report.trace.join("\n  "));
+    assert_eq!(report.lives, 1 + plan.acts.len() as u64, "every act ends a process");
+}
+
+#[test]
+fn lanes_whose_heads_are_given_up_on_at_once_are_parked_both() {
+    for kind in [Kind::Broker, Kind::File] {
+        let mut plan = quiet(kind);
+        plan.routes[0].parks = true;
+        // A store that takes its time, so that the two meet.
+        plan.rates.late = 1_000;
+        plan.events = vec![event(1, 1_000, 0), event(2, 1_000, 1), event(3, 1_000, 2), event(4, 8_000, 0), event(5, 8_000, 1), event(6, 8_000, 2)];
+        plan.forced = [1, 2, 3].map(|number| (number, Answer::Reject)).into();
+        holds(&plan);
+    }
+}
+
+#[test]
+fn what_is_handled_once_is_handled_once_when_nothing_goes_wrong() {
+    for kind in [Kind::Broker, Kind::File] {
+        let mut plan = quiet(kind);
+        plan.events = (1..=40).map(|number| event(number, 10 + number * 7, number % 3)).collect();
+        plan.acts = vec![(Duration::from_millis(150), crate::plan::Act::Restart)];
+        panics::listen();
+        let report = life::run(&plan, false);
+        panics::ignore();
+        assert_eq!((report.finding, report.lives, report.repeated), (None, 2, 0));
+        assert!(report.handled >= 40, "{} were handled", report.handled);
+    }
+}
