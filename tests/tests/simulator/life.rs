@@ -280,7 +280,9 @@ fn calm(world: &Arc<World>, router: &Arc<Router>, to_come: &mut ToCome, doing: &
 
 fn drain(router: &Arc<Router>) -> JoinHandle<()> {
     let router = Arc::clone(router);
-    tokio::spawn(async move { drop(router.drain().await) })
+    tokio::spawn(async move {
+        router.drain().await;
+    })
 }
 
 fn reload(world: &Arc<World>, router: &Arc<Router>, variants: &[u8]) -> JoinHandle<()> {

@@ -43,8 +43,20 @@ impl Shrinking {
     fn round(&mut self) -> bool {
         let mut changed = false;
         for half in [2, 4, 8, 1] {
-            changed |= self.leave_out(half, |plan| plan.events.len(), |plan, index| drop(plan.events.remove(index)));
-            changed |= self.leave_out(half, |plan| plan.acts.len(), |plan, index| drop(plan.acts.remove(index)));
+            changed |= self.leave_out(
+                half,
+                |plan| plan.events.len(),
+                |plan, index| {
+                    plan.events.remove(index);
+                },
+            );
+            changed |= self.leave_out(
+                half,
+                |plan| plan.acts.len(),
+                |plan, index| {
+                    plan.acts.remove(index);
+                },
+            );
         }
         for index in 0..10 {
             let mut plan = self.best.clone();

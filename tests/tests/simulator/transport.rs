@@ -557,14 +557,11 @@ impl Consumer for SimConsumer {
 
     async fn renewal_due(&self) {
         let rate = self.port.world.plan.rates.renewals;
-        match self.port.trouble("renewal") {
-            Some(mut dice) => {
-                if dice.hits(rate) {
-                    self.port.sleep(Duration::from_millis(dice.between(1, 20_000)), "renewing").await;
-                    return;
-                }
-            }
-            None => {}
+        if let Some(mut dice) = self.port.trouble("renewal")
+            && dice.hits(rate)
+        {
+            self.port.sleep(Duration::from_millis(dice.between(1, 20_000)), "renewing").await;
+            return;
         }
         std::future::pending().await
     }
