@@ -68,8 +68,8 @@ pub struct Ci {
     /// Files outside the directory of the run are left out; when that leaves none for a command with `{{ files }}`, nothing runs.
     /// Default: `["pytest", "-q"]`.
     command: Option<ArgvTemplate>,
-    /// The directory to run in. Default: the event's `working_directory`; an event without one is skipped. One without a template may
-    /// be relative to the configuration's file.
+    /// The directory to run in. Default: the event's `working_directory`; an event without one is skipped, and so is one whose directory
+    /// is not on this machine. One without a template may be relative to the configuration's file.
     cwd: Option<Template>,
     /// Directories below which the directory of an event must lie; an event that names another one goes to the dead letters. Set it:
     /// a test run executes what it finds, and without roots whoever can send an event chooses where. No symbolic link leads out of
@@ -214,6 +214,10 @@ impl Handler for Check {
         let named = || event.working_directory().filter(|text| !text.is_empty());
         match &self.work {
             Work::Local(local) => {
+                if local.directory.is_none() {
+                    let directories = cx.burst().iter().filter_map(|event| event.working_directory()).filter(|text| !text.is_empty());
+                    only_one(directories, "working directories", "working_directory")?;
+                }
                 let directory = match (&local.directory, named()) {
                     (Some(directory), _) => directory.of(&Scope::of(event, cx), &self.roots)?,
                     (None, Some(text)) => self.roots.directory(text)?,
@@ -272,6 +276,15 @@ impl Check {
         }
         Ok(Ok(files))
     }
+}
+
+/// A run is for one place: the others of a burst that was gathered by something else would go without.
+fn only_one<'t>(values: impl Iterator<Item = &'t str>, what: &str, field: &str) -> Result<(), HandlerError> {
+    let values = distinct(values);
+    if values.len() <= 1 {
+        return Ok(());
+    }
+    Err(HandlerError::reject(format!("the burst has {} {what}, and a run is for one: write `coalesce = {{ by = \"{field}\", … }}`, and redrive", values.len())))
 }
 
 register!(Ci);

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use self::{
     answer::{Launch, Location, Run},
     changes::{Changes, Launched},
-    follow::Follow,
+    follow::{FOLLOW_MS_MAX, Follow},
     params::{ASSET_JOB, Params, TAG_EVENT, TAG_HANDLING, TAG_SESSION},
 };
 
@@ -73,9 +73,8 @@ pub struct Dagster {
     #[serde(default = "timeout_ms")]
     timeout_ms: u64,
     /// Looks after the run for so long, in milliseconds, and emits `dagster.run.finished` when it has ended, with the payload
-    /// `{run, status, succeeded, job, location, session_id, event_id, started_at, ended_at, duration_ms, url}`. It looks six times, each
-    /// time after twice as long as before, so an end is told when the run has been over for as long as it took. 0 to 604800000, a week.
-    /// Default: 0, runs are not followed.
+    /// `{run, status, succeeded, job, location, session_id, event_id, started_at, ended_at, duration_ms, url}`. It looks after 2 seconds,
+    /// 4, 8 and so on, and then every five minutes. 0 to 604800000, a week. Default: 0, runs are not followed.
     #[serde(default)]
     follow_ms: u64,
 }
@@ -85,8 +84,6 @@ fn repository() -> String {
 }
 
 const JOB: &str = "post_session_pipeline";
-
-const FOLLOW_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1_000;
 
 fn yes() -> bool {
     true
@@ -215,11 +212,21 @@ impl Launcher {
             })
             // Of what else Dagster answers, much heals: a job is not found as long as its code location is broken.
             .final_when(answer::is_accepted)
-            .await?;
-        match Launch::of(reply)? {
+            .await
+            .map_err(|error| self.later(error))?;
+        match Launch::of(reply).map_err(|error| self.later(error))? {
             Launch::Accepted { run } => Ok(run),
             Launch::JobNotFound { message } => Err(self.why_not_found(cx, message).await?.into()),
         }
+    }
+
+    /// A launch that was not answered in time may still be under way in Dagster, and is not found by a look before it is done. So the
+    /// next try comes not at once.
+    fn later(&self, mut error: EffectError) -> EffectError {
+        if error.class == EffectClass::Timeout {
+            error.retry_after = error.retry_after.max(Some(self.timeout));
+        }
+        error
     }
 
     /// The run that an earlier try has launched after all: one that was answered too late, or whose router died.

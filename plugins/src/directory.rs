@@ -67,6 +67,11 @@ impl Directory {
     }
 }
 
+/// Was a command not started because its directory is not on this machine? As the performer says it.
+pub(crate) fn is_not_here(error: &EffectError) -> bool {
+    error.class == EffectClass::Refused && error.message.ends_with("is not a directory on this machine")
+}
+
 /// Does `file` lie below `directory`? A relative one does, unless it climbs out.
 pub(crate) fn is_below(file: &str, directory: &Path) -> bool {
     let path = Path::new(file);

@@ -258,6 +258,7 @@ impl Sync {
                 }
                 match self.git.add(cx, &self.roots, repository, &path, branch).await? {
                     Made::Worktree => Some(path.to_string_lossy().into_owned()),
+                    Made::NoPlace => Some(self.made_by_another(cx, place, &path).await?),
                     Made::NoBranch => return Ok(Found::Nowhere(format!("there is no branch `{branch}` in `{}`", repository.display()))),
                 }
             }
@@ -269,6 +270,21 @@ impl Sync {
             Some(path) => Ok(Found::At(path)),
             None => Err(EffectError::new(EffectClass::Failed, format!("a worktree was made at `{made}`, but `{branch}` is not what is there"))),
         }
+    }
+
+    /// Another session of the branch may have made its worktree meanwhile; else what is at `path` is none of it.
+    async fn made_by_another(&self, cx: &Context, place: &Place<'_>, path: &Path) -> Result<String, EffectError> {
+        let branch = place.branch;
+        if let Listed::Worktrees(now) = self.git.worktrees(cx, &self.roots, &place.repository).await? {
+            if let Some(made) = now.of(branch) {
+                return Ok(made.to_owned());
+            }
+            if now.begun(branch).is_some() {
+                return Err(EffectError::new(EffectClass::Failed, format!("a worktree for `{branch}` is being made at `{}`", path.display())));
+            }
+        }
+        let told = format!("`{}` is there already, and is no worktree for `{branch}`: move it away, or make the worktree yourself", path.display());
+        Err(EffectError::new(EffectClass::Refused, told))
     }
 
     /// `target`, if git says that it is on the branch: iMi takes a lone near match for the answer, and its database may be behind. What
@@ -305,6 +321,9 @@ impl Sync {
         if changed && let Some(callback) = &self.callback {
             self.call(event, cx, callback, &payload).await?;
         }
+        // Another session of the repository may have been synced while the callback ran.
+        let last: Option<Last> = cx.state(&key).await?.and_then(|value| serde_json::from_value(value).ok());
+        let is_late = is_late || last.is_some_and(|last| last.by != by && event.time().zip(last.at).is_some_and(|(time, last)| time < last));
         if !is_late {
             let last = Last { branch: branch.to_owned(), path: path.clone().into_owned(), changed, by, at: event.time() };
             cx.set_state(&key, Some(json!(last))).await?;

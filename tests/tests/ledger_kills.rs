@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use router_tests::{Home, eventually};
@@ -92,10 +92,13 @@ fn read_request(stream: &TcpStream) -> Option<String> {
     Some(String::from_utf8_lossy(&body).into_owned())
 }
 
+fn route(target: &Target, more: &str) -> String {
+    format!("[[route]]\nname = \"tell\"\non = [\"a.#\"]\nhandler = \"webhook\"\n{more}\nwith = {{ url = \"http://{}/\" }}\n", target.address)
+}
+
 /// A route that calls the target, over a store that is there already.
 fn home(target: &Target, more: &str) -> Home {
-    let home =
-        Home::new(&format!("[[route]]\nname = \"tell\"\non = [\"a.#\"]\nhandler = \"webhook\"\n{more}\nwith = {{ url = \"http://{}/\" }}\n", target.address));
+    let home = Home::new(&route(target, more));
     home.serve().stop();
     home
 }
@@ -217,4 +220,50 @@ fn the_write_of_a_burst_is_done_once() {
     distinct.sort();
     distinct.dedup();
     assert_eq!(distinct.len(), bodies.len(), "after {calls} calls before the kill: {bodies:?}");
+}
+
+#[test]
+fn a_redrive_says_what_is_already_done_and_does_it_again_only_when_asked() {
+    let target = Target::start();
+    let home = home(&target, "");
+    sql(&home, HOLD_ENDS);
+    let service = home.serve();
+    for number in 1..=2 {
+        service.send("a.b", &event(number));
+    }
+    eventually("the results are stored", || (count(&home, RESULTS) == 2).then_some(()));
+    service.kill();
+    let killed = Instant::now();
+    sql(&home, FREE);
+    // They come back too old for a route that wants nothing old.
+    home.configure(&route(&target, "max_age_s = 1"));
+    eventually("they are old", || (killed.elapsed() > Duration::from_millis(1_100)).then_some(()));
+    let service = home.serve();
+    let ids = eventually("they are dead letters", || {
+        let listed = home.run(&["dead-letters", "list", "--json"]).code(0).json();
+        let ids: Vec<String> = listed["dead_letters"].as_array()?.iter().filter_map(|letter| Some(letter["id"].as_str()?.to_owned())).collect();
+        (ids.len() == 2).then_some(ids)
+    });
+    service.stop();
+    home.configure(&route(&target, ""));
+    let service = home.serve();
+
+    let told = |args: &[&str]| home.run(&[&["dead-letters", "redrive"], args].concat()).code(0).stdout;
+    let would = told(&["--all", "--dry-run"]);
+    assert!(would.starts_with("2 letters would go back: "), "{would}");
+    let lines = |text: &str, end: &str| text.lines().filter(|line| line.contains("already done: webhook at ") && line.ends_with(end)).count();
+    assert_eq!(lines(&would, "(HTTP 201)"), 2, "{would}");
+    assert!(would.ends_with("  what is already done is not done again; `--again` does all of it\n"), "{would}");
+    assert_eq!((target.calls(), count(&home, RESULTS)), (2, 2), "looking changes nothing");
+
+    let back = told(&[&ids[0]]);
+    assert!(back.contains("1 letter is back in its queue, of 1") && lines(&back, "(HTTP 201)") == 1, "{back}");
+    eventually("it is handled", || (count(&home, HANDLED) == 1).then_some(()));
+    assert_eq!(target.calls(), 2, "it was not done again");
+
+    let again = told(&["--again", &ids[1]]);
+    assert!(lines(&again, "(HTTP 201); it is done again") == 1 && !again.contains("`--again` does"), "{again}");
+    eventually("it is handled", || (count(&home, HANDLED) == 2).then_some(()));
+    assert_eq!((target.calls(), count(&home, WRITES)), (3, 0));
+    service.stop();
 }

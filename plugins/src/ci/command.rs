@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::writes::distinct;
 use crate::{
-    directory::{Directory, Roots, is_below},
+    directory::{Directory, Roots, is_below, is_not_here},
     environment::Environment,
 };
 
@@ -47,6 +47,10 @@ impl Local {
             Ok(reply) => (reply, false),
             Err(EffectError { class: EffectClass::Timeout, .. }) if is_own_limit => {
                 (CommandReply { elapsed: self.timeout.unwrap_or_default(), ..CommandReply::default() }, true)
+            }
+            // The bus brings what sessions on other machines write, too; what the configuration names is to be here.
+            Err(error) if is_not_here(&error) && !matches!(self.directory, Some(Directory::Fixed(_))) => {
+                return Ok(Outcome::skipped(format!("not on this machine: there is no directory `{}`", directory.display())));
             }
             Err(error) => return Err(error.into()),
         };

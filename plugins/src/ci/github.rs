@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::writes::distinct;
+use super::{only_one, writes::distinct};
 
 /// A repository on GitHub, and what is started there.
 #[derive(Deserialize, JsonSchema)]
@@ -126,7 +126,11 @@ impl Dispatcher {
             What::Workflow { reference, inputs } => {
                 let reference = match reference {
                     Some(template) => template.render(&scope)?,
-                    None => event.git_branch().unwrap_or_default().to_owned(),
+                    None => {
+                        let branches = cx.burst().iter().filter_map(|event| event.git_branch());
+                        only_one(branches.filter(|branch| !matches!(*branch, "" | "HEAD" | "unknown")), "branches", "git_branch")?;
+                        event.git_branch().unwrap_or_default().to_owned()
+                    }
                 };
                 if matches!(reference.as_str(), "" | "HEAD" | "unknown") {
                     return Ok(Outcome::skipped("the event names no branch that a workflow could run on"));

@@ -20,10 +20,9 @@ const QUESTION: std::time::Duration = std::time::Duration::from_secs(30);
 /// When the directory may not be entered, or the handling is over.
 pub(super) async fn counted(cx: &Context, git: &Program, directory: &Path, roots: &Roots, mut files: Vec<String>) -> Result<Vec<String>, EffectError> {
     if files.iter().any(|file| !is_below(file, directory)) {
-        let reply = ask(cx, git, directory, roots, "top", &["rev-parse", "--show-toplevel"], None).await?;
-        let told = reply.filter(CommandReply::success).map(|reply| String::from_utf8_lossy(&reply.stdout).trim_end_matches(['\r', '\n']).to_owned());
-        let top = told.filter(|top| top.starts_with('/')).map_or_else(|| directory.to_owned(), PathBuf::from);
-        files.retain(|file| is_inside(file, &top));
+        let reply = ask(cx, git, directory, roots, "top", &["rev-parse", "--show-toplevel", "--show-cdup"], None).await?;
+        let tops = reply.filter(CommandReply::success).map_or_else(|| vec![directory.to_owned()], |reply| tops(&reply.stdout, directory));
+        files.retain(|file| tops.iter().any(|top| is_inside(file, top)));
     }
     if files.is_empty() {
         return Ok(files);
@@ -38,6 +37,17 @@ pub(super) async fn counted(cx: &Context, git: &Program, directory: &Path, roots
         files.retain(|file| !ignored.contains(file));
     }
     Ok(files)
+}
+
+/// Where the repository of `directory` begins: by its real path, and by the way up from the name that the event has for the directory,
+/// which may lead through a symbolic link.
+fn tops(output: &[u8], directory: &Path) -> Vec<PathBuf> {
+    let output = String::from_utf8_lossy(output);
+    let (real, up) = output.split_once('\n').unwrap_or((&output, ""));
+    let steps = up.trim_end().matches("../").count();
+    let named = directory.ancestors().nth(steps).map(Path::to_path_buf);
+    let real = Some(PathBuf::from(real.trim_end_matches('\r'))).filter(|top| top.is_absolute());
+    if real.is_none() { vec![directory.to_owned()] } else { real.into_iter().chain(named).collect() }
 }
 
 async fn ask(
@@ -59,5 +69,25 @@ async fn ask(
         Ok(reply) => Ok(Some(reply)),
         Err(error) if matches!(error.class, EffectClass::Forbidden | EffectClass::Cancelled) => Err(error),
         Err(_) => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_begins_at_its_real_path_and_at_the_way_up_from_the_name_of_the_directory() {
+        let directory = Path::new("/home/ada/link/src/deep");
+        for (told, expected) in [
+            ("/srv/shop\n../../\n", &["/srv/shop", "/home/ada/link"][..]),
+            ("/srv/shop\n\n", &["/srv/shop", "/home/ada/link/src/deep"]),
+            ("/srv/shop", &["/srv/shop", "/home/ada/link/src/deep"]),
+            ("\n", &["/home/ada/link/src/deep"]),
+            ("", &["/home/ada/link/src/deep"]),
+        ] {
+            assert_eq!(tops(told.as_bytes(), directory), expected.iter().map(PathBuf::from).collect::<Vec<_>>(), "{told:?}");
+        }
+        assert_eq!(tops(format!("/srv\n{}", "../".repeat(99)).as_bytes(), directory), [PathBuf::from("/srv")]);
     }
 }

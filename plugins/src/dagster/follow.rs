@@ -1,17 +1,24 @@
 //! Following a run to its end: the route sends itself an event that comes back later, asks Dagster then, and sends the next one.
 //!
-//! Each look is one emit further from the event that launched the run, and `hops_max` (8) ends what goes on for ever. So there are
-//! few looks, each after twice the time of the one before: a run is known to have ended at the latest when it has been over for as
-//! long as it took.
+//! The router takes such a chain of waits for no loop as long as each look sends nothing but the next wait, and none is shorter than a
+//! second. So a run is followed for as long as is wanted, with a look every five minutes in the end.
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use router_api::{Context, Envelope, HandlerError, RoutingKey};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// With the launch before them and the event of the end behind them, they stay within the default of `hops_max`.
-const LOOKS: u32 = 6;
+/// Until the first look; each further one takes twice as long as the one before.
+const LOOK_FIRST: Duration = Duration::from_secs(2);
+/// Between two looks, at most.
+const LOOK_MAX: Duration = Duration::from_secs(5 * 60);
+/// Between two looks, at least: a shorter wait would count as an emit of a loop.
+const LOOK_MIN: Duration = Duration::from_secs(1);
+
+/// Of one run, in milliseconds: a week.
+pub(super) const FOLLOW_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1_000;
 
 /// A run that is followed; the payload of the event that comes back.
 #[derive(Debug, Serialize, Deserialize)]
@@ -19,6 +26,8 @@ pub(super) struct Followed {
     pub(super) run: String,
     /// Which look this is, from 1.
     look: u32,
+    /// When it is looked at for the last time.
+    until: Timestamp,
     /// Only what a route sent itself is its own.
     route: String,
     pub(super) session_id: Option<String>,
@@ -46,7 +55,9 @@ impl Follow {
             return;
         }
         let owned = |text: Option<&str>| text.map(str::to_owned);
-        self.send(cx, Followed { run: run.to_owned(), look: 1, route: cx.route().to_string(), session_id: owned(session_id), event_id: owned(event_id) });
+        let until = cx.now().saturating_add(self.within).unwrap_or(Timestamp::MAX);
+        let (session_id, event_id) = (owned(session_id), owned(event_id));
+        self.send(cx, Followed { run: run.to_owned(), look: 1, until, route: cx.route().to_string(), session_id, event_id });
     }
 
     /// The run that `event` is about.
@@ -58,26 +69,34 @@ impl Follow {
         let foreign = || HandlerError::reject(format!("`{}` is what the plugin sends itself, and this one it has not sent", self.key));
         let followed: Followed = event.payload_as().map_err(|_| foreign())?;
         let is_run = (1..=64).contains(&followed.run.len()) && followed.run.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        if is_run && (1..=LOOKS).contains(&followed.look) && followed.route == cx.route().as_str() { Ok(followed) } else { Err(foreign()) }
+        let is_own = is_run && followed.look > 0 && followed.route == cx.route().as_str();
+        // A clock that was put back a little is no reason to give up a run.
+        let is_in_time = left(followed.until, cx) <= 2 * Duration::from_millis(FOLLOW_MS_MAX);
+        if is_own && is_in_time { Ok(followed) } else { Err(foreign()) }
     }
 
     /// Comes back to a run that has not ended; false when it has been followed for as long as was wanted.
     pub(super) fn go_on(&self, cx: &Context, followed: Followed) -> bool {
-        let goes_on = followed.look < LOOKS && !self.within.is_zero();
+        let goes_on = !left(followed.until, cx).is_zero() && !self.within.is_zero();
         if goes_on {
-            self.send(cx, Followed { look: followed.look + 1, ..followed });
+            self.send(cx, Followed { look: followed.look.saturating_add(1), ..followed });
         }
         goes_on
     }
 
     fn send(&self, cx: &Context, followed: Followed) {
-        cx.emit_after(self.delay(followed.look), &self.key, json!(followed));
+        let delay = delay(followed.look).min(left(followed.until, cx)).max(LOOK_MIN);
+        cx.emit_after(delay, &self.key, json!(followed));
     }
+}
 
-    /// 1, 2, 4, … parts, all of them together `within`.
-    fn delay(&self, look: u32) -> Duration {
-        self.within * (1 << (look - 1)) / ((1 << LOOKS) - 1)
-    }
+/// Before the look of this number.
+fn delay(look: u32) -> Duration {
+    LOOK_FIRST.saturating_mul(2_u32.saturating_pow(look.saturating_sub(1))).min(LOOK_MAX)
+}
+
+fn left(until: Timestamp, cx: &Context) -> Duration {
+    Duration::try_from(until.duration_since(cx.now())).unwrap_or(Duration::ZERO)
 }
 
 impl Default for Follow {
@@ -92,10 +111,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_looks_double_their_distance_and_end_where_they_should() {
-        let follow = Follow::new(63_000);
-        let delays: Vec<_> = (1..=LOOKS).map(|look| follow.delay(look).as_secs()).collect();
-        assert_eq!(delays, [1, 2, 4, 8, 16, 32]);
-        const { assert!(LOOKS + 2 <= 8, "the launch, the looks and the end stay within `hops_max`") };
+    fn the_looks_double_their_distance_up_to_five_minutes() {
+        let delays: Vec<_> = [1, 2, 3, 7, 8, 9, 10, 2_000, u32::MAX].into_iter().map(|look| delay(look).as_secs()).collect();
+        assert_eq!(delays, [2, 4, 8, 128, 256, 300, 300, 300, 300]);
     }
 }

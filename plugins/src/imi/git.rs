@@ -9,7 +9,7 @@ use std::{
 use router_api::{CommandReply, CommandRequest, Context, EffectClass, EffectError, Program, last_line};
 
 use super::output::Worktrees;
-use crate::directory::Roots;
+use crate::directory::{Roots, is_not_here};
 
 /// Git with the limits that hold for all its commands here.
 pub(super) struct Git {
@@ -29,6 +29,8 @@ pub(super) enum Made {
     Worktree,
     /// There is no such branch.
     NoBranch,
+    /// Something is at the path already.
+    NoPlace,
 }
 
 impl Git {
@@ -79,17 +81,14 @@ impl Git {
     ///
     /// # Errors
     ///
-    /// Class `Refused` where something else is at `path`, `Forbidden` where a symbolic link there leads out of the roots.
+    /// Class `Forbidden` where a symbolic link at `path` leads out of the roots.
     pub(super) async fn add(&self, cx: &Context, roots: &Roots, repository: &Path, path: &Path, branch: &str) -> Result<Made, EffectError> {
         // Git itself would follow a symbolic link. What is at the path is asked by entering it.
         let look = self.command(path, roots, &["rev-parse", "--git-dir"]);
         match cx.command(look).named("look").read().await {
             Err(error) if is_not_here(&error) => {}
             Err(error) => return Err(error),
-            Ok(_) => {
-                let told = format!("`{}` is there already, and is no worktree for `{branch}`: move it away, or make the worktree yourself", path.display());
-                return Err(EffectError::new(EffectClass::Refused, told));
-            }
+            Ok(_) => return Ok(Made::NoPlace),
         }
         let text = path.to_string_lossy();
         let reply = cx.command(self.command(repository, roots, &["worktree", "add", "--", &text, branch])).named("add").await?;
@@ -109,11 +108,6 @@ impl Git {
 /// Where a worktree for `branch` belongs: beside the main one, as iMi does it.
 pub(super) fn place_for(branch: &str, repository: &Path) -> Option<PathBuf> {
     Some(repository.parent()?.join(branch.replace('/', "-")))
-}
-
-/// As the performer says it of a directory.
-fn is_not_here(error: &EffectError) -> bool {
-    error.class == EffectClass::Refused && error.message.ends_with("is not a directory on this machine")
 }
 
 /// Git's own words. What only a person can mend is not tried again.

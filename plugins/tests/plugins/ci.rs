@@ -571,3 +571,39 @@ async fn what_is_wrong_with_a_provider_comes_at_once() {
     );
     assert_eq!(wrong_fields::<Ci>(&test, buildbot(json!({ "builders": ["x"] }))).await, ["buildbot.builders", "buildbot.scheduler"]);
 }
+
+#[tokio::test]
+async fn a_directory_of_another_machine_is_skipped_and_one_that_the_configuration_names_is_a_mistake() {
+    let test = TestContext::new();
+    let gone = |name: &str| test.effects.once(name, |_| Err(EffectError::new(EffectClass::Refused, "`/srv/app` is not a directory on this machine")));
+    for options in [json!({ "command": ["pytest"] }), json!({ "command": ["pytest"], "cwd": "{{ working_directory }}" })] {
+        let handler = built::<Ci>(&test, options).await;
+        gone("ignored");
+        gone("run");
+        let handled = test.handle(handler.as_ref(), [write("/srv/app/a.py")]).await;
+        assert!(skipped(&handled).contains("not on this machine: there is no directory `/srv/app`") && handled.emits.is_empty());
+    }
+    let handler = built::<Ci>(&test, json!({ "command": ["pytest"], "cwd": "/srv/app" })).await;
+    gone("run");
+    assert_eq!(class(&test.handle(handler.as_ref(), [write("/srv/app/a.py")]).await), EffectClass::Refused);
+}
+
+#[tokio::test]
+async fn a_burst_that_was_gathered_by_something_else_than_its_place_goes_to_the_dead_letters_instead_of_being_checked_in_part() {
+    let test = TestContext::new();
+    let handler = built::<Ci>(&test, json!({ "command": ["pytest"] })).await;
+    let burst = || [write("/srv/app/a.py"), write("/srv/other/b.py").working_directory("/srv/other"), write("/srv/app/c.py")];
+    let handled = test.handle(handler.as_ref(), burst()).await;
+    let Err(HandlerError::Reject { reason, .. }) = &handled.result else { panic!("{:?}", handled.result) };
+    assert!(reason.to_string().contains("2 working directories") && reason.to_string().contains("`coalesce = { by = \"working_directory\", … }`"), "{reason}");
+    assert!(test.effects.requests().is_empty());
+    // One place for all is what the configuration may say.
+    let handler = built::<Ci>(&test, json!({ "command": ["pytest"], "cwd": "/srv" })).await;
+    assert!(is_done(&test.handle(handler.as_ref(), burst()).await));
+
+    let handler = built::<Ci>(&test, github(json!({ "workflow": "ci.yml" }))).await;
+    let handled = test.handle(handler.as_ref(), [pushed(), pushed().git_branch("other"), pushed().git_branch("HEAD")]).await;
+    assert!(matches!(&handled.result, Err(HandlerError::Reject { reason, .. }) if reason.to_string().contains("2 branches")), "{:?}", handled.result);
+    let handler = built::<Ci>(&test, github(json!({ "workflow": "ci.yml", "ref": "main" }))).await;
+    assert!(is_done(&test.handle(handler.as_ref(), [pushed(), pushed().git_branch("other")]).await));
+}

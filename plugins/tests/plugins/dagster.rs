@@ -1,7 +1,7 @@
 //! `dagster`: a launch for each event, and what its answers mean. The answers are of the shapes that Dagster 1.13 gives.
 
 use plugins::dagster::Dagster;
-use router_api::{EffectClass, EffectError, EffectKind, EffectReply, HttpReply};
+use router_api::{Clock, EffectClass, EffectError, EffectKind, EffectReply, HttpReply};
 use router_testkit::{EventBuilder, Handled, TestContext, event};
 use serde_json::{Value, json};
 
@@ -312,11 +312,11 @@ fn back(handled: &Handled) -> EventBuilder {
 async fn a_followed_run_is_looked_at_ever_more_rarely_until_it_has_ended() {
     let test = TestContext::new();
     let mut options = options();
-    options["follow_ms"] = json!(63_000);
+    options["follow_ms"] = json!(600_000);
     let handler = built::<Dagster>(&test, options).await;
     answer(&test.effects, "launch", 200, success());
     let mut handled = test.handle(handler.as_ref(), [end()]).await;
-    for (seconds, status) in [(1, "QUEUED"), (2, "STARTED")] {
+    for (seconds, status) in [(2, "QUEUED"), (4, "STARTED")] {
         assert_eq!(handled.emits[0].after.map(|after| after.as_secs()), Some(seconds));
         answer(&test.effects, "run", 200, run_is(status));
         handled = test.handle(handler.as_ref(), [back(&handled)]).await;
@@ -343,16 +343,23 @@ async fn a_followed_run_is_looked_at_ever_more_rarely_until_it_has_ended() {
 async fn a_run_is_followed_no_longer_than_wanted_and_what_is_gone_is_skipped() {
     let test = TestContext::new();
     let mut options = options();
-    options["follow_ms"] = json!(60_000);
+    options["follow_ms"] = json!(6 * 60 * 60 * 1_000);
     let handler = built::<Dagster>(&test, options).await;
     answer(&test.effects, "launch", 200, success());
+    let begun = test.clock.now();
     let mut handled = test.handle(handler.as_ref(), [end()]).await;
-    for look in 1..=6 {
+    let mut looks = 0;
+    // As the router does it: each look comes after the wait that was asked for, and emits nothing but the next one.
+    while let Some(after) = handled.emits.first().and_then(|emit| emit.after) {
+        assert!((1..=300).contains(&after.as_secs()), "{after:?}");
+        test.clock.advance(after);
         answer(&test.effects, "run", 200, run_is("STARTED"));
         handled = test.handle(handler.as_ref(), [back(&handled)]).await;
-        assert_eq!(is_done(&handled), look < 6, "{look}: {:?}", handled.result);
+        looks += 1;
     }
     assert!(skipped(&handled).contains("still STARTED") && handled.emits.is_empty());
+    // Eight looks in 510 seconds, then one every five minutes; the last one when the time is over.
+    assert_eq!((looks, test.clock.now().duration_since(begun).as_secs()), (79, 6 * 60 * 60));
 
     answer(&test.effects, "launch", 200, success());
     let handled = test.handle(handler.as_ref(), [end().id("e-2").session("s-2")]).await;
@@ -373,10 +380,17 @@ async fn a_run_is_followed_no_longer_than_wanted_and_what_is_gone_is_skipped() {
 async fn an_event_that_only_looks_like_the_plugins_own_is_refused() {
     let test = TestContext::new();
     let handler = built::<Dagster>(&test, options()).await;
-    let own = json!({ "run": "0b0cf0ee", "look": 1, "route": "test", "session_id": null, "event_id": null });
-    for (name, value) in
-        [("run", json!("../../x")), ("run", json!("")), ("look", json!(0)), ("look", json!(7)), ("route", json!("other")), ("run", json!(null))]
-    {
+    let own = json!({ "run": "0b0cf0ee", "look": 1, "until": test.clock.now(), "route": "test", "session_id": null, "event_id": null });
+    for (name, value) in [
+        ("run", json!("../../x")),
+        ("run", json!("")),
+        ("look", json!(0)),
+        ("look", json!(-1)),
+        ("until", json!("9999-01-01T00:00:00Z")),
+        ("until", json!(null)),
+        ("route", json!("other")),
+        ("run", json!(null)),
+    ] {
         let mut payload = own.clone();
         payload[name] = value;
         let handled = test.handle(handler.as_ref(), [event("dagster.run.follow").payload(payload.clone())]).await;
@@ -451,4 +465,23 @@ async fn a_tag_that_becomes_too_long_is_refused() {
     let handler = built::<Dagster>(&test, options).await;
     let handled = test.handle(handler.as_ref(), [end().working_directory(&"d".repeat(5_000))]).await;
     assert_eq!((class(&handled), effect_error(&handled).message.contains("33god/repo")), (EffectClass::Refused, true));
+}
+
+#[tokio::test]
+async fn a_launch_whose_outcome_is_unknown_is_looked_for_only_when_dagster_has_had_the_time_for_it() {
+    let test = TestContext::new();
+    let mut options = options();
+    options["timeout_ms"] = json!(20_000);
+    let handler = built::<Dagster>(&test, options).await;
+    test.effects.fail("launch", 1, EffectClass::Timeout, "no answer within 20 s");
+    assert_eq!(effect_error(&handled_by(&test, handler.as_ref()).await).retry_after.map(|after| after.as_secs()), Some(20));
+    answer(&test.effects, "launch", 504, json!("a gateway"));
+    assert_eq!(effect_error(&handled_by(&test, handler.as_ref()).await).retry_after.map(|after| after.as_secs()), Some(20));
+    // What was certainly not launched need not wait.
+    test.effects.fail("launch", 1, EffectClass::Unreachable, "connection refused");
+    assert_eq!(effect_error(&handled_by(&test, handler.as_ref()).await).retry_after, None);
+}
+
+async fn handled_by(test: &TestContext, handler: &dyn router_api::Handler) -> Handled {
+    test.handle(handler, [end()]).await
 }

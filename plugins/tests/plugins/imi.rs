@@ -1,11 +1,11 @@
 //! `imi`: which worktree is found, by whom, and what is told of it. With real repositories: `tests/tests/integrations/imi.rs`.
 
 use plugins::imi::Imi;
-use router_api::{CommandReply, EffectClass, EffectError, EffectKind, EffectReply, HandlerError};
+use router_api::{CommandReply, EffectClass, EffectError, EffectKind, EffectReply, HandlerError, Store};
 use router_testkit::{EventBuilder, FakeEffects, Handled, TestContext, event};
 use serde_json::{Value, json};
 
-use crate::{built, class, effect_error, end, is_done, skipped, wrong_fields};
+use crate::{built, class, effect_error, end, is_done, polled, skipped, wrong_fields};
 
 const LISTING: &str = "worktree /code/demo/trunk\nHEAD 1\nbranch refs/heads/main\n\nworktree /code/demo/feat-auth\nHEAD 2\nbranch refs/heads/feat/auth\n\n";
 const GIT: &str = "git -c core.fsmonitor=false -c core.hooksPath=/dev/null";
@@ -392,4 +392,47 @@ async fn all_that_is_wrong_with_the_options_comes_at_once() {
     assert_eq!(wrong_fields::<Imi>(&test, options).await, ["callback.0", "create", "git", "imi", "repo", "timeout_ms"]);
     let options = json!({ "git": "{{ git_branch }}" });
     assert!(wrong_fields::<Imi>(&test, options).await.contains(&"git".to_owned()));
+}
+
+#[tokio::test]
+async fn of_two_sessions_that_make_the_same_worktree_the_second_finds_that_of_the_first() {
+    let test = TestContext::new();
+    let handler = built::<Imi>(&test, json!({ "create": true, "roots": ["/code"] })).await;
+    let made = format!("{LISTING}worktree /code/demo/feat-new\nHEAD 3\nbranch refs/heads/feat/new\n\n");
+    for (now, expected) in [(made.as_str(), None), (&format!("{made}locked initializing\n").replace("new\n\nlocked", "new\nlocked"), Some(EffectClass::Failed))]
+    {
+        end(&test.effects, "list", 0, LISTING, "");
+        end(&test.effects, "look", 0, ".git\n", "");
+        end(&test.effects, "list", 0, now, "");
+        on(&test.effects, "feat/new");
+        let handled = test.handle(handler.as_ref(), [start().git_branch("feat/new")]).await;
+        match expected {
+            None => assert_eq!(synced(&handled)["path"], "/code/demo/feat-new"),
+            Some(expected) => assert_eq!((class(&handled), effect_error(&handled).message.contains("is being made")), (expected, true)),
+        }
+        assert!(test.effects.requests().iter().all(|request| request.name != "add"));
+        test.effects.forget_rules();
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_was_overtaken_while_its_callback_ran_leaves_the_record_of_the_newer_one() {
+    let test = TestContext::new();
+    let handler = built::<Imi>(&test, json!({ "callback": ["tell"] })).await;
+    let at = |time: &str, id: &str| start().id(id).time(time);
+    let told = |id: &'static str| {
+        end(&test.effects, "list", 0, LISTING, "");
+        on(&test.effects, "feat/auth");
+        id
+    };
+    // The newer session comes to its end while the callback of the older one is under way.
+    let (store, route) = (test.store.clone(), "test".parse().unwrap());
+    test.effects.once("callback", move |_| {
+        let newer = json!({ "branch": "main", "path": "/code/demo/trunk", "changed": true, "by": "newer", "at": "2026-03-02T10:00:00Z" });
+        polled(store.set_state(&route, "worktree:/code/demo/trunk", Some(newer))).expect("the store in memory never waits").unwrap();
+        Ok(EffectReply::Command(CommandReply::exit(0)))
+    });
+    assert!(is_done(&test.handle(handler.as_ref(), [at("2026-03-02T09:00:00Z", told("older"))]).await));
+    let kept = test.store.state(&"test".parse().unwrap(), "worktree:/code/demo/trunk").await.unwrap().unwrap();
+    assert_eq!(kept["branch"], "main");
 }

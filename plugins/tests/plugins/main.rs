@@ -8,6 +8,7 @@ mod exec;
 mod flume;
 mod imi;
 mod log;
+mod remembered;
 mod webhook;
 
 use router_api::{BuildError, CommandReply, EffectClass, EffectError, EffectReply, Handler, HandlerError, HttpReply, HttpRequest, Outcome, Plugin, Registry};
@@ -73,6 +74,15 @@ fn answer(effects: &FakeEffects, name: &str, status: u16, body: Value) {
 fn end(effects: &FakeEffects, name: &str, code: i32, stdout: &str, stderr: &str) {
     let reply = CommandReply { code: Some(code), stdout: stdout.to_owned().into(), stderr: stderr.to_owned().into(), ..CommandReply::default() };
     effects.once(name, move |_| Ok(EffectReply::Command(reply.clone())));
+}
+
+/// What comes of a future without any waiting; one that waits is dropped, as by a crash.
+fn polled<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    match future.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        std::task::Poll::Ready(value) => Some(value),
+        std::task::Poll::Pending => None,
+    }
 }
 
 fn header<'r>(request: &'r HttpRequest, name: &str) -> Option<&'r str> {

@@ -201,6 +201,7 @@ pub(crate) fn store_options(config: &Config) -> EmbeddedOptions {
         sync: config.store.sync,
         retention_age: config.store.retention.age,
         retention_bytes_max: config.store.retention.bytes_max,
+        ledger_bytes_max: config.store.ledger_bytes_max,
         decode: config.limits.decode,
         ..EmbeddedOptions::new(&config.store.path)
     }

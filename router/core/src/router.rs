@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, RwLock},
     task::Poll,
+    time::Duration,
 };
 
 use router_api::{
@@ -163,6 +164,8 @@ struct Built {
 
 /// Wishes of operators that wait for a route's loop.
 const WISHES_MAX: usize = 16;
+/// So long the archive of a bus may be behind after a restart, before a session is told of without it.
+const ARCHIVE_BEHIND: Duration = Duration::from_secs(15);
 
 impl Router {
     /// Begins a router from the parts that it cannot do without. `effects` performs effects for real; shadow routes use it
@@ -536,12 +539,15 @@ impl RouterBuilder {
         let recent = Arc::new(Recent::new(Arc::clone(&self.clock)));
         let mut observers = self.observers;
         observers.add(Arc::clone(&recent) as Arc<dyn Observer>);
-        let fates = (self.archiving.is_some() && !self.transport.features().archives).then(|| FateLog::new(Arc::clone(&self.clock)));
+        let archive_follows = self.archiving.is_some() && !self.transport.features().archives;
+        let fates = archive_follows.then(|| FateLog::new(Arc::clone(&self.clock)));
+        let sessions = Projection::new(Arc::clone(&self.store), Arc::clone(&self.clock));
+        let sessions = if archive_follows { sessions.behind(ARCHIVE_BEHIND) } else { sessions };
         Router {
             registry: self.registry,
             shown: Arc::new(Shown::new(self.clock.now())),
             parts: Arc::new(Parts {
-                sessions: Arc::new(Projection::new(Arc::clone(&self.store), Arc::clone(&self.clock))),
+                sessions: Arc::new(sessions),
                 transport: self.transport,
                 store: self.store,
                 effects: self.effects,

@@ -9,7 +9,8 @@ mod record;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -27,6 +28,11 @@ const FIRST_PAGE: u32 = 8;
 const PAGE: u32 = 64;
 /// An id beyond that is no session's.
 const ID_BYTES_MAX: usize = 512;
+/// Between two looks into an archive that is behind: the first, and the longest.
+const LOOK_FIRST: Duration = Duration::from_millis(20);
+const LOOK_MAX: Duration = Duration::from_millis(500);
+/// An archive that did not catch up is not waited for again for so long.
+const PATIENCE_AGAIN: Duration = Duration::from_secs(60);
 /// What the archive holds was within the limits when it came, whatever they are now.
 const ARCHIVED: DecodeLimits = DecodeLimits { body_bytes_max: usize::MAX, depth_max: 126 };
 
@@ -35,10 +41,14 @@ pub struct Projection {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     known: Mutex<Known>,
+    /// How long the archive may be behind.
+    behind: Option<Duration>,
 }
 
 #[derive(Default)]
 struct Known {
+    /// Nobody waits for the archive before.
+    impatient_until: Duration,
     sessions: HashMap<String, Remembered>,
     /// Counts questions.
     now: u64,
@@ -68,7 +78,41 @@ impl Projection {
     /// Over `store`; `clock` gives events that are in no archive yet a time.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock, known: Mutex::default() }
+        Self { store, clock, known: Mutex::default(), behind: None }
+    }
+
+    /// The archive follows what is handled, and may be behind for so long. What this process was asked for it remembers; but of a session
+    /// that it is asked for the first time, after a restart, the archive may lack what an earlier process handled. An archive keeps the
+    /// order, so with the events in hand it has all that came before them: they are waited for, that long at most.
+    #[must_use]
+    pub fn behind(mut self, at_most: Duration) -> Self {
+        self.behind = Some(at_most);
+        self
+    }
+
+    /// Archived events of a session that is not in memory, from the beginning, with those in hand among them.
+    async fn read_with(&self, id: &str, in_hand: &[Fact]) -> Result<Read, StoreError> {
+        let begun = self.clock.monotonic();
+        let mut pause = LOOK_FIRST;
+        loop {
+            let read = self.read(id, 0).await?;
+            let holds = |fact: &Fact| read.facts.iter().any(|archived| archived.identity == fact.identity);
+            let Some(at_most) = self.behind.filter(|_| !read.is_cut && !in_hand.iter().all(holds)) else { return Ok(read) };
+            let now = self.clock.monotonic();
+            if now < self.known().impatient_until {
+                return Ok(read);
+            }
+            if now.saturating_sub(begun) >= at_most {
+                self.known().impatient_until = now + PATIENCE_AGAIN;
+                return Ok(read);
+            }
+            self.clock.sleep(pause).await;
+            pause = (pause * 2).min(LOOK_MAX);
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().expect("no code panics while it holds the sessions")
     }
 
     /// Archived events of `id` above `after`.
@@ -106,7 +150,7 @@ impl Projection {
     ///
     /// When the session was forgotten since `after` was asked for: what was read is not all of it.
     fn add(&self, id: &str, after: u64, read: Read, in_hand: &[Fact]) -> Result<Option<Session>, Forgotten> {
-        let mut known = self.known.lock().expect("no code panics while it holds the sessions");
+        let mut known = self.known();
         known.now += 1;
         let now = known.now;
         if !known.sessions.contains_key(id) {
@@ -143,8 +187,11 @@ impl Sessions for Projection {
         }
         let now: Timestamp = self.clock.now();
         let in_hand: Vec<Fact> = in_hand.iter().filter_map(|event| Fact::of(event, id, now)).collect();
-        let after = self.known.lock().expect("no code panics while it holds the sessions").sessions.get(id).map_or(0, |remembered| remembered.archived_to);
-        let read = self.read(id, after).await?;
+        let remembered = self.known().sessions.get(id).map(|remembered| remembered.archived_to);
+        let (after, read) = match remembered {
+            Some(after) => (after, self.read(id, after).await?),
+            None => (0, self.read_with(id, &in_hand).await?),
+        };
         match self.add(id, after, read, &in_hand) {
             Ok(session) => Ok(session),
             // From the beginning there is nothing that can have been forgotten.

@@ -31,6 +31,7 @@ use crate::{
     attempt::{Ended, Run},
     config::OnExhausted,
     hex,
+    hops::Hops,
     lanes::{Batch, LaneKey},
     memory::burst_identity,
     observe::RouterEvent,
@@ -566,9 +567,11 @@ impl Worker {
     /// Publishes what the handler emitted. `Ok(false)` when the session ended meanwhile; an error when the transport refuses
     /// for good.
     async fn publish_emits(&self, batch: &Batch<Item>, emits: Vec<Emit>) -> Result<bool, String> {
-        let hops = batch.items.iter().map(|item| item.delivery.hops).max().unwrap_or(0).saturating_add(1);
+        let handled = batch.items.iter().map(|item| (&item.delivery, &*item.event));
+        let hops = Hops::of(&self.route.config.name, handled, &emits, self.route.parts.clock.now());
         let traceparent = batch.items.last().and_then(|item| item.delivery.traceparent.clone());
-        for emit in emits {
+        for mut emit in emits {
+            let hops = hops.mark(&mut emit);
             let to = match emit.after {
                 Some(delay) => Destination::Route { route: self.name(), delay },
                 None => Destination::Subscribers,

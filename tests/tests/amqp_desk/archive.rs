@@ -273,7 +273,7 @@ fn no_routes() -> Config {
         hash: "c".to_owned(),
         text: String::new(),
         transport: TransportConfig::Embedded,
-        store: StoreConfig { path: "router.db".into(), sync: true, retention: Retention { age: PATIENCE, bytes_max: 1 << 30 } },
+        store: StoreConfig { path: "router.db".into(), sync: true, retention: Retention { age: PATIENCE, bytes_max: 1 << 30 }, ledger_bytes_max: 64 << 20 },
         http: HttpConfig { listen: None, tokens: Vec::new(), admin_tokens: Vec::new(), allowed_hosts: Vec::new() },
         limits: Limits { decode: router_api::DecodeLimits::default() },
         redact: RedactConfig { paths: Vec::new(), patterns: Vec::new(), builtin: true },

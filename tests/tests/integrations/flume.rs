@@ -7,9 +7,10 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
-use router_api::{EventQuery, Session, Sessions, Store};
+use router_api::{Clock, EventQuery, Session, Sessions, Store};
 use router_core::sessions::Projection;
 use router_testkit::{MemoryState, MemoryStore, MemoryTransport, VirtualClock, event};
 use router_tests::{Home, eventually, workspace};
@@ -38,7 +39,7 @@ fn plain(schema: Value) -> Value {
     }
 }
 
-fn problems(body: &Value) -> Vec<String> {
+pub(crate) fn problems(body: &Value) -> Vec<String> {
     let document = schema();
     let mut defined = document.clone();
     for (_, shape) in defined["$defs"].as_object_mut().into_iter().flatten() {
@@ -74,7 +75,7 @@ fn the_body_that_the_page_shows_fits_the_schema() {
     assert_eq!(fields(&body), fields(&schema()["properties"]), "the page shows every field");
 }
 
-fn of_session(id: &str, key: &str, second: u32, payload: Value) -> Value {
+pub(crate) fn of_session(id: &str, key: &str, second: u32, payload: Value) -> Value {
     let mut payload = payload;
     payload["session_id"] = "s-1".into();
     payload["working_directory"] = "/srv/shop".into();
@@ -252,4 +253,37 @@ async fn more_sessions_than_are_remembered_are_read_again() {
     for n in [0, 1, 299] {
         assert_eq!(told(n).await, 2, "{n}");
     }
+}
+
+#[tokio::test]
+async fn of_a_session_that_is_new_to_the_process_an_archive_that_is_behind_is_waited_for() {
+    let (clock, state) = (VirtualClock::default(), MemoryState::new());
+    let transport = MemoryTransport::new(&state, Arc::new(clock.clone()));
+    let projection = Projection::new(Arc::new(MemoryStore::new(&state)), Arc::new(clock.clone())).behind(Duration::from_secs(10));
+    let (earlier, end) = (event("session.thread.message").session("s"), event("session.thread.end").session("s"));
+    let in_hand = [end.envelope()];
+    let (session, ()) = clock
+        .run_until(async {
+            let follow = async {
+                clock.sleep(Duration::from_secs(2)).await;
+                for event in [&earlier, &end] {
+                    router_api::Transport::publish(&transport, event.publication()).await.expect("it is taken");
+                }
+            };
+            tokio::join!(projection.session("s", &in_hand), follow)
+        })
+        .await;
+    assert_eq!(session.expect("it is read").expect("it is known").events, 2);
+
+    // One that does not come is not waited for longer than that, and then not at once again.
+    let waited = async |id: &str| {
+        let (begun, message) = (clock.monotonic(), event("session.thread.message").session(id).envelope());
+        let session = clock.run_until(projection.session(id, &[message])).await;
+        assert!(session.expect("it is read").is_some(), "what is in hand is known");
+        (clock.monotonic() - begun).as_secs()
+    };
+    assert!((10..12).contains(&waited("t").await));
+    assert_eq!((waited("u").await, waited("t").await), (0, 0));
+    clock.advance(Duration::from_secs(60));
+    assert!((10..12).contains(&waited("v").await));
 }

@@ -12,13 +12,19 @@ use serde_json::{Value, json};
 
 /// A directory with a repository `demo`: main worktree `trunk`, the worktree `feat-auth`, branches without one. The home is that of
 /// nobody, so that no configuration of a developer counts.
-struct Office {
-    home: Home,
+pub(crate) struct Office {
+    pub(crate) home: Home,
+    /// What stands before the routes.
+    transport: String,
 }
 
 impl Office {
     fn new() -> Self {
-        let office = Self { home: Home::new("") };
+        Self::on(String::new())
+    }
+
+    pub(crate) fn on(transport: String) -> Self {
+        let office = Self { home: Home::new(""), transport };
         office.repository("demo/trunk");
         office.git("demo/trunk", &["worktree", "add", "-q", "-b", "feat/auth", "../feat-auth"]);
         for branch in ["feat/new", "fix/late", "$(touch${IFS}evil)", "a;b'c\"d", "größe/ü"] {
@@ -34,7 +40,7 @@ impl Office {
         path.canonicalize().expect("it is there")
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.code().join(name)
     }
 
@@ -56,16 +62,17 @@ impl Office {
     }
 
     /// Serves a route with these options; what it emits goes to a second one.
-    fn serve(&self, options: &str) -> Service {
+    pub(crate) fn serve(&self, options: &str) -> Service {
         let roots = format!("roots = [{:?}]", self.code());
         self.home.configure(&format!(
-            "[[route]]\nname = \"worktree\"\non = [\"session.thread.start\"]\norder_by = \"session_id\"\nretry = {{ attempts_max = 2, first_delay_ms = 10 }}\nhandler = \"imi\"\n[route.with]\n{roots}\n{options}\n\n\
-             [[route]]\nname = \"told\"\non = [\"worktree.synced\"]\nhandler = \"log\"\n"
+            "{}[[route]]\nname = \"worktree\"\non = [\"session.thread.start\"]\norder_by = \"session_id\"\nretry = {{ attempts_max = 2, first_delay_ms = 10 }}\nhandler = \"imi\"\n[route.with]\n{roots}\n{options}\n\n\
+             [[route]]\nname = \"told\"\non = [\"worktree.synced\"]\norder_by = \"session_id\"\nhandler = \"exec\"\nwith = {{ command = [\"sh\", \"-c\", \"cat >> ../emitted; echo >> ../emitted\"] }}\n",
+            self.transport
         ));
         self.home.serve()
     }
 
-    fn start(&self, id: &str, branch: &str, directory: &str) -> Value {
+    pub(crate) fn start(&self, id: &str, branch: &str, directory: &str) -> Value {
         let directory = if directory.starts_with('/') { directory.to_owned() } else { self.path(directory).to_string_lossy().into_owned() };
         start(id, branch, &directory)
     }
@@ -93,7 +100,7 @@ fn start(id: &str, branch: &str, directory: &str) -> Value {
         "payload": { "session_id": "s-1", "working_directory": directory, "git_branch": branch, "model": "m" } })
 }
 
-fn branch_at(path: &Path) -> String {
+pub(crate) fn branch_at(path: &Path) -> String {
     let done = Command::new("git").args(["symbolic-ref", "--short", "HEAD"]).current_dir(path).output().expect("git runs");
     String::from_utf8_lossy(&done.stdout).trim().to_owned()
 }

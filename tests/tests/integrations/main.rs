@@ -6,6 +6,8 @@
 mod schema;
 
 mod flume;
+mod hostile;
 mod imi;
+mod rabbitmq;
 mod report;
 mod server;

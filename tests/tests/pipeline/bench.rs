@@ -67,6 +67,8 @@ pub enum Answer {
     RejectBecause(&'static str),
     /// Emits one that comes back to the route after a second.
     EmitAfter(&'static str),
+    /// … after so long, then answers.
+    EmitIn(Duration, &'static str, Box<Answer>),
     /// Calls this, fails as the call does, then answers.
     Call(Ask, Box<Answer>),
 }
@@ -186,6 +188,10 @@ impl Handler for ScriptedHandler {
                 Answer::RejectBecause(text) => return Err(HandlerError::reject(text)),
                 Answer::Call(ask, then) => {
                     self.call(cx, ask).await?;
+                    *then
+                }
+                Answer::EmitIn(delay, key, then) => {
+                    cx.emit_after(delay, &RoutingKey::new(key).unwrap(), serde_json::json!({}));
                     *then
                 }
                 Answer::EmitAfter(key) => {
@@ -318,7 +324,7 @@ impl Bench {
             hash: format!("{routes:?}").len().to_string(),
             text: String::new(),
             transport: TransportConfig::Embedded,
-            store: StoreConfig { path: "router.db".into(), sync: true, retention: Retention { age: Duration::from_secs(1), bytes_max: 1 } },
+            store: StoreConfig { path: "router.db".into(), sync: true, retention: Retention { age: Duration::from_secs(1), bytes_max: 1 }, ledger_bytes_max: 64 << 20 },
             http: HttpConfig { listen: None, tokens: Vec::new(), admin_tokens: Vec::new(), allowed_hosts: Vec::new() },
             limits: Limits { decode: router_api::DecodeLimits::default() },
             redact: RedactConfig { paths: Vec::new(), patterns: Vec::new(), builtin: true },

@@ -16,3 +16,4 @@ mod order;
 mod reload;
 mod renewal;
 mod restarts;
+mod waits;

@@ -2,14 +2,14 @@
 
 use std::{net::SocketAddr, process::Command, sync::mpsc::RecvTimeoutError, time::Duration};
 
-use router_tests::post;
+use router_tests::{Service, post};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    programs::{Running, free_port, get, installed, patiently},
+    programs::{Running, free_port, get, installed, patiently, said, times_said},
     relay::{Relay, Stop},
-    world::{TRANSPORTS, Transport, World, ended, event},
+    world::{Held, TRANSPORTS, Transport, World, ended, event},
 };
 
 const PIPELINES: &str = include_str!("pipelines.py");
@@ -57,8 +57,8 @@ impl Dagster {
     }
 
     fn ask(&self, query: &str, variables: &Value) -> Value {
-        let answer = post(self.address(), "/graphql", &json!({ "query": query, "variables": variables }).to_string()).expect("Dagster answers");
-        answer.json()
+        let body = json!({ "query": query, "variables": variables }).to_string();
+        patiently("Dagster answers", || post(self.address(), "/graphql", &body).filter(|answer| answer.status == 200)).json()
     }
 
     /// Statuses of the runs with this tag.
@@ -85,12 +85,12 @@ impl Dagster {
 fn routes(address: SocketAddr) -> String {
     let route = |name: &str, on: &str, more: &str, with: &str| {
         format!(
-            "[[route]]\nname = \"{name}\"\non = [\"{on}\"]\nhandler = \"dagster\"\n{more}\n[route.with]\nurl = \"http://{address}/graphql\"\nlocation = \"pipelines.py\"\n{with}\n"
+            "[[route]]\nname = \"{name}\"\non = [\"{on}\"]\nhandler = \"dagster\"\ntimeout_ms = 300_000\n{more}\n[route.with]\nurl = \"http://{address}/graphql\"\ntimeout_ms = 120_000\nlocation = \"pipelines.py\"\n{with}\n"
         )
     };
     let config = "run_config = { ops = { process_session = { config = { session_id = \"{{ session_id }}\", files = \"{{ payload.files_modified }}\" } } } }";
     [
-        route("pipeline", "session.thread.end", "coalesce = { by = \"session_id\", quiet_ms = 500, max_wait_ms = 20_000 }", &format!("{config}\nfollow_ms = 252_000")),
+        route("pipeline", "session.thread.end", "coalesce = { by = \"session_id\", quiet_ms = 500, max_wait_ms = 20_000 }", &format!("{config}\nfollow_ms = 3_600_000")),
         route("unknown-job", "unknown.job", "", "job = \"nothing_of_this_name\""),
         route("bad-config", "bad.config", "", "run_config = { ops = { process_session = { config = { session = 1 } } } }"),
         route("asset", "asset.wanted", "", "assets = [\"session_report\"]\nonly_if_changed = false"),
@@ -142,29 +142,59 @@ fn a_changed_session_is_one_run_of_a_real_dagster_whatever_happens_on_the_way() 
         dagster.reload("raise RuntimeError('broken by hand')\n");
         let broken = name(transport, "broken");
         service.send("session.thread.end", &ended(&broken, &broken, &["a.py"]));
-        service.wait_for("does not load").expect("the router runs");
+        said(&mut service, "does not load", 0);
         assert_eq!(dagster.runs_of(&broken), 0);
         dagster.reload(PIPELINES);
         patiently("the run after the repair", || (dagster.runs_of(&broken) == 1).then_some(()));
 
-        // The router is killed at each step of the launch; one run comes of it.
+        // The router is killed at each step of the launch; one run comes of it, for a burst of three.
+        let burst = |service: &Service, session: &str| {
+            for turn in 1..=3 {
+                service.send("session.thread.end", &ended(&format!("{session}-{turn}"), session, &["a.py"]));
+            }
+        };
+        let once = |service: &Service, killed: &str| {
+            patiently(&format!("{killed}: the run"), || (dagster.runs_of(killed) >= 1).then_some(()));
+            // Another one behind it shows that it is through.
+            let behind = format!("{killed}-behind");
+            service.send("session.thread.end", &ended(&behind, &behind, &["a.py"]));
+            patiently(&format!("{behind}: its end"), || world.is_done("pipeline", &behind).then_some(()));
+            assert_eq!(dagster.runs_of(killed), 1, "{killed}");
+        };
+        // On the way to Dagster and back: between intent and effect, between effect and result, about the result.
         for stop in [Stop::Before, Stop::After, Stop::Answered] {
             let killed = name(transport, &format!("killed-{stop:?}"));
             let stopped = relay.stop(stop);
-            service.send("session.thread.end", &ended(&killed, &killed, &["a.py"]));
-            match stopped.recv_timeout(Duration::from_secs(120)) {
+            burst(&service, &killed);
+            match stopped.recv_timeout(Duration::from_secs(300)) {
                 Ok(()) => {}
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => panic!("{killed}: no launch came by:\n{}", service.log().join("\n")),
             }
             drop(service.kill());
             service = world.serve();
-            patiently(&format!("{killed}: the run"), || (dagster.runs_of(&killed) >= 1).then_some(()));
-            // Another one behind it shows that it is through.
-            let behind = format!("{killed}-behind");
-            service.send("session.thread.end", &ended(&behind, &behind, &["a.py"]));
-            patiently(&format!("{behind}: the run"), || (dagster.runs_of(&behind) == 1).then_some(()));
-            assert_eq!(dagster.runs_of(&killed), 1, "{killed}");
+            once(&service, &killed);
         }
+        // In the store: before the intent, before the result is stored, between the result and the end.
+        let steps: [(&[Held], _, _); 4] = [
+            (&[Held::Intents], "was not begun", 0),
+            (&[Held::Results, Held::States], "is not in the ledger", 1),
+            (&[Held::States], "the test holds it", 1),
+            (&[Held::Ends], "the test holds it", 1),
+        ];
+        for (held, sentence, runs) in steps.into_iter().filter(|(held, ..)| *held != [Held::Ends] || transport == Transport::Embedded) {
+            let killed = name(transport, &format!("held-{:?}", held[0]));
+            let before = times_said(&mut service, sentence);
+            world.hold(held);
+            burst(&service, &killed);
+            said(&mut service, sentence, before);
+            patiently(&format!("{killed}: the step"), || (dagster.runs_of(&killed) == runs).then_some(()));
+            assert!(!world.is_done("pipeline", &format!("{killed}-3")), "{killed}: it is not at its end");
+            drop(service.kill());
+            world.free(held);
+            service = world.serve();
+            once(&service, &killed);
+        }
+        assert_eq!(world.letters("pipeline"), Vec::<String>::new());
 
         assert_eq!(dagster.runs_of(&session), 1, "the fourth end changed nothing");
         service.stop();
@@ -185,7 +215,7 @@ fn a_changed_session_is_one_run_of_a_real_dagster_whatever_happens_on_the_way() 
     }
     let mut worlds = worlds;
     for (_, service, _) in &mut worlds {
-        service.wait_for("could not be reached").expect("the router runs");
+        said(service, "could not be reached", 0);
     }
     dagster.serve();
     for (world, service, down) in worlds {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use router_tests::{Answer, request, workspace};
+use router_tests::{Answer, Service, request, workspace};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Longer than a real program needs on a loaded machine of two cores.
@@ -101,4 +101,17 @@ pub fn patiently<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(begun.elapsed() < PATIENCE, "still not: {what}");
         std::thread::park_timeout(Duration::from_millis(50));
     }
+}
+
+/// How often the router has said `text`.
+pub fn times_said(service: &mut Service, text: &str) -> usize {
+    service.log().iter().filter(|line| line.contains(text)).count()
+}
+
+/// Waits until the router has said `text` more often than so many times.
+pub fn said(service: &mut Service, text: &str, before: usize) {
+    patiently(text, || {
+        assert!(service.ended().is_none(), "the router ended, and has not said `{text}`:\n{}", service.log().join("\n"));
+        (times_said(service, text) > before).then_some(())
+    });
 }

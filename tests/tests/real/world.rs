@@ -13,6 +13,30 @@ pub enum Transport {
 
 pub const TRANSPORTS: [Transport; 2] = [Transport::Embedded, Transport::RabbitMq];
 
+/// A step of a handling that a test keeps the router from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Held {
+    /// The intent of a write: it is not begun.
+    Intents,
+    /// The result of a write, after the write.
+    Results,
+    /// What a plugin remembers, after the result.
+    States,
+    /// The end of an event, on the embedded transport.
+    Ends,
+}
+
+impl Held {
+    fn what(self) -> &'static str {
+        match self {
+            Self::Intents => "INSERT ON ledger",
+            Self::Results => "UPDATE ON ledger",
+            Self::States => "INSERT ON plugin_state",
+            Self::Ends => "UPDATE OF state ON deliveries WHEN NEW.state = 2",
+        }
+    }
+}
+
 pub struct World {
     pub home: Home,
     // Kept for as long as the router uses it.
@@ -38,6 +62,30 @@ impl World {
     pub fn letters(&self, route: &str) -> Vec<String> {
         let listed = self.home.run(&["dead-letters", "list", "--route", route, "--json"]).code(0).json();
         listed["dead_letters"].as_array().expect("a list").iter().map(Value::to_string).collect()
+    }
+
+    /// What the router may not write into its store from now on, until [`World::free`]: see `tests/ledger_kills.rs`.
+    pub fn hold(&self, held: &[Held]) {
+        let trigger = |held: &Held| format!("CREATE TRIGGER held_{held:?} BEFORE {} BEGIN SELECT RAISE(ABORT, 'the test holds it'); END;", held.what());
+        self.sql(&held.iter().map(trigger).collect::<String>());
+    }
+
+    pub fn free(&self, held: &[Held]) {
+        self.sql(&held.iter().map(|held| format!("DROP TRIGGER held_{held:?};")).collect::<String>());
+    }
+
+    /// Has the route done this event, for good?
+    pub fn is_done(&self, route: &str, id: &str) -> bool {
+        let store = rusqlite::Connection::open_with_flags(self.home.store(), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the store can be read");
+        store.busy_timeout(std::time::Duration::from_secs(60)).expect("it is a number");
+        let found = store.query_row("SELECT count(*) FROM inbox WHERE route = ?1 AND key = ?2", [route, id], |row| row.get::<_, i64>(0));
+        found.expect("the query fits the schema") > 0
+    }
+
+    fn sql(&self, text: &str) {
+        let store = rusqlite::Connection::open(self.home.store()).expect("the store can be opened");
+        store.busy_timeout(std::time::Duration::from_secs(60)).expect("it is a number");
+        store.execute_batch(text).expect("it fits the schema");
     }
 
     /// The payloads that a route with `tee -a NAME` has written.

@@ -82,6 +82,7 @@ pub(super) fn config(
             path,
             sync: store.synchronous != Some(RawSynchronous::Normal),
             retention: Retention { age: DAY * store.retention_days.unwrap_or(30), bytes_max: store.retention_bytes_max.unwrap_or(1 << 30) },
+            ledger_bytes_max: store.ledger_bytes_max.unwrap_or(64 << 20),
         },
         http: HttpConfig { listen: listen?, tokens, admin_tokens, allowed_hosts: http.allowed_hosts.unwrap_or_default() },
         limits: Limits { decode },

@@ -100,6 +100,8 @@ pub struct StoreConfig {
     pub sync: bool,
     /// How long the archive keeps events.
     pub retention: Retention,
+    /// Of the ledger, in bytes; above this its oldest writes go.
+    pub ledger_bytes_max: u64,
 }
 
 /// What the archive keeps at most. Events that a queue still owns are never removed.

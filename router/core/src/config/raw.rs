@@ -133,6 +133,10 @@ pub(super) struct RawStore {
     /// Bytes of the store above which the oldest events of the archive go. Default 1073741824 (1 GiB).
     #[schemars(range(min = 1_048_576, max = 1_125_899_906_842_624_u64))]
     pub retention_bytes_max: Option<u64>,
+    /// Bytes of the ledger, replies included, above which its oldest writes go. What has gone is done again when its event is redriven
+    /// or comes again after a crash. Default 67108864 (64 MiB).
+    #[schemars(range(min = 1_048_576, max = 1_125_899_906_842_624_u64))]
+    pub ledger_bytes_max: Option<u64>,
 }
 
 /// How safe a commit is when the power fails.
@@ -298,7 +302,7 @@ policies! {
     #[schemars(range(min = 1, max = 315_360_000))]
     max_age_s: u64,
     /// Handlers may emit events, whose handlers may emit events: a longer chain than this is taken for a loop and goes to the
-    /// dead letters. Default 8.
+    /// dead letters. A route that only waits and looks again counts once, and again for each week of it. Default 8.
     #[schemars(range(min = 1, max = 64))]
     hops_max: u8,
     /// An event that was being handled whenever the router died, so many times, goes to the dead letters. Default 5.

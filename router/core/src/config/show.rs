@@ -54,6 +54,7 @@ pub(super) fn globals(config: &Config, globals: &Table) -> String {
     out.line("synchronous", quote(if config.store.sync { "full" } else { "normal" }));
     out.line("retention_days", config.store.retention.age.as_secs() / 86_400);
     out.line("retention_bytes_max", config.store.retention.bytes_max);
+    out.line("ledger_bytes_max", config.store.ledger_bytes_max);
     out.header("[http]");
     out.line("listen", text("http", "listen", &config.http.listen.map_or_else(|| "off".to_owned(), |address| address.to_string())));
     let http = |key: &str| globals.get("http").and_then(Node::as_table).and_then(|table| table.get(key));

@@ -212,6 +212,7 @@ async fn a_route_of_four_lines_has_all_the_documented_defaults() {
     assert_eq!(route.dedup.as_ref().map(|dedup| (dedup.by.len(), dedup.window)), Some((0, Duration::from_secs(86_400))));
     assert_eq!(route.place, "router.toml:2");
     assert_eq!((config.store.sync, config.store.retention.age, config.store.retention.bytes_max), (true, Duration::from_secs(30 * 86_400), 1 << 30));
+    assert_eq!(config.store.ledger_bytes_max, 64 << 20);
     assert_eq!(config.http.listen.map(|listen| listen.to_string()).as_deref(), Some("127.0.0.1:8682"));
     assert!(config.store.path.ends_with("state/router.db") && config.store.path.is_absolute(), "{:?}", config.store.path);
     assert!(config.redact.builtin && config.log.level == "info");
@@ -225,6 +226,7 @@ path = "x/y.db"
 synchronous = "normal"
 retention_days = 2
 retention_bytes_max = 2_000_000
+ledger_bytes_max = 3_000_000
 [http]
 listen = "off"
 [limits]
@@ -279,7 +281,7 @@ target = { kind = "file", path = "out" }
     let coalesce = route.coalesce.as_ref().expect("coalesces");
     assert_eq!((coalesce.by.as_str(), coalesce.max_wait.as_secs(), coalesce.events_max), ("session_id", 6_000, 10));
     assert_eq!((route.mode, route.on_exhausted, route.hops_max, route.crashes_max), (RouteMode::Shadow, OnExhausted::Park, 2, 1));
-    assert_eq!((route.when_busy, route.ledger), (WhenBusy::Cancel, false));
+    assert_eq!((route.when_busy, route.ledger, config.store.ledger_bytes_max), (WhenBusy::Cancel, false, 3_000_000));
     assert_eq!(route.rate.as_ref().map(|rate| (rate.count, rate.per.as_secs())), Some((5, 60)));
     assert_eq!(route.dedup.as_ref().map(|dedup| dedup.by.len()), Some(2));
     assert_eq!(route.with["target"]["path"], "out");
