@@ -166,7 +166,7 @@ fn a_changed_session_is_one_run_of_a_real_dagster_whatever_happens_on_the_way() 
             let killed = name(transport, &format!("killed-{stop:?}"));
             let stopped = relay.stop(stop);
             burst(&service, &killed);
-            match stopped.recv_timeout(Duration::from_secs(300)) {
+            match stopped.recv_timeout(Duration::from_secs(900)) {
                 Ok(()) => {}
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => panic!("{killed}: no launch came by:\n{}", service.log().join("\n")),
             }

@@ -11,8 +11,8 @@ use std::{
 use router_tests::{Answer, Service, request, workspace};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// Longer than a real program needs on a loaded machine of two cores.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Longer than a real program needs on a loaded machine of two cores; a run that is followed is told of after twice its time.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// A program of the environment that `tests/prepare-real` made.
 ///
