@@ -1,7 +1,12 @@
 //! Hostile events through every shipped plugin and every shipped route: what they say is a value of what is asked for, and never a
 //! part of it. With real programs and servers, the files beside show the same for imi and flume, and the last test here for commands.
 
-use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    sync::{Arc, LazyLock},
+};
 
 use plugins as _;
 use router_api::{CommandReply, Effect, EffectClass, EffectPort, EffectReply, EffectRequest, HandlerError, HttpReply, Registry};
@@ -191,10 +196,10 @@ async fn shapes(handler: &dyn router_api::Handler, event: EventBuilder) -> (BTre
     let test = test();
     let handled = test.handle(handler, [event]).await;
     // What the performer refuses for what it says is never begun.
-    let performer = Performer::new(PerformerOptions::default()).expect("it can be made");
+    static PERFORMER: LazyLock<Arc<Performer>> = LazyLock::new(|| Performer::new(PerformerOptions::default()).expect("it can be made"));
     let is_begun = |requested: &Requested| {
         let (name, request) = (requested.name.clone(), requested.request.clone());
-        performer.check(&Effect { name, kind: requested.kind, request, dry_run_reply: None }).is_ok()
+        PERFORMER.check(&Effect { name, kind: requested.kind, request, dry_run_reply: None }).is_ok()
     };
     let requests = test.effects.requests().into_iter().filter(is_begun);
     (requests.filter_map(|requested| Some((requested.name, shape(&requested.request)?))).collect(), handled.result.map(|_| ()))
@@ -210,11 +215,11 @@ async fn whatever_an_event_says_every_shipped_route_asks_for_the_same_or_for_not
     for route in &routes {
         let plugin = registry.get(&route.handler).expect("it is linked");
         let handler = plugin.build(route.with.clone(), &test().build_context()).await.unwrap_or_else(|error| panic!("{}: {error}", route.name));
-        // What it may ask for: with an ordinary event, with a branch that has no worktree, and where it tells of a write only.
+        // What it may ask for: with an ordinary event, with a branch that has no worktree, and with a file somewhere else.
         let mut usual = BTreeSet::new();
-        for branch in ["feat/x", "feat/none", "main"] {
-            let (asked, ended) = shapes(handler.as_ref(), event_with("git_branch", branch)).await;
-            assert!(ended.is_ok() || branch != "feat/x", "{}: {ended:?}", route.name);
+        for (field, text) in [("", ""), ("git_branch", "feat/none"), ("git_branch", "main"), ("file_path", "/srv/b.py"), ("working_directory", "/srv/feat")] {
+            let (asked, ended) = shapes(handler.as_ref(), event_with(field, text)).await;
+            assert!(ended.is_ok() || !field.is_empty(), "{}: {ended:?}", route.name);
             usual.extend(asked);
         }
         for field in FIELDS {
