@@ -324,7 +324,12 @@ impl Bench {
             hash: format!("{routes:?}").len().to_string(),
             text: String::new(),
             transport: TransportConfig::Embedded,
-            store: StoreConfig { path: "router.db".into(), sync: true, retention: Retention { age: Duration::from_secs(1), bytes_max: 1 }, ledger_bytes_max: 64 << 20 },
+            store: StoreConfig {
+                path: "router.db".into(),
+                sync: true,
+                retention: Retention { age: Duration::from_secs(1), bytes_max: 1 },
+                ledger_bytes_max: 64 << 20,
+            },
             http: HttpConfig { listen: None, tokens: Vec::new(), admin_tokens: Vec::new(), allowed_hosts: Vec::new() },
             limits: Limits { decode: router_api::DecodeLimits::default() },
             redact: RedactConfig { paths: Vec::new(), patterns: Vec::new(), builtin: true },
