@@ -24,17 +24,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("plugins", &["router-api"]),
     (
         "event-router",
-        &[
-            "router-api",
-            "router-core",
-            "router-effects",
-            "router-amqp",
-            "router-embedded",
-            "router-http",
-            "router-claude",
-            "router-transcripts",
-            "plugins",
-        ],
+        &["router-api", "router-core", "router-effects", "router-amqp", "router-embedded", "router-http", "router-claude", "router-transcripts", "plugins"],
     ),
     ("router-claude", &["router-transcripts"]),
     ("event-router-hook", &["router-claude"]),
