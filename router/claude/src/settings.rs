@@ -70,7 +70,7 @@ impl Settings {
         let is_on = |name: &str| get(name).is_some_and(|value| !is_no(&value));
         let url = get("BLOODBANK_URL").unwrap_or_else(|| URL_DEFAULT.to_owned()).trim_end_matches('/').to_owned();
         let megabytes = get("EVENT_ROUTER_SPOOL_MAX_MB").and_then(|value| value.parse::<u64>().ok()).filter(|megabytes| *megabytes > 0);
-        let spool = get("EVENT_ROUTER_SPOOL").map(PathBuf::from).or_else(|| default_spool(&get)).map(|base| spool_for(base, &url));
+        let spool = get("EVENT_ROUTER_SPOOL").map(PathBuf::from).or_else(|| default_spool(get)).map(|base| spool_for(base, &url));
         let paths = get("BLOODBANK_REDACT").unwrap_or_default();
         Self {
             enabled: !get("BLOODBANK_ENABLED").is_some_and(|value| is_no(&value)),
