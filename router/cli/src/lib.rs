@@ -20,6 +20,7 @@ mod reach;
 mod reload;
 mod session;
 mod setup;
+mod spool;
 mod store_file;
 mod store_key;
 mod system;

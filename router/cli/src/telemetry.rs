@@ -15,7 +15,7 @@ use router_core::{
 };
 use router_http::{Readiness, Scrape, Telemetry};
 
-use crate::log_pipe;
+use crate::{log_pipe, spool::SpoolFigures};
 
 /// An observer of the router, and the source of its doors' `/metrics` and `/readyz`.
 pub(crate) struct RouterTelemetry {
@@ -23,12 +23,18 @@ pub(crate) struct RouterTelemetry {
     readiness: Readiness,
     clock: Arc<dyn Clock>,
     store: PathBuf,
+    spool: Arc<SpoolFigures>,
 }
 
 impl RouterTelemetry {
-    /// Of a router that keeps its events in `store`.
-    pub(crate) fn new(clock: Arc<dyn Clock>, store: &Path) -> Arc<Self> {
-        Arc::new(Self { metrics: Metrics::new(Arc::clone(&clock)), readiness: Readiness::default(), clock, store: store.to_owned() })
+    /// Of a router that keeps its events in `store`, and takes others from a spool.
+    pub(crate) fn new(clock: Arc<dyn Clock>, store: &Path, spool: Arc<SpoolFigures>) -> Arc<Self> {
+        Arc::new(Self { metrics: Metrics::new(Arc::clone(&clock)), readiness: Readiness::default(), clock, store: store.to_owned(), spool })
+    }
+
+    /// What `/readyz` says.
+    pub(crate) fn readiness(&self) -> Readiness {
+        self.readiness.clone()
     }
 
     /// For a door.
@@ -52,7 +58,9 @@ impl Observer for RouterTelemetry {
 impl Scrape for RouterTelemetry {
     fn scrape(&self, status: Option<&RouterStatus>) -> String {
         let process = ProcessFigures { store_bytes: bytes_of(&self.store), log_lines_dropped: log_pipe::lines_dropped() };
-        self.metrics.render(status, process)
+        let mut text = self.metrics.render(status, process);
+        self.spool.render(&mut text);
+        text
     }
 }
 

@@ -31,6 +31,7 @@ pub struct Readiness {
 struct Said {
     draining: bool,
     config: ReadyConfig,
+    note: Option<String>,
 }
 
 /// The configuration, as `/readyz` shows it.
@@ -80,6 +81,11 @@ impl Readiness {
         self.said().config.last_outcome = Some(ConfigOutcome::Refused { at, error: error.into() });
     }
 
+    /// What is worth knowing of the intake beside the doors, and makes nothing unready; replaces what was said before.
+    pub fn note(&self, note: Option<String>) {
+        self.said().note = note;
+    }
+
     /// The router stops, and is never ready again.
     pub fn draining(&self) {
         self.said().draining = true;
@@ -96,6 +102,9 @@ pub struct ReadyAnswer {
     pub ready: bool,
     /// Why not, a sentence fragment each.
     pub reasons: Vec<String>,
+    /// What is worth knowing and makes nothing unready, such as a spool that another router drains.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Where events come from.
     pub transport: ReadyPart,
     /// Where they are kept.
@@ -135,7 +144,7 @@ impl ReadyAnswer {
     pub const SCHEMA: &'static str = "event-router.ready.v1";
 
     fn of(said: Said, status: Result<RouterStatus, String>) -> Self {
-        let Said { draining, config } = said;
+        let Said { draining, config, note } = said;
         let mut reasons = Vec::new();
         if config.applied_at.is_none() {
             reasons.push("the configuration is not applied yet".to_owned());
@@ -172,6 +181,7 @@ impl ReadyAnswer {
             schema: Self::SCHEMA.into(),
             ready: reasons.is_empty(),
             reasons,
+            notes: note.into_iter().collect(),
             transport: ReadyPart { name: transport, ready: error.is_none() && lost.is_none() && away.is_none(), error: error.clone().or(away).or(lost) },
             store: ReadyPart { name: None, ready: error.is_none(), error },
             routes,
@@ -245,6 +255,16 @@ mod tests {
         assert_eq!(json["config"]["hash"], "h");
         assert_eq!(json["config"]["applied_at"], "1970-01-01T00:00:00Z");
         assert_eq!(json["config"]["last_outcome"], serde_json::json!({ "outcome": "refused", "at": "1970-01-01T00:00:09Z", "error": "line 3" }));
+    }
+
+    #[test]
+    fn a_note_makes_nothing_unready_and_is_replaced_by_the_next() {
+        let readiness = applied();
+        readiness.note(Some("another router drains the spool".into()));
+        let noted = answer(&readiness, status(Vec::new()));
+        assert_eq!((noted.ready, noted.notes.len()), (true, 1));
+        readiness.note(None);
+        assert!(answer(&readiness, status(Vec::new())).notes.is_empty());
     }
 
     #[test]

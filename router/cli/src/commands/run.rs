@@ -31,6 +31,7 @@ use crate::{
     log_observer::LogObserver,
     reload::{Reloader, ReloadingAdmin, log_taken_up, status_line},
     setup::{self, InvalidConfig, Setup},
+    spool::{self, Draining, SpoolFigures},
     store_key,
     system::{OsChance, SystemClock, host_name},
     systemd,
@@ -93,7 +94,9 @@ async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result
     let embedded = open_store(&config, &clock).await?;
     let key = store_key::of_store(&config.store.path, &*chance)?;
     let observer = Arc::new(LogObserver::new(Arc::clone(&clock)));
-    let telemetry = RouterTelemetry::new(Arc::clone(&clock), &config.store.path);
+    let spool = spool::of_environment(&setup::environment(&global)?);
+    let figures = SpoolFigures::of(spool.clone());
+    let telemetry = RouterTelemetry::new(Arc::clone(&clock), &config.store.path, Arc::clone(&figures));
     let (watch, alerts) = dead_letter_alerts(Arc::clone(&clock), Arc::clone(&chance), host_name());
     let store: Arc<dyn Store> = embedded.clone();
     let broker = match &config.transport {
@@ -101,7 +104,7 @@ async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result
         TransportConfig::Amqp(amqp) => Some(Arc::new(Serving::start(&config, amqp, &effects, &store, &clock, &chance)?)),
     };
     let transport: Arc<dyn Transport> = broker.as_ref().map_or_else(|| embedded.clone() as Arc<dyn Transport>, |broker| broker.transport());
-    let mut building = Router::builder(registry, transport, store, Arc::clone(&effects), clock, chance)
+    let mut building = Router::builder(registry, transport, store, Arc::clone(&effects), Arc::clone(&clock), chance)
         .observer(observer.clone())
         .observer(telemetry.clone())
         .observer(Arc::new(watch))
@@ -122,6 +125,7 @@ async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result
     let interrupted = interrupted(&config, &*embedded).await;
     // The doors are bound before a route starts, so that a taken port costs nothing; they answer when the routes are there.
     let stopping = CancellationToken::new();
+    let draining = spool.map(|spool| Draining { spool, admin: Arc::clone(&admin), clock, figures, readiness: telemetry.readiness() });
     let served = match doors(&config, admin).await {
         Ok(doors) => {
             let begun = tokio::select! {
@@ -135,6 +139,7 @@ async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result
                     log_taken_up(&applied.taken_up, &applied.paused);
                     let mut tasks = doors.serve(&stopping, &telemetry);
                     tasks.push(tokio::spawn(router.raise_alerts(alerts, stopping.clone().cancelled_owned())));
+                    tasks.extend(draining.map(|draining| tokio::spawn(draining.run(stopping.clone()))));
                     match broker.clone().filter(|_| !reached) {
                         Some(broker) => tasks.push(tokio::spawn(await_return(broker, stopping.clone()))),
                         None => info!("ready"),
