@@ -36,16 +36,30 @@ pub fn target_dir() -> PathBuf {
 #[must_use]
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let path = target_dir().join("event-router");
-        // Built even if it is there: cargo knows whether it is up to date, and an old one would test the past.
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build.args(["build", "--quiet", "--locked", "--package", "event-router"]).current_dir(workspace());
-        if let Some(target) = target_dir().parent() {
-            build.env("CARGO_TARGET_DIR", target);
-        }
-        let built = build.status().expect("cargo runs");
-        assert!(built.success() && path.exists(), "`event-router` cannot be built");
-        path
-    })
+    BINARY.get_or_init(|| built("event-router"))
+}
+
+/// The `event-router-hook` program, in the same way.
+///
+/// # Panics
+///
+/// When it cannot be built.
+#[must_use]
+pub fn hook_binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| built("event-router-hook"))
+}
+
+/// Builds a package whose program has its name.
+fn built(name: &str) -> PathBuf {
+    let path = target_dir().join(name);
+    // Built even if it is there: cargo knows whether it is up to date, and an old one would test the past.
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--quiet", "--locked", "--package", name]).current_dir(workspace());
+    if let Some(target) = target_dir().parent() {
+        build.env("CARGO_TARGET_DIR", target);
+    }
+    let built = build.status().expect("cargo runs");
+    assert!(built.success() && path.exists(), "`{name}` cannot be built");
+    path
 }

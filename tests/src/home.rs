@@ -107,6 +107,8 @@ impl Home {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(args).current_dir(self.path()).env_clear().stdin(Stdio::null());
+        // Not the spool of whoever runs the tests.
+        command.env("EVENT_ROUTER_SPOOL", self.path().join("spool"));
         for name in ["PATH", "HOME", "TMPDIR", "LANG"] {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);

@@ -14,7 +14,7 @@ pub mod proxy;
 mod service;
 
 pub use amqp_client::AmqpClient;
-pub use binary::{binary, target_dir, workspace};
+pub use binary::{binary, hook_binary, target_dir, workspace};
 pub use broker::{Broker, Cluster, Vhost};
 pub use home::{Home, Ran};
 pub use http::{Answer, post, request};

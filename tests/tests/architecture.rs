@@ -18,7 +18,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("router-effects", &["router-api"]),
     ("router-amqp", &["router-api"]),
     ("router-embedded", &["router-api"]),
-    ("router-http", &["router-api"]),
+    ("router-http", &["router-api", "router-claude"]),
     ("router-testkit", &["router-api", "router-core"]),
     ("router-transcripts", &[]),
     ("plugins", &["router-api"]),
@@ -30,7 +30,18 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("event-router-hook", &["router-claude"]),
     (
         "router-tests",
-        &["router-api", "router-core", "router-effects", "router-amqp", "router-embedded", "router-http", "router-testkit", "plugins", "event-router"],
+        &[
+            "router-api",
+            "router-claude",
+            "router-core",
+            "router-effects",
+            "router-amqp",
+            "router-embedded",
+            "router-http",
+            "router-testkit",
+            "plugins",
+            "event-router",
+        ],
     ),
 ];
 

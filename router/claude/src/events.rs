@@ -26,6 +26,8 @@ pub struct Usage {
     pub model: Option<String>,
     /// Models without a price.
     pub unknown_models: Vec<String>,
+    /// The day of which the prices are.
+    pub prices_as_of: Option<String>,
 }
 
 /// What an event is told with.
@@ -170,6 +172,7 @@ fn usage_meta(usage: &Usage) -> Vec<(&'static str, Value)> {
     let mut meta = Vec::new();
     if usage.total_tokens.is_some() {
         meta.push(("cost_estimated", true.into()));
+        meta.extend(usage.prices_as_of.clone().map(|day| ("prices_as_of", day.into())));
     }
     if !usage.unknown_models.is_empty() {
         meta.push(("models_without_price", usage.unknown_models.clone().into()));

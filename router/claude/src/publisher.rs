@@ -35,7 +35,7 @@ const STATE_PATIENCE: Duration = Duration::from_millis(1_000);
 const STATE_PATIENCE_AT_END: Duration = Duration::from_millis(200);
 
 /// For the spool's lock.
-const SPOOL_PATIENCE: Duration = Duration::from_millis(2_000);
+const SPOOL_PATIENCE: Duration = Duration::from_millis(3_000);
 const SPOOL_PATIENCE_AT_END: Duration = Duration::from_millis(400);
 
 /// Abandoned sessions that are ended by one start of another.
@@ -120,7 +120,8 @@ impl Call<'_> {
         published.session_id = Some(id.clone());
         published.hook = Some(hook.clone());
         self.tell(&hook, &id, &state, &around, &project, &spool, &redaction, published)?;
-        if !published.events.is_empty() {
+        // What was left by others is handed over by whichever call comes next.
+        if !published.events.is_empty() || spool.waiting().bytes > 0 {
             published.handed_over = Some(hand_over(&spool, settings, self.now.as_second()));
         }
         Ok(())
@@ -142,20 +143,24 @@ impl Call<'_> {
         let name = hook.event_name();
         let is_end = name == "SessionEnd";
         // Before the lock: it may take a while, and others of the project would wait.
-        let mut read = state.load(id);
-        let usage = match &mut read {
-            Some(session) if matches!(name, "Stop" | "SessionEnd" | "StopFailure" | "PostCompact") => {
-                session.transcript_path = hook.text("transcript_path").map(str::to_owned).or(session.transcript_path.take());
-                transcript::usage(session, settings, is_end, self.elapsed)
+        let usage = match name {
+            "Stop" | "SessionEnd" | "PostCompact" => {
+                let path = hook.text("transcript_path").map(str::to_owned).or_else(|| state.load(id).and_then(|session| session.transcript_path));
+                path.map_or_else(Usage::default, |path| {
+                    transcript::usage(
+                        &state.tally(id),
+                        &transcript::resolved(&path, settings.home.as_deref()),
+                        settings.prices.as_deref(),
+                        is_end,
+                        self.elapsed,
+                    )
+                })
             }
             _ => Usage::default(),
         };
         let lock = state.lock(if is_end { STATE_PATIENCE_AT_END } else { STATE_PATIENCE }).map_err(|error| format!("the session's lock: {error}"))?;
         let mut session = state.load(id).unwrap_or_else(|| self.begun(hook, id, state, project));
         let seen_end = session.ended;
-        if let Some(read) = read {
-            session.transcript = read.transcript;
-        }
         session.note(hook, around, settings.messages, self.now);
         if session.model.is_none() {
             session.model.clone_from(&usage.model);
@@ -167,7 +172,7 @@ impl Call<'_> {
             let cx = Circumstances { now: self.now, messages: settings.messages, around, usage: &usage, feature: settings.feature.as_deref(), snapshot, fresh };
             told = events(hook, &mut session, &cx);
             if settings.thinking && name == "Stop" {
-                let thoughts = transcript::thoughts(&mut session, redaction);
+                let thoughts = transcript::thoughts(&mut session, settings.home.as_deref(), redaction);
                 // Before the turn that they belong to is over.
                 let before_turn = told.iter().position(|event| event.key == "session.thread.turn.completed").unwrap_or(told.len());
                 told.splice(before_turn..before_turn, thoughts);

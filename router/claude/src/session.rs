@@ -8,7 +8,6 @@ use std::{
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{content::cut, event::derived, input::HookInput};
@@ -77,8 +76,6 @@ pub struct Session {
     pub summary: Option<String>,
     /// Where Claude Code writes what was said.
     pub transcript_path: Option<String>,
-    /// What is known of the transcript so far, for the reader of transcripts to go on from.
-    pub transcript: Value,
     /// Bytes of the transcript in which thoughts were looked for.
     pub thoughts_until: u64,
     pub(crate) prompts: VecDeque<String>,
@@ -282,7 +279,7 @@ fn count(counts: &mut BTreeMap<String, u64>, name: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

@@ -39,7 +39,7 @@ pub(crate) fn find(text: &str) -> Vec<Finding> {
     find_private_keys(text, &mut found);
     let mut each = |kind, starts: &[&str], fit: fn(&str) -> Option<Fit>| scan(text, kind, &|at| starts_one(at, starts), fit, |_, _| true, &mut found);
     each("aws-key", &["AKIA", "ASIA", "ABIA", "ACCA"], |rest| Fit::whole(exactly(rest, 4, 16, |c| c.is_ascii_uppercase() || c.is_ascii_digit())?));
-    each("github-token", &["gh"], |rest| {
+    each("github-token", &["gh", "github_pat_"], |rest| {
         let is_short = rest.as_bytes().get(2).is_some_and(|byte| b"pousr".contains(byte)) && rest.as_bytes().get(3) == Some(&b'_');
         let short = is_short.then(|| at_least(rest, 4, 20, |c| c.is_ascii_alphanumeric())).flatten();
         let long = || rest.starts_with("github_pat_").then(|| at_least(rest, 11, 22, |c| c.is_ascii_alphanumeric() || c == '_')).flatten();

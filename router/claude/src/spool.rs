@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | `events` | a header with a generation, then the records ([`crate::frame`]), in the order in which they came |
 //! | `done` | of which generation how many bytes are done with |
+//! | `late/` | events of those who were not given the lock in time; they are brought into `events` by whoever takes |
 //! | `append.lock`, `drain.lock` | held for moments by whoever appends, and by whoever takes |
 //! | `owner.lock` | held by the router that drains this spool, as long as it runs |
 //! | `poke` | the socket on which that router is told that there is something new |
@@ -40,6 +41,9 @@ const CHUNK_BYTES: usize = 256 * 1024;
 
 /// What is done with is cut off when there is so much of it.
 const COMPACT_BYTES: u64 = 1024 * 1024;
+
+/// Files of events that came late.
+const LATE_MAX: usize = 1_000;
 
 /// Refused events that are kept.
 const REFUSED_MAX: usize = 200;
@@ -121,8 +125,8 @@ impl Spool {
 
     /// Adds events, all or none, in their order and with nothing between them.
     ///
-    /// Where the lock is not given within `patience` (its holder was stopped), the events are added without it: they may then be lost
-    /// if the spool is compacted in the same moment, which is better than losing them surely.
+    /// Where the lock is not given within `patience` (its holder was stopped), the events wait in a file of their own, and come in when
+    /// the lock is free again, behind what others added meanwhile.
     ///
     /// # Errors
     ///
@@ -133,7 +137,7 @@ impl Spool {
         if too_long > 0 {
             self.count(|lost| lost.full += too_long);
         }
-        let lock = Lock::within(&self.path("append.lock"), patience)?;
+        let Some(_lock) = Lock::within(&self.path("append.lock"), patience)? else { return self.append_late(&bytes) };
         let (file, generation) = self.file_to_append()?;
         let length = file.metadata()?.len();
         let done = self.done(generation);
@@ -142,12 +146,49 @@ impl Spool {
             return Ok(Appended::Full);
         }
         let written = (&file).write_all(&bytes);
-        if written.is_err() && lock.is_some() {
+        if written.is_err() {
             // A part of a record, when the disk is full: nobody else appends while we hold the lock.
             let _ = file.set_len(length);
         }
         written?;
         Ok(Appended::Waiting(Place { generation, offset: length + bytes.len() as u64 }))
+    }
+
+    fn late_files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = fs::read_dir(self.path("late")).into_iter().flatten().flatten().take(LATE_MAX).map(|entry| entry.path()).collect();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "late"));
+        files.sort_unstable();
+        files
+    }
+
+    fn append_late(&self, bytes: &[u8]) -> io::Result<Appended> {
+        let directory = self.path("late");
+        if self.late_files().len() >= LATE_MAX {
+            self.count(|lost| lost.full += 1);
+            return Ok(Appended::Full);
+        }
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        let before = fs::metadata(self.path("events")).map_or(0, |metadata| metadata.len());
+        // In the order of the file's growth, as far as that can be told without the lock.
+        whole_file::replace(&directory.join(format!("{before:020}-{}.late", std::process::id())), bytes)?;
+        Ok(Appended::Waiting(Place { generation: u64::MAX, offset: 0 }))
+    }
+
+    /// Brings in what came late.
+    fn bring_in(&self) -> io::Result<()> {
+        let files = self.late_files();
+        if files.is_empty() {
+            return Ok(());
+        }
+        let Some(_lock) = Lock::within(&self.path("append.lock"), Duration::from_secs(1))? else { return Ok(()) };
+        let (events, _) = self.file_to_append()?;
+        for path in files {
+            let bytes = fs::read(&path)?;
+            (&events).write_all(&bytes)?;
+            // Killed before this, it comes twice, under the same ids.
+            fs::remove_file(&path)?;
+        }
+        Ok(())
     }
 
     /// The file and its generation, made with its header if need be. With the lock of appending.
@@ -204,8 +245,8 @@ impl Spool {
         match generation {
             Some(now) if now == place.generation => self.done(now) >= place.offset,
             // A later generation has in it what was not done with; it is small when it begins.
-            Some(now) => now > place.generation && self.waiting().bytes == 0,
-            None => true,
+            Some(now) => (now > place.generation || place.generation == u64::MAX) && self.waiting().bytes == 0,
+            None => self.waiting().bytes == 0,
         }
     }
 
@@ -216,7 +257,8 @@ impl Spool {
             let generation = generation_of(&file).ok().flatten()?;
             Some(file.metadata().ok()?.len().saturating_sub(self.done(generation)))
         });
-        Waiting { bytes: bytes.unwrap_or(0), bytes_max: self.bytes_max, lost: self.lost() }
+        let late: u64 = self.late_files().iter().filter_map(|path| fs::metadata(path).ok()).map(|metadata| metadata.len()).sum();
+        Waiting { bytes: bytes.unwrap_or(0) + late, bytes_max: self.bytes_max, lost: self.lost() }
     }
 
     fn lost(&self) -> Lost {
@@ -239,7 +281,7 @@ impl Spool {
     ///
     /// When the spool cannot be read.
     pub fn drain(&self) -> io::Result<Option<Drain>> {
-        if !self.path("events").exists() {
+        if !self.path("events").exists() && self.late_files().is_empty() {
             return Ok(None);
         }
         let Some(lock) = Lock::at_once(&self.path("drain.lock"))? else { return Ok(None) };
@@ -315,6 +357,7 @@ impl Drain {
     /// When the file cannot be read.
     pub fn batch(&self, records_max: usize, bytes_max: usize) -> io::Result<Batch> {
         let spool = &self.spool;
+        spool.bring_in()?;
         let mut file = match File::open(spool.path("events")) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Batch::default()),
@@ -343,7 +386,7 @@ impl Drain {
                         batch.end = batch.ends.last().copied();
                         continue;
                     }
-                    // What is incomplete at the end may be an append that goes on without the lock.
+                    // What is incomplete at the end may be an append that goes on.
                     Found::Damage(_) if !is_quiet && unread == 0 => break 'taking,
                     Found::Damage(count) => {
                         at += count;

@@ -114,6 +114,12 @@ impl StateDir {
         self.sessions().join(format!("{name}.json"))
     }
 
+    /// What is known of a session's transcript, for the next call to go on from.
+    #[must_use]
+    pub fn tally(&self, id: &str) -> PathBuf {
+        tally_of(&self.file(id))
+    }
+
     /// Nobody else changes the project's sessions while this is held. `None` when somebody else held it all the while.
     ///
     /// # Errors
@@ -156,11 +162,15 @@ impl StateDir {
         let mut ended = Vec::new();
         for entry in fs::read_dir(self.sessions()).into_iter().flatten().flatten().take(FILES_MAX) {
             let path = entry.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
             let modified = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| Timestamp::try_from(time).ok());
             let Some(modified) = modified else { continue };
+            if path.extension().is_none_or(|extension| extension != "json") {
+                // What a call left that was killed while it wrote.
+                if path.extension().is_some_and(|extension| extension == "new") && modified < before {
+                    let _ = fs::remove_file(path);
+                }
+                continue;
+            }
             if found.len() < max && modified < before {
                 match read(&path) {
                     Some(session) if !session.ended && session.last_seen.is_some_and(|seen| seen < before) => found.push(session),
@@ -174,12 +184,18 @@ impl StateDir {
             ended.sort_unstable();
             for (_, path) in ended.drain(..ended.len() - KEPT_MAX) {
                 if read(&path).is_some_and(|session| session.ended) {
+                    let _ = fs::remove_file(tally_of(&path));
                     let _ = fs::remove_file(path);
                 }
             }
         }
         found
     }
+}
+
+fn tally_of(file: &Path) -> PathBuf {
+    let name = file.file_stem().unwrap_or_default().to_string_lossy();
+    file.with_file_name(format!(".{name}.tally"))
 }
 
 fn read(path: &Path) -> Option<Session> {

@@ -1,6 +1,6 @@
 //! What only the transcript knows: tokens, their price, and thoughts. Read from where the last call stopped.
 //!
-//! The reader of tokens and prices is `router-transcripts`; until a session's transcript is read to its end its numbers are null.
+//! Until a session's transcript is read to its end its numbers are null: a part of a sum is no sum.
 
 use std::{
     fs::File,
@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use router_transcripts::{Prices, Tally};
 use serde_json::Value;
 
 use crate::{
@@ -16,8 +17,20 @@ use crate::{
     events::{Usage, thinking},
     redact::Redaction,
     session::Session,
-    settings::Settings,
+    whole_file,
 };
+
+/// Bytes of what is known of a transcript.
+const TALLY_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Bytes of a transcript between two looks at the time.
+const PART_BYTES: u64 = 4 * 1024 * 1024;
+
+/// When a call stops reading, from its begin: what is left is for the next one.
+const READING: Duration = Duration::from_millis(200);
+
+/// The same at the end of a session, after which nobody goes on. Claude Code kills a hook there after a second and a half.
+const READING_AT_END: Duration = Duration::from_millis(900);
 
 /// Bytes of a transcript in which thoughts are looked for at the end of one turn.
 const THOUGHTS_BYTES_MAX: u64 = 2 * 1024 * 1024;
@@ -28,24 +41,55 @@ const THOUGHTS_MAX: usize = 20;
 /// Bytes of one that are looked at.
 const THOUGHT_BYTES_MAX: usize = 36_000;
 
-/// What the session cost so far; empty while that is not known.
-pub(crate) fn usage(_session: &mut Session, _settings: &Settings, _is_end: bool, _elapsed: &dyn Fn() -> Duration) -> Usage {
-    Usage::default()
+/// What the session cost so far; empty while that is not known. `known` is the file in which a call leaves for the next one what it read.
+pub(crate) fn usage(known: &Path, transcript: &Path, prices: Option<&Path>, is_end: bool, elapsed: &dyn Fn() -> Duration) -> Usage {
+    let before = whole_file::read(known, TALLY_BYTES_MAX).ok().flatten();
+    let mut tally: Tally = before.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok()).unwrap_or_default();
+    let limit = if is_end { READING_AT_END } else { READING };
+    let mut is_read = false;
+    loop {
+        match tally.read_on(transcript, PART_BYTES) {
+            Ok(true) => {
+                is_read = true;
+                break;
+            }
+            Ok(false) if elapsed() < limit => {}
+            Ok(false) | Err(_) => break,
+        }
+    }
+    if let Ok(bytes) = serde_json::to_vec(&tally)
+        && before.as_ref() != Some(&bytes)
+    {
+        // If it cannot be kept, the next call begins anew.
+        let _ = whole_file::replace(known, &bytes);
+    }
+    if !is_read {
+        return Usage::default();
+    }
+    // Prices that cannot be read leave those that are built in.
+    let prices = prices.and_then(|path| Prices::with_overrides(path).ok()).unwrap_or_else(Prices::builtin);
+    let totals = tally.totals(&prices);
+    Usage {
+        total_tokens: Some(totals.tokens.total()),
+        total_cost_usd: totals.cost_usd,
+        model: totals.model,
+        unknown_models: totals.unknown_models,
+        prices_as_of: Some(totals.prices_as_of),
+    }
 }
 
-/// Where the transcript is; hooks may write a home directory as `~`.
-pub(crate) fn path_of(session: &Session, home: Option<&Path>) -> Option<PathBuf> {
-    let path = session.transcript_path.as_deref()?;
+/// Where a transcript is: hooks may write a home directory as `~`.
+pub(crate) fn resolved(path: &str, home: Option<&Path>) -> PathBuf {
     match (path.strip_prefix("~/"), home) {
-        (Some(rest), Some(home)) => Some(home.join(rest)),
-        _ => Some(PathBuf::from(path)),
+        (Some(rest), Some(home)) => home.join(rest),
+        _ => PathBuf::from(path),
     }
 }
 
 /// The thoughts that were written since the last look. A transcript of which nothing was looked at yet begins near its end.
-pub(crate) fn thoughts(session: &mut Session, redaction: &Redaction) -> Vec<Told> {
+pub(crate) fn thoughts(session: &mut Session, home: Option<&Path>, redaction: &Redaction) -> Vec<Told> {
     let mut told = Vec::new();
-    let Some(path) = path_of(session, None) else { return told };
+    let Some(path) = session.transcript_path.as_deref().map(|path| resolved(path, home)) else { return told };
     let Ok(bytes) = read_on(&path, &mut session.thoughts_until) else { return told };
     for line in bytes.split(|byte| *byte == b'\n').filter(|line| line.windows(10).any(|window| window == b"\"thinking\"")) {
         let Ok(line) = serde_json::from_slice::<Value>(line) else { continue };
@@ -90,17 +134,38 @@ mod tests {
         std::fs::write(&path, format!("{first}\nno json \"thinking\"\n{}", &second[..20])).unwrap();
         let mut session = Session { transcript_path: Some(path.to_str().unwrap().to_owned()), ..Session::new("s") };
         let redaction = Redaction::new(&[], [7; 32]);
-        let told = thoughts(&mut session, &redaction);
+        let told = thoughts(&mut session, None, &redaction);
         assert_eq!(told.len(), 1);
         assert!(!serde_json::to_string(&told[0].payload).unwrap().contains(&token));
         std::fs::write(&path, format!("{first}\nno json \"thinking\"\n{second}\n")).unwrap();
-        assert_eq!(thoughts(&mut session, &redaction).len(), 1);
-        assert!(thoughts(&mut session, &redaction).is_empty());
+        assert_eq!(thoughts(&mut session, None, &redaction).len(), 1);
+        assert!(thoughts(&mut session, None, &redaction).is_empty());
+    }
+
+    fn answer(id: &str) -> String {
+        json!({ "type": "assistant", "requestId": format!("r{id}"), "sessionId": "s", "timestamp": "2026-01-02T03:04:05Z",
+            "message": { "id": id, "model": "claude-sonnet-4-5", "role": "assistant", "usage": { "input_tokens": 1_000_000, "output_tokens": 0 } } })
+        .to_string()
+    }
+
+    #[test]
+    fn tokens_and_cost_go_on_where_the_last_call_stopped_and_are_null_until_the_end_is_reached() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, known) = (directory.path().join("t.jsonl"), directory.path().join(".s.tally"));
+        let fast = || Duration::ZERO;
+        assert_eq!(usage(&known, &path, None, false, &fast), Usage::default(), "there is no transcript");
+        std::fs::write(&path, format!("{}\n", answer("m1"))).unwrap();
+        let first = usage(&known, &path, None, false, &fast);
+        assert_eq!((first.total_tokens, first.total_cost_usd, first.model.as_deref()), (Some(1_000_000), Some(3.0), Some("claude-sonnet-4-5")));
+        let filler = format!("{{\"type\":\"user\",\"x\":\"{}\"}}\n", "x".repeat(3_000_000)).repeat(3);
+        std::fs::write(&path, format!("{}\n{filler}{}\n", answer("m1"), answer("m2"))).unwrap();
+        assert_eq!(usage(&known, &path, None, true, &|| READING_AT_END), Usage::default(), "the time is over before the end is reached");
+        assert_eq!(usage(&known, &path, None, true, &fast).total_tokens, Some(2_000_000));
     }
 
     #[test]
     fn a_transcript_that_is_not_there_has_no_thoughts() {
         let mut session = Session { transcript_path: Some("/nowhere/t.jsonl".into()), ..Session::new("s") };
-        assert!(thoughts(&mut session, &Redaction::new(&[], [7; 32])).is_empty());
+        assert!(thoughts(&mut session, None, &Redaction::new(&[], [7; 32])).is_empty());
     }
 }

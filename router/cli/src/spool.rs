@@ -111,8 +111,8 @@ impl Draining {
                     Ok(false) if !told_other => {
                         told_other = true;
                         let note = format!("the spool `{}` is drained by another router", self.spool.directory().display());
+                        self.readiness.note(Some(note.clone()));
                         info!("{note}");
-                        self.readiness.note(Some(note));
                     }
                     Ok(false) => {}
                     Err(error) => {

@@ -76,7 +76,8 @@ fn tell(started: &Started, published: &Published) {
     if published.events.is_empty() && published.troubles.is_empty() {
         say("this hook means no event");
     }
-    say(&format!("done after {} ms", started.elapsed().as_millis()));
+    let memory = system::memory_peak().map(|peak| format!(", with {peak} of memory at most")).unwrap_or_default();
+    say(&format!("done after {} ms{memory}", started.elapsed().as_millis()));
 }
 
 fn is_taken(published: &Published) -> bool {

@@ -45,6 +45,12 @@ pub(crate) fn random() -> [u8; 32] {
     bytes
 }
 
+/// The most memory that the process had, as the system says it.
+pub(crate) fn memory_peak() -> Option<String> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix("VmHWM:")).map(|peak| peak.trim().to_owned())
+}
+
 /// The machine's name.
 pub(crate) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::fs::read_to_string("/etc/hostname")).unwrap_or_default();

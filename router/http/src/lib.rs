@@ -12,7 +12,6 @@ mod audit;
 mod batch;
 mod bloodbank;
 mod bloodbank_fields;
-mod claude_content;
 mod claude_hooks;
 mod claude_sessions;
 mod client;

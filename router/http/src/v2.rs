@@ -1,124 +1,22 @@
-//! Writing Bloodbank's envelope, version 2, with its fields in their order.
+//! Writing Bloodbank's envelope, version 2, with its fields in their order. How it is written stands in `router-claude`, which writes the
+//! same for the hook.
 
 use bytes::Bytes;
-use jiff::{Timestamp, tz::Offset};
+use jiff::Timestamp;
 use router_api::{Chance, RoutingKey};
-use serde::{Serialize, Serializer, ser::SerializeMap as _};
-use serde_json::Value;
+pub(crate) use router_claude::{
+    event::Source,
+    members::{Field, Members, isoformat, naive},
+};
 use uuid::Uuid;
-
-/// The members of an object, in the order in which they are written.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Members(pub(crate) Vec<(&'static str, Field)>);
-
-/// What a member is.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Field {
-    /// Any JSON.
-    Plain(Value),
-    /// An object whose members have an order.
-    Nested(Members),
-}
-
-impl<T: Into<Value>> From<T> for Field {
-    fn from(value: T) -> Self {
-        Self::Plain(value.into())
-    }
-}
-
-impl Serialize for Field {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Plain(value) => value.serialize(serializer),
-            Self::Nested(members) => members.serialize(serializer),
-        }
-    }
-}
-
-impl Serialize for Members {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (name, field) in &self.0 {
-            map.serialize_entry(name, field)?;
-        }
-        map.end()
-    }
-}
-
-/// Where an event comes from.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Source {
-    pub(crate) host: String,
-    #[serde(rename = "type")]
-    pub(crate) kind: &'static str,
-    pub(crate) app: &'static str,
-    pub(crate) meta: Option<Value>,
-}
-
-#[derive(Serialize)]
-struct Envelope<'a> {
-    event_id: Uuid,
-    event_type: &'a str,
-    timestamp: String,
-    version: &'static str,
-    source: &'a Source,
-    correlation_ids: [(); 0],
-    agent_context: Option<()>,
-    payload: &'a Field,
-}
 
 /// The bytes of an envelope.
 pub(crate) fn envelope(event_id: Uuid, key: &RoutingKey, now: Timestamp, source: &Source, payload: &Field) -> Bytes {
-    let envelope = Envelope {
-        event_id,
-        event_type: key.as_str(),
-        timestamp: isoformat(&Offset::UTC.to_datetime(now), Some(Offset::UTC)),
-        version: "1.0.0",
-        source,
-        correlation_ids: [],
-        agent_context: None,
-        payload,
-    };
-    Bytes::from(serde_json::to_vec(&envelope).expect("texts and JSON values can be written"))
+    Bytes::from(router_claude::event::envelope(event_id, key.as_str(), now, source, &[], payload))
 }
 
 /// A fresh id.
 pub(crate) fn fresh_id(chance: &dyn Chance) -> Uuid {
     let bits = (u128::from(chance.next_u64()) << 64) | u128::from(chance.next_u64());
     uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid()
-}
-
-/// As Python writes it: microseconds only where there are any, the offset as `+00:00`, nothing for a time that has no zone.
-pub(crate) fn isoformat(time: &jiff::civil::DateTime, offset: Option<Offset>) -> String {
-    let mut text = format!("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}", time.year(), time.month(), time.day(), time.hour(), time.minute(), time.second());
-    let micros = time.subsec_nanosecond() / 1_000;
-    if micros > 0 {
-        text.push_str(&format!(".{micros:06}"));
-    }
-    if let Some(offset) = offset {
-        let seconds = offset.seconds();
-        let sign = if seconds < 0 { '-' } else { '+' };
-        let minutes = seconds.unsigned_abs() / 60;
-        text.push_str(&format!("{sign}{:02}:{:02}", minutes / 60, minutes % 60));
-    }
-    text
-}
-
-/// Now, without a zone: how Bloodbank fills a start that was not given.
-pub(crate) fn naive(now: Timestamp) -> String {
-    isoformat(&Offset::UTC.to_datetime(now), None)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_written_as_python_writes_them() {
-        let now: Timestamp = "2026-11-22T11:31:48.057650Z".parse().unwrap();
-        assert_eq!(naive(now), "2026-11-22T11:31:48.057650");
-        assert_eq!(naive(Timestamp::UNIX_EPOCH), "1970-01-01T00:00:00");
-        let civil = jiff::civil::date(2026, 1, 2).at(3, 4, 5, 0);
-        assert_eq!(isoformat(&civil, Some(jiff::tz::offset(-5))), "2026-01-02T03:04:05-05:00");
-    }
 }

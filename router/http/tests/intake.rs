@@ -357,8 +357,8 @@ async fn a_session_of_claude_code_becomes_its_events() {
     });
     assert_eq!(told[0].1["payload"], expected);
     let resumed = door.hook(hook("UserPromptSubmit", json!({ "prompt_id": "p-2" }))).await;
-    assert_eq!(keys(&resumed), ["session.thread.start"]);
-    assert_ne!(resumed[0].1["event_id"], prompt[0].1["event_id"], "a session that goes on after its end starts again");
+    assert_eq!(keys(&resumed), ["session.thread.resumed"], "a session that goes on after its end is not a new one");
+    assert_eq!(resumed[0].1["correlation_ids"], json!([prompt[0].1["event_id"]]));
 }
 
 #[tokio::test]

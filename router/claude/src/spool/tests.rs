@@ -162,6 +162,19 @@ fn a_done_mark_of_another_generation_or_a_damaged_one_hides_nothing() {
 }
 
 #[test]
+fn who_is_not_given_the_lock_in_time_loses_nothing() {
+    let (_directory, spool) = spool();
+    append(&spool, "a");
+    let held = Lock::at_once(&spool.path("append.lock")).unwrap().unwrap();
+    let Appended::Waiting(place) = spool.append(&[record("late")], Duration::from_millis(1)).unwrap() else { panic!("full") };
+    assert!(!spool.is_done(place) && spool.waiting().bytes > 0);
+    drop(held);
+    append(&spool, "b");
+    assert_eq!(take_all(&spool), ["a", "b", "late"]);
+    assert!(spool.is_done(place));
+}
+
+#[test]
 fn only_its_user_reads_it() {
     let (_directory, spool) = spool();
     append(&spool, "a");

@@ -243,6 +243,10 @@ fn looks_random(value: &str, _: &str) -> bool {
 /// `basic authentication` is prose; a credential decodes to `user:password`.
 fn is_user_and_password(value: &str, _: &str) -> bool {
     let value = value.trim_end_matches('=');
+    // Without regard to case, two letters beyond ASCII are letters too.
+    if !value.is_ascii() {
+        return false;
+    }
     // A cut credential may end within a group of four.
     let whole = &value[..value.len() - usize::from(value.len() % 4 == 1)];
     let decoded = general_purpose::STANDARD_NO_PAD.decode(whole).or_else(|_| general_purpose::URL_SAFE_NO_PAD.decode(whole));

@@ -164,6 +164,12 @@ fn prose_code_and_references_stay() {
 }
 
 #[test]
+fn a_letter_that_is_one_only_without_regard_to_case_is_no_credential() {
+    let body = json!({ "x": "basic aaaaaaa\u{17f} and bearer aaaaaaaaaaaaaaa\u{212a}" }).to_string();
+    assert_eq!(redacted(&redactor(&[], &[]), &body).1, 0);
+}
+
+#[test]
 fn a_value_under_a_key_that_names_a_secret_goes() {
     let (after, count) = redacted(&redactor(&[], &[]), r#"{"env":{"DB_PASSWORD":"hunter2"},"auth-token":"0123456789abcdef","tokens":"12","token":"short"}"#);
     let tree: Value = serde_json::from_str(&after).unwrap();

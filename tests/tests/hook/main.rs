@@ -1,0 +1,8 @@
+//! `event-router-hook` as Claude Code calls it: a process for each hook, JSON on its standard input, and nothing that anybody sees.
+
+mod agreement;
+mod bloodbank;
+mod kinds;
+mod quiet;
+mod storm;
+mod world;
