@@ -34,8 +34,8 @@ const STATE_PATIENCE: Duration = Duration::from_millis(1_000);
 /// The same at the end of a session, which has a second and a half for everything.
 const STATE_PATIENCE_AT_END: Duration = Duration::from_millis(200);
 
-/// For the spool's lock.
-const SPOOL_PATIENCE: Duration = Duration::from_millis(3_000);
+/// For the spool's lock, which is held for moments: only a holder that was stopped makes anybody wait.
+const SPOOL_PATIENCE: Duration = Duration::from_secs(10);
 const SPOOL_PATIENCE_AT_END: Duration = Duration::from_millis(400);
 
 /// Abandoned sessions that are ended by one start of another.

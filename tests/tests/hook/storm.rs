@@ -118,7 +118,7 @@ fn parallel_hooks_over_kills_of_the_router_are_silent_and_every_event_arrives_on
 }
 
 #[test]
-fn calls_of_one_session_at_once_are_all_counted() {
+fn calls_of_one_session_at_once_all_arrive_and_its_start_is_told_once_and_first() {
     let home = home("");
     let count = 24;
     std::thread::scope(|scope| {
