@@ -32,6 +32,7 @@ mod returns;
 mod routed;
 mod scratch;
 mod sieve;
+mod tap;
 mod topology;
 mod transport;
 mod waits;
@@ -39,4 +40,5 @@ mod window;
 mod wire;
 
 pub use options::{AmqpOptions, ArchiveOptions, ClientTls, Management, Topology};
+pub use tap::{Tap, Tapped};
 pub use transport::AmqpTransport;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ArchivedEvent, Condition, DeadLetterQuery, DeadLetterReason, DecodeLimits, Envelope, EventQuery, FailureClass, Publication, Published, QueueStats,
+    ArchivedEvent, Condition, DeadLetterQuery, DeadLetterReason, DecodeLimits, Envelope, EventQuery, FailureClass, FollowRequest, Followed, Publication, Published, QueueStats,
     RouteMode, RouteName, StoreError, StoredDeadLetter, TransportError,
 };
 
@@ -357,6 +357,12 @@ pub trait Admin: Send + Sync + 'static {
 
     /// Events of the archive by number or id, one at least: where none fits, [`AdminError::NotFound`].
     async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, AdminError>;
+
+    /// Events of the archive behind a number, oldest first; waits a moment for one if there is none.
+    async fn follow(&self, request: &FollowRequest) -> Result<Followed, AdminError> {
+        let _ = request;
+        not_running("watching")
+    }
 
     /// Dead letters.
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, AdminError>;

@@ -11,6 +11,7 @@ mod dialect;
 mod dry_run;
 mod effect;
 mod envelope;
+mod follow;
 mod handler;
 mod keep_alive;
 mod key;
@@ -44,6 +45,7 @@ pub use effect::{
     HttpRequest, Method, OwnWork, excerpt, last_line,
 };
 pub use envelope::{DecodeError, DecodeLimits, Envelope, Source};
+pub use follow::{FollowRequest, Followed, Page, PageQuery};
 pub use handler::{BoxError, Handler, HandlerError, Outcome, Permanent};
 pub use keep_alive::{KeepAlive, Lease, Leased};
 pub use key::{KeyError, RoutingKey, RoutingPattern};

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{AttemptRecord, DeadLetterReason, Fate, InboxKey, LedgerEntry, LedgerKey, LedgerResult, RouteName, RoutingKey, RoutingPattern};
+use crate::{AttemptRecord, DeadLetterReason, Fate, InboxKey, LedgerEntry, LedgerKey, LedgerResult, Page, PageQuery, RouteName, RoutingKey, RoutingPattern};
 
 /// The store could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -280,6 +280,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Events by number (`17`) or by their own id, newest first; a prefix of at least 4 characters of an id will do.
     async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, StoreError>;
+
+    /// A part of the archive in the order in which it grew.
+    async fn page(&self, query: &PageQuery) -> Result<Page, StoreError> {
+        let _ = query;
+        Err(StoreError { message: "this store keeps no archive that could be followed".to_owned(), full: false })
+    }
 
     /// The offset of the last event that [`Store::archive`] kept.
     async fn archive_position(&self) -> Result<Option<u64>, StoreError> {

@@ -6,12 +6,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use router_api::{
     Accepted, Admin, AdminError, ArchivedEvent, BreakerState, Clock, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, DecodeLimits, EnableFrom,
-    EnableRequest, Enabled, Envelope, EventQuery, FrozenBurst, Publication, Published, QueueStats, RedriveRequest, Redriven, RouteCommand, RouteCommanded,
+    EnableRequest, Enabled, Envelope, EventQuery, FollowRequest, Followed, FrozenBurst, Publication, Published, QueueStats, RedriveRequest, Redriven, RouteCommand, RouteCommanded,
     RouteName, RouteState, RouteStatus, RouterStatus, Store, StoredDeadLetter, Transport, TransportError,
 };
 
 use crate::{
     config::{Config, RouteConfig},
+    follow,
     memory::{Memory, is_paused, set_paused, set_skips, stuck_bursts},
     observe::{Observers, RouterEvent},
     parts::{Parts, Shown, Status},
@@ -181,6 +182,14 @@ impl Admin for RouterAdmin {
         Ok(events)
     }
 
+    async fn follow(&self, request: &FollowRequest) -> Result<Followed, AdminError> {
+        let now = self.shown.now().clone();
+        let routes = now.routes.iter().map(|(config, _)| config);
+        let mut followed = follow::follow(&*self.parts.store, &self.parts.clock, now.decode, routes, request, true).await?;
+        self.add_unsettled(&mut followed.events);
+        Ok(followed)
+    }
+
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, AdminError> {
         Ok(self.parts.transport.admin().dead_letters(query).await?)
     }
@@ -305,6 +314,12 @@ impl Admin for StoreAdmin {
         let mut events = event(&*self.store, reference).await?;
         self.add_unsettled(&mut events);
         Ok(events)
+    }
+
+    async fn follow(&self, request: &FollowRequest) -> Result<Followed, AdminError> {
+        let mut followed = follow::follow(&*self.store, &self.clock, self.config.limits.decode, &self.config.routes, request, false).await?;
+        self.add_unsettled(&mut followed.events);
+        Ok(followed)
     }
 
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, AdminError> {

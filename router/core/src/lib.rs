@@ -12,6 +12,7 @@ mod dead_letter_groups;
 pub mod explain;
 mod fates;
 pub mod filter;
+mod follow;
 mod hops;
 mod lanes;
 pub mod ledger;

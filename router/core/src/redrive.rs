@@ -303,7 +303,7 @@ impl Redrive<'_> {
 }
 
 /// What is wrong with a filter, where, and what to do: `file_path.0`: … (did you mean …?).
-fn sentence(problem: &FilterProblem) -> String {
+pub(crate) fn sentence(problem: &FilterProblem) -> String {
     let FilterProblem { path, message, help } = problem;
     let place = format!("`{}`", path.join("."));
     // The whole tree has no name, a field without one is told by its message, and some messages begin with the name.

@@ -23,6 +23,9 @@ const PREFIX_MIN: usize = 4;
 
 pub(crate) const UNMATCHED: &str = "SELECT seq, key FROM events WHERE wanted = 0 AND seq < ?1 ORDER BY seq DESC";
 pub(crate) const OF_SESSION: &str = "SELECT seq, key FROM events WHERE session IS NOT NULL AND session = ?2 AND seq < ?1 ORDER BY seq DESC";
+/// Of the key that has an index of its own.
+pub(crate) const OF_RUNS: &str = "SELECT seq, key FROM events WHERE key = 'ci.run.finished' AND seq < ?1 ORDER BY seq DESC";
+const RUNS: &str = "ci.run.finished";
 /// The upper end is the greatest character that there is, which no id holds.
 pub(crate) const BY_ID_PREFIX: &str =
     "SELECT seq FROM events WHERE event_id IS NOT NULL AND event_id >= ?1 AND event_id < ?1 || char(1114111) ORDER BY seq DESC LIMIT ?2";
@@ -37,6 +40,7 @@ pub(crate) fn events(conn: &Connection, query: &EventQuery, look: &Look) -> rusq
         (Some(session), true) => {
             ("SELECT seq, key FROM events WHERE session IS NOT NULL AND session = ?2 AND wanted = 0 AND seq < ?1 ORDER BY seq DESC", vec![&before, session])
         }
+        (None, false) if query.pattern.as_ref().is_some_and(|pattern| pattern.as_str() == RUNS) => (OF_RUNS, vec![&before]),
         (None, true) => (UNMATCHED, vec![&before]),
         (None, false) => ("SELECT seq, key FROM events WHERE seq < ?1 ORDER BY seq DESC", vec![&before]),
     };
@@ -56,14 +60,14 @@ pub(crate) fn events(conn: &Connection, query: &EventQuery, look: &Look) -> rusq
             }
         }
     }
-    read_all(&snapshot, &seqs, look)
+    read_all(&snapshot, &seqs, look, usize::MAX)
 }
 
 /// See [`router_api::Store::event`].
 pub(crate) fn event(conn: &Connection, reference: &str, look: &Look) -> rusqlite::Result<Vec<ArchivedEvent>> {
     let snapshot = conn.unchecked_transaction()?;
     if let Ok(seq) = reference.parse::<i64>() {
-        let found = read_all(&snapshot, &[seq], look)?;
+        let found = read_all(&snapshot, &[seq], look, usize::MAX)?;
         if !found.is_empty() {
             return Ok(found);
         }
@@ -74,7 +78,7 @@ pub(crate) fn event(conn: &Connection, reference: &str, look: &Look) -> rusqlite
         let sql = "SELECT seq FROM events WHERE event_id IS NOT NULL AND event_id = ?1 ORDER BY seq DESC LIMIT ?2";
         snapshot.prepare_cached(sql)?.query_map(params![reference, LISTED], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?
     };
-    read_all(&snapshot, &seqs, look)
+    read_all(&snapshot, &seqs, look, usize::MAX)
 }
 
 /// What the process knows of its queues at a moment, and the file does not.
@@ -161,15 +165,20 @@ impl<'l> Moment<'l> {
     }
 }
 
-fn read_all(conn: &Connection, seqs: &[i64], look: &Look) -> rusqlite::Result<Vec<ArchivedEvent>> {
+/// The events of these numbers; the one whose body goes beyond `bytes_max` is the last.
+pub(crate) fn read_all(conn: &Connection, seqs: &[i64], look: &Look, bytes_max: usize) -> rusqlite::Result<Vec<ArchivedEvent>> {
     let mut statement = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM events WHERE seq = ?1"))?;
     let moment = Moment::of(conn, look)?;
-    let mut events = Vec::new();
+    let (mut events, mut bytes) = (Vec::new(), 0_usize);
     for seq in seqs {
+        if bytes > bytes_max {
+            break;
+        }
         let Some(event) = statement.query_map([seq], StoredEvent::read)?.next().transpose()? else { continue };
         if !event.is_intact {
             tracing::warn!(seq, "the stored bytes of this event are damaged");
         }
+        bytes = bytes.saturating_add(event.body.len());
         events.push(ArchivedEvent {
             seq: u64::try_from(event.seq).unwrap_or(0),
             id: event.event_id,

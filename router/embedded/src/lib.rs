@@ -52,6 +52,7 @@ mod ledger;
 mod lock_file;
 mod opening;
 mod options;
+mod page;
 mod queue;
 mod readers;
 mod retention;

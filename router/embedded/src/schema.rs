@@ -21,7 +21,7 @@ pub(crate) mod state {
 }
 
 /// Each brings the file from the version of its index to the next.
-const MIGRATIONS: &[&str] = &[V1, V2, V3];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
 
 /// Partial indexes keep the queue small beside a large archive: a finished delivery is in none of them.
 /// `events.body` is the last column, so that the others are read without walking the pages of a large body.
@@ -178,6 +178,9 @@ CREATE TABLE ledger (
 );
 ";
 
+/// How CI runs ended is asked for at every stop of an agent, and has to be found among all events within milliseconds.
+const V4: &str = "CREATE INDEX events_of_runs ON events(key) WHERE key = 'ci.run.finished';";
+
 /// The version that the file has; 0 for an empty one.
 pub(crate) fn version(conn: &Connection) -> rusqlite::Result<i64> {
     conn.query_row("PRAGMA user_version", [], |row| row.get(0))
@@ -258,6 +261,10 @@ mod tests {
         assert!(unmatched.contains("events_unmatched") && !unmatched.contains("TEMP B-TREE"), "{unmatched}");
         let of_session = plan(&conn, crate::archive::OF_SESSION);
         assert!(of_session.contains("INDEX events_by_session (session=? AND rowid<?)") && !of_session.contains("TEMP B-TREE"), "{of_session}");
+        let of_runs = plan(&conn, crate::archive::OF_RUNS);
+        assert!(of_runs.contains("events_of_runs") && !of_runs.contains("TEMP B-TREE"), "{of_runs}");
+        let page = plan(&conn, crate::page::OF_SESSION);
+        assert!(page.contains("INDEX events_by_session (session=? AND rowid>?)") && !page.contains("TEMP B-TREE"), "{page}");
         let prefix = plan(&conn, crate::archive::BY_ID_PREFIX);
         assert!(prefix.contains("INDEX events_by_id (event_id>? AND event_id<?)"), "{prefix}");
     }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use router_api::{
-    ArchiveEntry, ArchivedEvent, EventQuery, FateRecord, FrozenBurst, InboxKey, LedgerEntry, LedgerKey, LedgerResult, NotedAttempts, RouteName, RunningSlot,
+    ArchiveEntry, ArchivedEvent, EventQuery, FateRecord, FrozenBurst, InboxKey, LedgerEntry, LedgerKey, LedgerResult, NotedAttempts, Page, PageQuery, RouteName, RunningSlot,
     Store, StoreError, Suspect,
 };
 use rusqlite::{Connection, OptionalExtension, params};
@@ -13,7 +13,7 @@ use crate::{
     Embedded, archive,
     embedded::{not_found, not_kept},
     fetch::history,
-    ledger, seen,
+    ledger, page, seen,
     settle::{json, remember},
     store_time::timestamp,
     writer::Writing,
@@ -239,6 +239,12 @@ impl Store for Embedded {
         let (reference, looked) = (reference.to_owned(), self.shared.look());
         self.shared.far.read(move |conn| archive::event(conn, &reference, &looked)).await.map_err(not_found)
     }
+
+    async fn page(&self, query: &PageQuery) -> Result<Page, StoreError> {
+        let (query, looked) = (query.clone(), self.shared.look());
+        self.shared.far.read(move |conn| page::page(conn, &query, &looked)).await.map_err(not_found)
+    }
+
     async fn archive_position(&self) -> Result<Option<u64>, StoreError> {
         self.find(seen::position).await
     }

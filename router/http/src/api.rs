@@ -18,7 +18,7 @@ use serde::Deserialize;
 use crate::{
     audit,
     connections::{self, ServeLimits},
-    guard,
+    following, guard,
     ingest::{Ingest, post_event},
     metrics::{self, Telemetry},
     openapi, operate,
@@ -92,7 +92,7 @@ pub(crate) fn paths(admin: &Arc<dyn Admin>, decode: DecodeLimits, limits: ServeL
         .route("/api/v1/dead-letters/{id}", get(dead_letter));
     let verbs = operate::routes().behind(|router| router.layer(middleware::from_fn_with_state(body_timeout, audit::carry_out)));
     let writes = Paths::new().route("/api/v1/events", post(post_event)).with_state(ingest);
-    reads.merge(verbs).with_state(Arc::clone(admin)).merge(writes)
+    reads.merge(following::routes()).merge(verbs).with_state(Arc::clone(admin)).merge(writes)
 }
 
 type Answer<T> = Result<Json<T>, ErrorAnswer>;

@@ -17,7 +17,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use router_api::{
-    Accepted, Admin, AdminError, ArchivedEvent, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, Destination, EnableRequest, Enabled, EventQuery,
+    Accepted, Admin, AdminError, ArchivedEvent, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, Destination, EnableRequest, Enabled, EventQuery, FollowRequest, Followed,
     Publication, Published, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus, StoredDeadLetter, TransportError,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -227,6 +227,23 @@ impl Admin for AdminClient {
 
     async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, AdminError> {
         self.get::<EventsAnswer>(format!("/api/v1/events/{}", encoded(reference))).await.map(|answer| answer.events)
+    }
+
+    async fn follow(&self, request: &FollowRequest) -> Result<Followed, AdminError> {
+        let mut target = "/api/v1/watch".to_owned();
+        let FollowRequest { after, key, session, route, when, from, to, limit, wait_ms, behind_max } = request;
+        let mut parameter = |name, value: Option<String>| value.into_iter().for_each(|value| parameter(&mut target, name, value));
+        parameter("after", after.map(|after| after.to_string()));
+        parameter("key", key.as_ref().map(ToString::to_string));
+        parameter("session", session.clone());
+        parameter("route", route.as_ref().map(ToString::to_string));
+        parameter("when", when.as_ref().map(ToString::to_string));
+        parameter("from", from.map(|from| from.to_string()));
+        parameter("to", to.map(|to| to.to_string()));
+        parameter("limit", limit.map(|limit| limit.to_string()));
+        parameter("wait_ms", (*wait_ms > 0).then(|| wait_ms.to_string()));
+        parameter("behind_max", behind_max.map(|behind| behind.to_string()));
+        self.get::<Named<Followed>>(target).await.map(|answer| answer.result)
     }
 
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, AdminError> {

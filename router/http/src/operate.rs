@@ -41,6 +41,10 @@ pub mod schema {
     pub const ENABLED: &str = "event-router.enabled.v1";
     /// Of [`router_api::RouteCommanded`].
     pub const COMMANDED: &str = "event-router.route-command.v1";
+    /// Of [`router_api::Followed`].
+    pub const FOLLOWED: &str = "event-router.followed.v1";
+    /// Of the answer for a working directory that asks for its last CI run.
+    pub const LAST_RUN: &str = "event-router.last-run.v1";
     /// Of [`router_api::Reloaded`].
     pub const RELOADED: &str = "event-router.reloaded.v1";
 }

@@ -1,7 +1,7 @@
 //! What each path takes and answers.
 
 use http::Method;
-use router_api::{DeadLetterGroups, DeadLetterSelection, EnableRequest, Enabled, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded};
+use router_api::{DeadLetterGroups, DeadLetterSelection, EnableRequest, Enabled, Followed, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded};
 use serde_json::{Map, Value, json};
 
 use super::shapes::{self, Shapes};
@@ -9,6 +9,7 @@ use crate::{
     api::{EventsQuery, LettersQuery},
     batch::EVENTS_MAX,
     claude_hooks::HookQuery,
+    following::{LastRun, LastRunQuery, WatchQuery},
     ingest::IngestQuery,
     operate::{GroupsQuery, schema},
     ready::ReadyAnswer,
@@ -333,6 +334,33 @@ fn reads(shapes: &mut Shapes, all: &mut Vec<Operation>) {
             "security": admin_token(),
             "parameters": [in_path("reference", json!({ "type": "string", "minLength": 1 }), "A number or an id")],
             "responses": answers(shapes, "The events", Some(json_of(events)), &with_not_found),
+        }),
+    ));
+    let followed = shapes.verb::<Followed>(schema::FOLLOWED);
+    all.push(get(
+        "/api/v1/watch",
+        json!({
+            "operationId": "watch",
+            "tags": ["admin"],
+            "summary": "Events of the archive behind a number, oldest first",
+            "description": "Ask again with `after` set to `next` of the answer. It takes from nobody's queue. A route that there is not is a 404.",
+            "security": admin_token(),
+            "parameters": shapes.query::<WatchQuery>(None),
+            "responses": answers(shapes, "The events", Some(json_of(followed)), &with_not_found),
+        }),
+    ));
+    let run = shapes.verb::<Option<LastRun>>(schema::LAST_RUN);
+    let mut parameters = shapes.query::<LastRunQuery>(None);
+    parameters.iter_mut().for_each(|parameter| parameter["required"] = true.into());
+    all.push(get(
+        "/api/v1/last-run",
+        json!({
+            "operationId": "lastRun",
+            "tags": ["admin"],
+            "summary": "How the last CI run of a working directory ended; null if there is none",
+            "security": admin_token(),
+            "parameters": parameters,
+            "responses": answers(shapes, "The run", Some(json_of(run)), READ),
         }),
     ));
     let letters = shapes.answer::<DeadLettersAnswer>();
