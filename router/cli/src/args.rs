@@ -4,10 +4,14 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use jiff::Timestamp;
 use router_api::{RouteName, RoutingKey, RoutingPattern};
 use router_core::config::LogFormat;
 
-use crate::commands::health::HealthUrl;
+use crate::commands::{
+    health::HealthUrl,
+    replay::{speed_of, time_of},
+};
 
 /// Carries events from a bus to the things that must act on them.
 #[derive(Debug, Parser)]
@@ -111,6 +115,16 @@ pub(crate) enum Command {
     Publish(PublishArgs),
     /// Show the last events and what became of them
     Events(EventsArgs),
+    /// Show events as they come, one line each; nobody's queue is touched
+    ///
+    /// With a running router its archive is followed, whichever transport it has, over its restarts too. On RabbitMQ without a router of this
+    /// configuration a queue of one's own is bound beside all others, and goes with the command.
+    Watch(WatchArgs),
+    /// Show what a session did, in its order, or hand it to one route once more
+    ///
+    /// Nothing is handed to anybody without `--deliver`, and nothing to a live route without `--live`. What is delivered has a new id and
+    /// is marked as replayed.
+    Replay(ReplayArgs),
     /// Say for every route whether it wants an event, and if not why
     Explain(ExplainArgs),
     /// Look at events that a route gave up on
@@ -151,6 +165,8 @@ impl Command {
             Self::Plugins(args) => args.json.json,
             Self::Publish(args) => args.json.json,
             Self::Events(args) => args.json.json,
+            Self::Watch(args) => args.json.json,
+            Self::Replay(args) => args.json.json,
             Self::Explain(args) => args.json.json,
             Self::Try(args) => args.json.json,
             Self::DeadLetters { command: DeadLettersCommand::List(args) } => args.json.json,
@@ -255,6 +271,71 @@ pub(crate) struct EventsArgs {
     pub(crate) session: Option<String>,
     #[command(flatten)]
     pub(crate) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// With a routing key that fits; everything if not given
+    #[arg(value_name = "PATTERN")]
+    pub(crate) pattern: Option<RoutingPattern>,
+    /// That fits: `FIELD=VALUE` of the normalised view, such as `tool_name=Write`, or the table of a route's `when`; all must fit
+    #[arg(long, value_name = "FIELD=VALUE|TABLE")]
+    pub(crate) when: Vec<String>,
+    /// That this route would take
+    #[arg(long)]
+    pub(crate) route: Option<RouteName>,
+    /// Of this session
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Option<String>,
+    /// Say below each event which routes want it, and why the others do not
+    #[arg(long)]
+    pub(crate) explain: bool,
+    /// Begin with those that fit among the last N that are stored
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) last: Option<u32>,
+    /// End after so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    #[command(flatten)]
+    pub(crate) json: JsonLines,
+}
+
+/// Answers for programs that read on.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct JsonLines {
+    /// Answer in JSON, one document a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// The session, as `events` or `sessions` names it
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: String,
+    /// From this time on: `2026-03-02T09:14:06Z`, `2026-03-02 09:14`, or `09:14` for today
+    #[arg(long, value_name = "TIME", value_parser = time_of)]
+    pub(crate) from: Option<Timestamp>,
+    /// Up to this time
+    #[arg(long, value_name = "TIME", value_parser = time_of)]
+    pub(crate) to_time: Option<Timestamp>,
+    /// Only what follows the event of this number
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) after: Option<u64>,
+    /// As it went then, so many times as fast; else at once
+    #[arg(long, value_name = "N", value_parser = speed_of)]
+    pub(crate) speed: Option<f64>,
+    /// The route that those events are for which it wants; without `--deliver` they are only named
+    #[arg(long, value_name = "ROUTE")]
+    pub(crate) to: Option<RouteName>,
+    /// Deliver them to the route
+    #[arg(long, requires = "to")]
+    pub(crate) deliver: bool,
+    /// To a live route, too: what it does is done for real again
+    #[arg(long, requires = "deliver")]
+    pub(crate) live: bool,
+    #[command(flatten)]
+    pub(crate) json: JsonLines,
 }
 
 /// An event, wherever it lies.

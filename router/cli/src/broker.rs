@@ -189,7 +189,7 @@ impl Observer for FirstEvents {
 }
 
 /// What to look at when a broker does not answer.
-fn with_hint(error: TransportError) -> TransportError {
+pub(crate) fn with_hint(error: TransportError) -> TransportError {
     match error {
         TransportError::Unavailable(error) => TransportError::Unavailable(format!(
             "{error}; is RabbitMQ running there, and is the port that of AMQP (5672, or 5671 with TLS) and not that of its web pages (15672)?"

@@ -18,7 +18,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["validate", "lint", "verify", "test"], "the configuration is checked by `event-router check`, a route on one event by `event-router try`"),
     (&["log", "logs", "history", "tail", "watch", "archive"], "what came lately is shown by `event-router events`"),
     (&["reload"], "the running router loads its configuration anew by `event-router config reload`"),
-    (&["retry", "replay", "redrive", "dlq"], "what was given up on is listed, and put back, by `event-router dead-letters`"),
+    (&["retry", "redrive", "dlq"], "what was given up on is listed, and put back, by `event-router dead-letters`"),
     (&["why", "why-not", "trace"], "an event is explained by `event-router explain`"),
     (&["pause", "resume", "flush", "enable", "disable"], "one route is commanded by `event-router routes`: see `event-router routes --help`"),
 ];

@@ -9,7 +9,9 @@ mod broker;
 mod commands;
 mod env_file;
 mod event_input;
+mod event_line;
 mod fates;
+mod filter_text;
 mod hints;
 mod log;
 mod log_observer;
@@ -126,6 +128,8 @@ fn dispatch(line: CommandLine, out: &mut Output) -> anyhow::Result<Ended> {
         Command::Schema(args) => commands::schema::run(&args, out),
         Command::Publish(args) => commands::publish::run(&global, &args, out),
         Command::Events(args) => commands::events::run(&global, &args, out),
+        Command::Watch(args) => commands::watch::run(&global, &args, out),
+        Command::Replay(args) => commands::replay::run(&global, &args, out),
         Command::Explain(args) => commands::explain::run(&global, &args, out),
         Command::Routes(args) => commands::routes::run(&global, args, out),
         Command::DeadLetters { command } => commands::dead_letters::run(&global, command, out),

@@ -6,7 +6,7 @@ use anyhow::bail;
 use async_trait::async_trait;
 use router_api::{
     Accepted, Admin, AdminError, ArchivedEvent, Clock as _, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, EnableFrom, EnableRequest, Enabled,
-    EventQuery, Publication, Published, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus, StoredDeadLetter, TakenUp,
+    EventQuery, FollowRequest, Followed, Publication, Published, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus, StoredDeadLetter, TakenUp,
 };
 use router_core::{
     ApplyError, Router,
@@ -208,6 +208,10 @@ impl Admin for ReloadingAdmin {
 
     async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, AdminError> {
         self.admin.events(query).await
+    }
+
+    async fn follow(&self, request: &FollowRequest) -> Result<Followed, AdminError> {
+        self.admin.follow(request).await
     }
 
     async fn event(&self, reference: &str) -> Result<Vec<ArchivedEvent>, AdminError> {

@@ -4,12 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use router_api::{AdminError, ArchivedEvent, Clock, DecodeLimits, Envelope, FollowRequest, Followed, Matcher, PageQuery, Store};
 
-use crate::{
-    config::RouteConfig,
-    filter::EventFilter,
-    matcher::RouteMatcher,
-    redrive::sentence,
-};
+use crate::{config::RouteConfig, filter::EventFilter, matcher::RouteMatcher, redrive::sentence};
 
 /// Between two looks at an archive that has nothing new.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);

@@ -36,7 +36,9 @@ pub(crate) fn page(conn: &Connection, query: &PageQuery, look: &Look) -> rusqlit
             walked += 1;
             let at: i64 = row.get(2)?;
             let in_time = from.is_none_or(|from| at >= from) && to.is_none_or(|to| at < to);
-            let fits = |pattern: &router_api::RoutingPattern| row.get_ref(1).ok().and_then(|key| key.as_str().ok()?.parse().ok()).is_some_and(|key| pattern.matches(&key));
+            let fits = |pattern: &router_api::RoutingPattern| {
+                row.get_ref(1).ok().and_then(|key| key.as_str().ok()?.parse().ok()).is_some_and(|key| pattern.matches(&key))
+            };
             if in_time && query.key.as_ref().is_none_or(fits) {
                 seqs.push(seq);
             }

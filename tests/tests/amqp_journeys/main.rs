@@ -6,6 +6,7 @@ mod closed;
 mod documented;
 mod ending;
 mod letters;
+mod looking_on;
 mod refused;
 mod running;
 mod telling;

@@ -9,6 +9,7 @@ use crate::{
     access::Purpose,
     args::{EventsArgs, Global},
     commands::block_on,
+    event_line,
     fates::{Fates, emitter},
     reach::Reach,
     system::SystemClock,
@@ -86,10 +87,7 @@ fn show(out: &mut Output, event: &ArchivedEvent, fates: &Fates) -> anyhow::Resul
 
 /// What is told apart most easily: tool and file, or the session.
 fn summary(event: &ArchivedEvent, limits: DecodeLimits) -> Option<String> {
-    let envelope = Envelope::decode(event.key.clone(), event.body.clone(), limits).ok()?;
-    let parts = [envelope.tool_name(), envelope.file_path(), envelope.session_id()];
-    let parts: Vec<String> = parts.into_iter().flatten().map(|part| shortened(part, 60)).collect();
-    (!parts.is_empty()).then(|| parts.join("  "))
+    event_line::summary(&Envelope::decode(event.key.clone(), event.body.clone(), limits).ok()?)
 }
 
 #[cfg(test)]

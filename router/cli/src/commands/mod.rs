@@ -13,10 +13,12 @@ pub(crate) mod plugins;
 pub(crate) mod publish;
 pub(crate) mod redrive;
 pub(crate) mod registry;
+pub(crate) mod replay;
 pub(crate) mod routes;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod try_route;
+pub(crate) mod watch;
 
 /// Runs a short command to its end.
 pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

@@ -2,7 +2,7 @@
 
 use router_api::{DeadLetterSelection, DoneBefore, RedriveRequest};
 use router_http::{Named, schema};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::{
     Ended, WrongUsage,
@@ -12,6 +12,7 @@ use crate::{
         block_on,
         dead_letters::{known_class, known_reason, refuse_unknown},
     },
+    filter_text::field as field_of,
     reach::Reach,
     terminal::{BAD, GOOD, Output, counted, harmless, styled},
 };
@@ -94,13 +95,7 @@ fn selection(args: SelectionArgs) -> anyhow::Result<DeadLetterSelection> {
     }
     let mut when = Map::new();
     for field in fields {
-        let Some((name, value)) = field.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-            return Err(WrongUsage(format!("`{field}` is not of the form FIELD=VALUE")).into());
-        };
-        // A number or a truth value fits both itself and its text, so that nobody has to know how the producer wrote it.
-        let mut values = vec![json!(value)];
-        values.extend(serde_json::from_str::<Value>(value).ok().filter(|value| value.is_number() || value.is_boolean()));
-        when.insert(name.to_owned(), Value::Array(values));
+        when.extend(field_of(&field)?);
     }
     Ok(DeadLetterSelection { ids, route, reason, class, when: (!when.is_empty()).then_some(Value::Object(when)), limit })
 }
