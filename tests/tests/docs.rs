@@ -20,6 +20,8 @@ use serde_json::{Value, json};
 const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
     ("README.md", "text", "tests/tests/readme.rs", "README.md"),
     ("docs/http.md", "http", "tests/tests/doors.rs", "docs/http.md"),
+    ("docs/claude-code.md", "console project", "tests/tests/journeys/claude.rs", "docs/claude-code.md"),
+    ("docs/claude-code.md", "text", "tests/tests/journeys/claude.rs", "docs/claude-code.md"),
     ("docs/operations.md", "console", "tests/tests/deploy.rs", "docs/operations.md"),
     ("docs/operations.md", "console build", "tests/tests/deploy.rs", "console build"),
     ("docs/operations.md", "console root", "tests/tests/deploy.rs", "console root"),

@@ -7,6 +7,7 @@
 pub mod content;
 pub mod event;
 pub mod events;
+pub mod feedback;
 pub mod frame;
 pub mod git;
 pub mod handover;

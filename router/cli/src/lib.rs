@@ -128,6 +128,7 @@ fn dispatch(line: CommandLine, out: &mut Output) -> anyhow::Result<Ended> {
         Command::Schema(args) => commands::schema::run(&args, out),
         Command::Publish(args) => commands::publish::run(&global, &args, out),
         Command::Events(args) => commands::events::run(&global, &args, out),
+        Command::Claude { command } => commands::claude::run(&global, command, out),
         Command::Watch(args) => commands::watch::run(&global, &args, out),
         Command::Replay(args) => commands::replay::run(&global, &args, out),
         Command::Explain(args) => commands::explain::run(&global, &args, out),

@@ -1,16 +1,18 @@
-//! `event-router-hook`: publishes what a hook of Claude Code tells. Never in the way: it ends with 0 and prints nothing, whatever happens.
+//! `event-router-hook`: publishes what a hook of Claude Code tells. Never in the way: it ends with 0 and prints nothing, whatever happens;
+//! but for what CI said at the end of a turn, where that was asked for.
 
 mod debug;
 mod system;
 
 use std::{
-    io::{IsTerminal as _, stdin},
+    io::{IsTerminal as _, Write as _, stdin, stdout},
     panic::{AssertUnwindSafe, catch_unwind, set_hook},
+    path::Path,
     process::ExitCode,
     time::Duration,
 };
 
-use router_claude::{Call, HandedOver, Interface, Published, Settings};
+use router_claude::{Call, HandedOver, Interface, Published, Settings, feedback};
 
 use crate::{debug::say, system::Started};
 
@@ -55,6 +57,29 @@ fn call(started: &Started) {
     let published = if stdin().is_terminal() { call.publish(b"{}".as_slice()) } else { call.publish(stdin().lock()) };
     if settings.debug {
         tell(started, &published);
+    }
+    if settings.feedback || arguments.iter().any(|argument| argument == "--feedback") {
+        feed_back(&published);
+    }
+}
+
+/// The one thing that is ever printed: where it was asked for, what CI said, at the end of a turn.
+fn feed_back(published: &Published) {
+    let Some(hook) = published.hook.as_ref().filter(|hook| hook.event_name() == "Stop") else { return };
+    let (Some(socket), Some(spool)) = (system::variable(feedback::SOCKET), &published.spool) else { return };
+    let (Some(session_id), Some(working_directory)) = (&published.session_id, &published.working_directory) else { return };
+    let memory = feedback::memory_beside(spool.directory());
+    let stop = feedback::Stop {
+        socket: Path::new(&socket),
+        working_directory,
+        session_id,
+        stop_hook_active: hook.value()["stop_hook_active"] == true,
+        memory: &memory,
+        patience: feedback::PATIENCE,
+    };
+    if let Some(output) = feedback::at_stop(&stop) {
+        // A reader that is gone wants nothing.
+        let _ = writeln!(stdout(), "{output}");
     }
 }
 

@@ -5,6 +5,7 @@
 //! need stands in `world.rs`.
 
 mod check;
+mod claude;
 mod config_show;
 mod dead_letters;
 mod demo;

@@ -123,6 +123,15 @@ fn ask_socket(store: &std::path::Path) -> Result<Well, String> {
     }
 }
 
+/// Does somebody answer well at an address?
+///
+/// # Errors
+///
+/// Why not, as a sentence fragment.
+pub(crate) fn answers(url: &str) -> Result<(), String> {
+    ask_door(&url.parse()?).map(drop)
+}
+
 fn ask_door(url: &HealthUrl) -> Result<Well, String> {
     let port: Arc<dyn EffectPort> = Performer::new(PerformerOptions::default()).map_err(|error| error.to_string())?;
     let effect = Effect {

@@ -1,6 +1,7 @@
 //! One file for each verb. Each has a `run` that gets its arguments and where to write, and says how it ended.
 
 pub(crate) mod check;
+pub(crate) mod claude;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod dead_letters;

@@ -102,7 +102,8 @@ impl JsonText {
             match members.iter().rev().find(|member| member.key == **name) {
                 Some(member) => node = &member.value,
                 None => {
-                    let rest = path[depth + 1..].iter().rev().fold(value.clone(), |inner, name| Value::Object([((*name).to_owned(), inner)].into_iter().collect()));
+                    let rest =
+                        path[depth + 1..].iter().rev().fold(value.clone(), |inner, name| Value::Object([((*name).to_owned(), inner)].into_iter().collect()));
                     return self.insert(node, Some(name), &rest);
                 }
             }

@@ -32,7 +32,8 @@ pub(super) fn handler(program: &str, seconds: u64) -> Value {
 
 /// All hooks, as a plugin's `hooks.json` has them.
 pub(super) fn all(program: &str) -> Value {
-    let hooks: Map<String, Value> = EVENTS.iter().map(|(name, by_tool, seconds)| ((*name).to_owned(), Value::Array(vec![group(program, *by_tool, *seconds)]))).collect();
+    let hooks: Map<String, Value> =
+        EVENTS.iter().map(|(name, by_tool, seconds)| ((*name).to_owned(), Value::Array(vec![group(program, *by_tool, *seconds)]))).collect();
     Value::Object(hooks)
 }
 
@@ -176,16 +177,18 @@ fn removed(settings: &JsonText, path: &[Step]) -> JsonText {
 ///
 /// As [`found`].
 pub(super) fn unwired(settings: &JsonText, variables: &[&str]) -> Result<JsonText, Wrong> {
-    let mut settings = without(settings, |found| found.whose == Whose::Ours)?;
+    Ok(unwired_variables(&without(settings, |found| found.whose == Whose::Ours)?, variables))
+}
+
+/// The settings without those variables, and without `env` if it had no others.
+pub(super) fn unwired_variables(settings: &JsonText, variables: &[&str]) -> JsonText {
+    let mut settings = settings.clone();
     let env = [Step::Key("env".to_owned())];
     let had_any = settings.get(&env).and_then(|env| env.as_object().map(|env| !env.is_empty())).unwrap_or(false);
     for name in variables {
         settings = settings.remove(&[Step::Key("env".to_owned()), Step::Key((*name).to_owned())]);
     }
-    if had_any && settings.get(&env) == Some(json!({})) {
-        settings = settings.remove(&env);
-    }
-    Ok(settings)
+    if had_any && settings.get(&env) == Some(json!({})) { settings.remove(&env) } else { settings }
 }
 
 #[cfg(test)]
@@ -245,7 +248,11 @@ mod tests {
 
     #[test]
     fn what_was_added_goes_again_and_leaves_the_file_as_it_was() {
-        for text in ["{}\n", "{\n  \"model\": \"opus\"\n}\n", "{\n\t\"hooks\": {\n\t\t\"Stop\": [\n\t\t\t{\"hooks\": [{\"type\": \"command\", \"command\": \"true\"}]}\n\t\t]\n\t}\n}"] {
+        for text in [
+            "{}\n",
+            "{\n  \"model\": \"opus\"\n}\n",
+            "{\n\t\"hooks\": {\n\t\t\"Stop\": [\n\t\t\t{\"hooks\": [{\"type\": \"command\", \"command\": \"true\"}]}\n\t\t]\n\t}\n}",
+        ] {
             let before = JsonText::parse(text).unwrap();
             let after = wired(&before, "event-router-hook", &env()).unwrap();
             assert_ne!(after.as_str(), text);
