@@ -91,7 +91,9 @@ fn publisher(named: Option<&Path>) -> anyhow::Result<String> {
     if let Some(named) = named {
         let path = cwd.join(named);
         anyhow::ensure!(is_executable(&path), "`{}` is no program that can be run", path.display());
-        return text(path);
+        // Without `..`, and with the links that somebody may have a reason for.
+        let directory = path.parent().and_then(|directory| std::fs::canonicalize(directory).ok());
+        return text(directory.zip(path.file_name()).map_or_else(|| path.clone(), |(directory, name)| directory.join(name)));
     }
     let on_path = Performer::new(PerformerOptions::default())?.resolve_program(HOOK, &cwd).ok().and_then(|program| program.path().map(Path::to_owned));
     let beside = std::env::current_exe().ok().map(|own| own.with_file_name(HOOK)).filter(|path| is_executable(path));

@@ -120,7 +120,7 @@ async fn a_store_of_version_one_is_read() {
     assert!(store.ledger_begin(&route("a"), &write, jiff::Timestamp::UNIX_EPOCH).await.unwrap().is_some());
     store.close().await;
     let conn = rusqlite::Connection::open(directory.path().join("router.db")).unwrap();
-    assert_eq!(conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap(), 3);
+    assert_eq!(conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap(), 4);
 }
 
 #[tokio::test]
@@ -146,7 +146,7 @@ async fn files_are_for_their_owner_alone_and_the_directory_is_made() {
 async fn the_file_can_give_space_back_and_keeps_a_log() {
     let bench = Bench::new();
     let number = |pragma: &str| bench.count(&format!("PRAGMA {pragma}"));
-    assert_eq!((number("auto_vacuum"), number("application_id"), number("user_version")), (2, 0x6576_7274, 3));
+    assert_eq!((number("auto_vacuum"), number("application_id"), number("user_version")), (2, 0x6576_7274, 4));
     let mode: String = bench.sql().query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
     assert_eq!(mode, "wal");
 }
