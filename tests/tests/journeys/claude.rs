@@ -264,9 +264,9 @@ fn a_file_that_cannot_be_read_is_left_alone_and_its_place_is_told() {
 #[test]
 fn users_and_plugins_are_served_too() {
     let desk = Desk::new();
-    desk.install(&["--user"]).code(0);
+    let _ = desk.install(&["--user"]).code(0);
     assert!(desk.home.read("user/.claude/settings.json").contains("SessionEnd") && !desk.has(".claude"));
-    desk.install(&["--plugin", "../plugin"]).code(0);
+    let _ = desk.install(&["--plugin", "../plugin"]).code(0);
     let hooks: Value = serde_json::from_str(&desk.home.read("plugin/plugins/event-router-hooks/hooks/hooks.json")).expect("JSON");
     assert_eq!(hooks["hooks"]["Stop"][0]["hooks"][0]["command"], "${CLAUDE_PLUGIN_ROOT}/bin/event-router-hook");
     let market: Value = serde_json::from_str(&desk.home.read("plugin/.claude-plugin/marketplace.json")).expect("JSON");
@@ -282,7 +282,7 @@ fn users_and_plugins_are_served_too() {
 fn a_session_by_the_settings_as_installed_comes_to_the_bus() {
     let desk = Desk::new();
     let service = desk.serve();
-    desk.install(&["--url", &format!("http://{}", service.address())]).code(0);
+    let _ = desk.install(&["--url", &format!("http://{}", service.address())]).code(0);
     let session = "6b1f0f7a-30a1-4f0e-8f0e-0d6f4f6f0001";
     let player = Player { desk: &desk, session };
     let mut said = player.tell("SessionStart", None, &json!({ "source": "startup", "model": "claude-sonnet-5" }));
@@ -315,7 +315,7 @@ fn the_doctor_tries_the_whole_chain_and_names_what_is_broken() {
         assert!(sick.contains(part), "no `{part}` in\n{sick}");
     }
     let service = desk.serve();
-    desk.install(&["--url", &format!("http://{}", service.address()), "--shims"]).code(0);
+    let _ = desk.install(&["--url", &format!("http://{}", service.address()), "--shims"]).code(0);
     let well = desk.run(&["claude", "doctor", "--wait", "120"]).code(0).stdout;
     let lines: Vec<&str> = well.lines().collect();
     // As the page shows it.
@@ -339,7 +339,7 @@ fn the_doctor_tries_the_whole_chain_and_names_what_is_broken() {
 fn the_last_red_run_of_a_directory_is_what_the_agent_would_be_told() {
     let desk = Desk::new();
     let service = desk.serve();
-    desk.install(&["--feedback"]).code(0);
+    let _ = desk.install(&["--feedback"]).code(0);
     let settings: Value = serde_json::from_str(&desk.settings()).expect("JSON");
     assert_eq!(settings["env"]["EVENT_ROUTER_FEEDBACK"], "1");
     assert!(settings["env"]["EVENT_ROUTER_SOCKET"].as_str().is_some_and(|socket| socket.ends_with("state/router.db.sock")), "{settings:#}");
