@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ArchivedEvent, Condition, DeadLetterQuery, DeadLetterReason, DecodeLimits, Envelope, EventQuery, FailureClass, FollowRequest, Followed, Publication, Published, QueueStats,
-    RouteMode, RouteName, StoreError, StoredDeadLetter, TransportError,
+    ArchivedEvent, Condition, DeadLetterQuery, DeadLetterReason, DecodeLimits, Envelope, EventQuery, FailureClass, FollowRequest, Followed, Publication,
+    Published, QueueStats, RouteMode, RouteName, StoreError, StoredDeadLetter, TransportError,
 };
 
 /// Why the router could not do what it was asked for.

@@ -6,7 +6,8 @@ use anyhow::bail;
 use async_trait::async_trait;
 use router_api::{
     Accepted, Admin, AdminError, ArchivedEvent, Clock as _, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, EnableFrom, EnableRequest, Enabled,
-    EventQuery, FollowRequest, Followed, Publication, Published, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus, StoredDeadLetter, TakenUp,
+    EventQuery, FollowRequest, Followed, Publication, Published, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus,
+    StoredDeadLetter, TakenUp,
 };
 use router_core::{
     ApplyError, Router,

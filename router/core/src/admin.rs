@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use router_api::{
     Accepted, Admin, AdminError, ArchivedEvent, BreakerState, Clock, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, DecodeLimits, EnableFrom,
-    EnableRequest, Enabled, Envelope, EventQuery, FollowRequest, Followed, FrozenBurst, Publication, Published, QueueStats, RedriveRequest, Redriven, RouteCommand, RouteCommanded,
-    RouteName, RouteState, RouteStatus, RouterStatus, Store, StoredDeadLetter, Transport, TransportError,
+    EnableRequest, Enabled, Envelope, EventQuery, FollowRequest, Followed, FrozenBurst, Publication, Published, QueueStats, RedriveRequest, Redriven,
+    RouteCommand, RouteCommanded, RouteName, RouteState, RouteStatus, RouterStatus, Store, StoredDeadLetter, Transport, TransportError,
 };
 
 use crate::{

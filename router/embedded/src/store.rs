@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use router_api::{
-    ArchiveEntry, ArchivedEvent, EventQuery, FateRecord, FrozenBurst, InboxKey, LedgerEntry, LedgerKey, LedgerResult, NotedAttempts, Page, PageQuery, RouteName, RunningSlot,
-    Store, StoreError, Suspect,
+    ArchiveEntry, ArchivedEvent, EventQuery, FateRecord, FrozenBurst, InboxKey, LedgerEntry, LedgerKey, LedgerResult, NotedAttempts, Page, PageQuery,
+    RouteName, RunningSlot, Store, StoreError, Suspect,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;

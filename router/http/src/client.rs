@@ -17,8 +17,9 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use router_api::{
-    Accepted, Admin, AdminError, ArchivedEvent, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, Destination, EnableRequest, Enabled, EventQuery, FollowRequest, Followed,
-    Publication, Published, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus, StoredDeadLetter, TransportError,
+    Accepted, Admin, AdminError, ArchivedEvent, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, Destination, EnableRequest, Enabled, EventQuery,
+    FollowRequest, Followed, Publication, Published, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus,
+    StoredDeadLetter, TransportError,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
