@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ArchivedEvent, Condition, DeadLetterQuery, DeadLetterReason, DecodeLimits, Envelope, EventQuery, FailureClass, FollowRequest, Followed, Publication,
-    Published, QueueStats, RouteMode, RouteName, StoreError, StoredDeadLetter, TransportError,
+    Published, QueueStats, RouteMode, RouteName, SessionEntry, SessionList, SessionQuery, SessionShown, SessionStats, SessionsImported, StatsQuery, StoreError,
+    StoredDeadLetter, TransportError,
 };
 
 /// Why the router could not do what it was asked for.
@@ -399,6 +400,30 @@ pub trait Admin: Send + Sync + 'static {
     async fn enable(&self, route: &RouteName, request: EnableRequest) -> Result<Enabled, AdminError> {
         let _ = (route, request);
         not_running("switching a route on")
+    }
+
+    /// Sessions, the one with the newest event first.
+    async fn sessions(&self, query: &SessionQuery) -> Result<SessionList, AdminError> {
+        let _ = query;
+        not_running("listing sessions")
+    }
+
+    /// One session by its id, or by the beginning of it where no other begins so, and those that belong to it.
+    async fn session(&self, id: &str) -> Result<SessionShown, AdminError> {
+        let _ = id;
+        not_running("showing a session")
+    }
+
+    /// Sums over sessions.
+    async fn session_stats(&self, query: &StatsQuery) -> Result<SessionStats, AdminError> {
+        let _ = query;
+        not_running("adding up sessions")
+    }
+
+    /// Keeps what transcripts say of sessions. No event is made of it and no route is asked.
+    async fn import_sessions(&self, sessions: Vec<SessionEntry>) -> Result<SessionsImported, AdminError> {
+        let _ = sessions;
+        not_running("an import of sessions")
     }
 
     /// Loads the configuration anew and applies it; a bad one changes nothing.

@@ -21,6 +21,7 @@ mod places;
 mod plugin;
 mod program;
 mod session;
+mod session_book;
 mod store;
 pub mod suggest;
 mod template;
@@ -53,7 +54,11 @@ pub use ledger::{Begun, DoneBefore, Intent, Ledger, LedgerEntry, LedgerKey, Ledg
 pub use names::{EventId, RouteName, RouteNameError, bytes_as_text};
 pub use plugin::{BuildContext, BuildError, BuildProblem, Plugin, Registration, Registry, RegistryError, RouteMode};
 pub use program::{Endpoint, Program, TargetUrl, display_argv};
-pub use session::{Session, SessionEnd, SessionError, SessionState, Sessions};
+pub use session::{Session, SessionEnd, SessionError, SessionOrigin, SessionState, Sessions};
+pub use session_book::{
+    ActiveSessions, KeptSession, RelatedSession, Relation, SESSION_SLOT_SECONDS, SessionEntry, SessionList, SessionQuery, SessionShown, SessionSlot,
+    SessionStats, SessionsImported, StatsBy, StatsQuery, StatsRow, StoredSession, SumsQuery,
+};
 pub use store::{
     ArchiveEntry, ArchivedEvent, Archivist, DeliveryRecord, DeliveryState, EventQuery, FateRecord, FrozenBurst, NotedAttempts, RunningSlot, SeenEvent, Store,
     StoreError, Suspect,

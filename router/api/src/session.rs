@@ -39,6 +39,31 @@ impl SessionState {
     }
 }
 
+/// Where a session is known from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionOrigin {
+    /// Its events.
+    #[default]
+    Events,
+    /// Its transcript, which was imported. No route was asked about it.
+    Import,
+    /// Both. Of what both count, the larger number is told; tokens and cost come from the one that has more tokens.
+    Both,
+}
+
+impl SessionOrigin {
+    /// As JSON and people write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Import => "import",
+            Self::Both => "both",
+        }
+    }
+}
+
 /// What is known of a session.
 ///
 /// Where events say a total and the events themselves can be counted, the larger one is told: totals are often missing or zero, and
@@ -70,6 +95,21 @@ pub struct Session {
     pub git_branch: Option<String>,
     /// The repository's remote.
     pub git_remote: Option<String>,
+    /// What it works on: the name of its repository; without a remote, the last part of its directory.
+    #[serde(default)]
+    pub project: Option<String>,
+    /// What it works for, as its producer was told (`CLAUDE_FEATURE`).
+    #[serde(default)]
+    pub feature: Option<String>,
+    /// The ticket that its feature or branch names, such as `GOD-25` or `#12`.
+    #[serde(default)]
+    pub ticket: Option<String>,
+    /// The session that it was forked from, where that is known.
+    #[serde(default)]
+    pub parent: Option<String>,
+    /// Where this is known from.
+    #[serde(default)]
+    pub origin: SessionOrigin,
     /// The language model.
     pub model: Option<String>,
     /// The machine that its events say they come from.
@@ -86,7 +126,7 @@ pub struct Session {
     pub commits: BTreeSet<String>,
     /// Tokens used, where any event says so.
     pub tokens: Option<u64>,
-    /// What it cost in US dollars, where any event says so.
+    /// What it cost in US dollars, where any event says so; an estimate of its producer.
     pub cost_usd: Option<f64>,
     /// How many errors there were.
     pub errors: u64,

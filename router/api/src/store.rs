@@ -9,7 +9,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{AttemptRecord, DeadLetterReason, Fate, InboxKey, LedgerEntry, LedgerKey, LedgerResult, Page, PageQuery, RouteName, RoutingKey, RoutingPattern};
+use crate::{
+    ActiveSessions, AttemptRecord, DeadLetterReason, Fate, InboxKey, KeptSession, LedgerEntry, LedgerKey, LedgerResult, Page, PageQuery, RouteName, RoutingKey,
+    RoutingPattern, Session, SessionQuery, StatsRow, StoredSession, SumsQuery,
+};
 
 /// The store could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -305,5 +308,36 @@ pub trait Store: Send + Sync + 'static {
     async fn record_fates(&self, fates: Vec<FateRecord>) -> Result<(), StoreError> {
         let _ = fates;
         Ok(())
+    }
+
+    /// Which sessions had events after those that [`Store::keep_sessions`] was told of, in the next `events_max` events.
+    ///
+    /// A store that keeps no sessions knows of none.
+    async fn active_sessions(&self, events_max: u32) -> Result<ActiveSessions, StoreError> {
+        let _ = events_max;
+        Ok(ActiveSessions::default())
+    }
+
+    /// What is kept of these sessions, in their order.
+    async fn stored_sessions(&self, ids: &[String]) -> Result<Vec<StoredSession>, StoreError> {
+        Ok(vec![StoredSession::default(); ids.len()])
+    }
+
+    /// Keeps sessions, replacing what was kept of them, and that all events up to `read_to` are in them; in one commit.
+    async fn keep_sessions(&self, sessions: Vec<KeptSession>, read_to: Option<u64>) -> Result<(), StoreError> {
+        let _ = (sessions, read_to);
+        Ok(())
+    }
+
+    /// Sessions, the one with the newest event first.
+    async fn sessions(&self, query: &SessionQuery) -> Result<Vec<Session>, StoreError> {
+        let _ = query;
+        Ok(Vec::new())
+    }
+
+    /// Sums over sessions, in no order; at most 10,000.
+    async fn session_sums(&self, query: SumsQuery) -> Result<Vec<StatsRow>, StoreError> {
+        let _ = query;
+        Ok(Vec::new())
     }
 }

@@ -31,6 +31,8 @@ pub(crate) enum Purpose {
     Letters,
     /// Puts events in: they must find the queues of the routes.
     Publish,
+    /// Keeps what is known from elsewhere, in this store; no route and no broker is asked. Makes the store.
+    Keep,
 }
 
 /// The store, one way or the other.
@@ -71,10 +73,10 @@ impl Access {
     pub(crate) async fn open(config: &Config, purpose: Purpose) -> anyhow::Result<Self> {
         let path = &config.store.path;
         let on_broker = matches!(config.transport, TransportConfig::Amqp(_));
-        if on_broker && purpose != Purpose::Read {
+        if on_broker && !matches!(purpose, Purpose::Read | Purpose::Keep) {
             return Self::open_beside(config, purpose).await;
         }
-        if !store_file::is_there(path)? && purpose != Purpose::Publish {
+        if !store_file::is_there(path)? && !matches!(purpose, Purpose::Publish | Purpose::Keep) {
             let makers = if on_broker { "`event-router run`" } else { "`event-router run`, `event-router publish`" };
             bail!("there is no store `{}` yet: nothing was taken in with this configuration ({makers})", path.display());
         }

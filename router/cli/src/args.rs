@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use router_api::{RouteName, RoutingKey, RoutingPattern};
 use router_core::config::LogFormat;
 
+pub(crate) use crate::commands::sessions::args::SessionsCommand;
 use crate::commands::{
     health::HealthUrl,
     replay::{speed_of, time_of},
@@ -140,6 +141,11 @@ pub(crate) enum Command {
     /// Show how the routes stand, or pause, resume, flush, enable or remove one
     #[command(args_conflicts_with_subcommands = true)]
     Routes(RoutesArgs),
+    /// Show coding sessions: what they did, what they cost, and how that adds up
+    Sessions {
+        #[command(subcommand)]
+        command: SessionsCommand,
+    },
     /// Run one event through one route, writing nothing outside unless `--live`
     Try(TryArgs),
     /// Look at the configuration in force
@@ -196,6 +202,7 @@ impl Command {
                 ) => args.json.json,
             },
             Self::Health(args) => args.json.json,
+            Self::Sessions { command } => command.wants_json(),
             Self::Run | Self::Demo(_) | Self::Schema(_) | Self::New { .. } | Self::Completions { .. } => false,
         }
     }

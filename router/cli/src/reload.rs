@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use router_api::{
     Accepted, Admin, AdminError, ArchivedEvent, Clock as _, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, EnableFrom, EnableRequest, Enabled,
     EventQuery, FollowRequest, Followed, Publication, Published, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus,
-    StoredDeadLetter, TakenUp,
+    SessionEntry, SessionList, SessionQuery, SessionShown, SessionStats, SessionsImported, StatsQuery, StoredDeadLetter, TakenUp,
 };
 use router_core::{
     ApplyError, Router,
@@ -237,6 +237,22 @@ impl Admin for ReloadingAdmin {
 
     async fn discard(&self, selection: &DeadLetterSelection) -> Result<u64, AdminError> {
         self.admin.discard(selection).await
+    }
+
+    async fn sessions(&self, query: &SessionQuery) -> Result<SessionList, AdminError> {
+        self.admin.sessions(query).await
+    }
+
+    async fn session(&self, id: &str) -> Result<SessionShown, AdminError> {
+        self.admin.session(id).await
+    }
+
+    async fn session_stats(&self, query: &StatsQuery) -> Result<SessionStats, AdminError> {
+        self.admin.session_stats(query).await
+    }
+
+    async fn import_sessions(&self, sessions: Vec<SessionEntry>) -> Result<SessionsImported, AdminError> {
+        self.admin.import_sessions(sessions).await
     }
 
     async fn command(&self, route: &RouteName, command: RouteCommand) -> Result<RouteCommanded, AdminError> {

@@ -5,13 +5,14 @@ use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use router_api::{Clock, RouterStatus};
 use router_core::{
     metrics::{Metrics, ProcessFigures},
     observe::{Observer, RouterEvent},
+    sessions::SessionBook,
 };
 use router_http::{Readiness, Scrape, Telemetry};
 
@@ -24,17 +25,25 @@ pub(crate) struct RouterTelemetry {
     clock: Arc<dyn Clock>,
     store: PathBuf,
     spool: Arc<SpoolFigures>,
+    sessions: OnceLock<Arc<SessionBook>>,
 }
 
 impl RouterTelemetry {
     /// Of a router that keeps its events in `store`, and takes others from a spool.
     pub(crate) fn new(clock: Arc<dyn Clock>, store: &Path, spool: Arc<SpoolFigures>) -> Arc<Self> {
-        Arc::new(Self { metrics: Metrics::new(Arc::clone(&clock)), readiness: Readiness::default(), clock, store: store.to_owned(), spool })
+        let (metrics, readiness) = (Metrics::new(Arc::clone(&clock)), Readiness::default());
+        Arc::new(Self { metrics, readiness, clock, store: store.to_owned(), spool, sessions: OnceLock::new() })
     }
 
     /// What `/readyz` says.
     pub(crate) fn readiness(&self) -> Readiness {
         self.readiness.clone()
+    }
+
+    /// Tells of these sessions, too.
+    pub(crate) fn of_sessions(&self, sessions: Arc<SessionBook>) {
+        // A second call would be of the same router.
+        let _ = self.sessions.set(sessions);
     }
 
     /// For a door.
@@ -57,7 +66,8 @@ impl Observer for RouterTelemetry {
 
 impl Scrape for RouterTelemetry {
     fn scrape(&self, status: Option<&RouterStatus>) -> String {
-        let process = ProcessFigures { store_bytes: bytes_of(&self.store), log_lines_dropped: log_pipe::lines_dropped() };
+        let sessions = self.sessions.get().map(|sessions| sessions.figures()).unwrap_or_default();
+        let process = ProcessFigures { store_bytes: bytes_of(&self.store), log_lines_dropped: log_pipe::lines_dropped(), sessions };
         let mut text = self.metrics.render(status, process);
         self.spool.render(&mut text);
         text

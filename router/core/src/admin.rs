@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use router_api::{
     Accepted, Admin, AdminError, ArchivedEvent, BreakerState, Clock, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, DecodeLimits, EnableFrom,
     EnableRequest, Enabled, Envelope, EventQuery, FollowRequest, Followed, FrozenBurst, Publication, Published, QueueStats, RedriveRequest, Redriven,
-    RouteCommand, RouteCommanded, RouteName, RouteState, RouteStatus, RouterStatus, Store, StoredDeadLetter, Transport, TransportError,
+    RouteCommand, RouteCommanded, RouteName, RouteState, RouteStatus, RouterStatus, SessionEntry, SessionList, SessionQuery, SessionShown, SessionStats,
+    SessionsImported, StatsQuery, Store, StoredDeadLetter, Transport, TransportError,
 };
 
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
     redrive::Redrive,
     route::{Order, Wish},
     router::{ApplyError, switches_on, waiting_in},
+    sessions::{Projection, SessionBook},
     unsettled,
 };
 
@@ -190,6 +192,22 @@ impl Admin for RouterAdmin {
         Ok(followed)
     }
 
+    async fn sessions(&self, query: &SessionQuery) -> Result<SessionList, AdminError> {
+        self.parts.session_book.list(query).await
+    }
+
+    async fn session(&self, id: &str) -> Result<SessionShown, AdminError> {
+        self.parts.session_book.show(id).await
+    }
+
+    async fn session_stats(&self, query: &StatsQuery) -> Result<SessionStats, AdminError> {
+        self.parts.session_book.stats(query).await
+    }
+
+    async fn import_sessions(&self, sessions: Vec<SessionEntry>) -> Result<SessionsImported, AdminError> {
+        self.parts.session_book.import(sessions).await
+    }
+
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, AdminError> {
         Ok(self.parts.transport.admin().dead_letters(query).await?)
     }
@@ -279,6 +297,11 @@ impl RouterAdmin {
 }
 
 impl StoreAdmin {
+    fn session_book(&self) -> SessionBook {
+        let projection = Arc::new(Projection::new(Arc::clone(&self.store), Arc::clone(&self.clock)));
+        SessionBook::new(Arc::clone(&self.store), projection, Arc::clone(&self.clock))
+    }
+
     fn add_unsettled(&self, events: &mut [ArchivedEvent]) {
         if !self.transport.features().archives {
             unsettled::add(events, self.config.routes.iter(), self.config.limits.decode);
@@ -320,6 +343,22 @@ impl Admin for StoreAdmin {
         let mut followed = follow::follow(&*self.store, &self.clock, self.config.limits.decode, &self.config.routes, request, false).await?;
         self.add_unsettled(&mut followed.events);
         Ok(followed)
+    }
+
+    async fn sessions(&self, query: &SessionQuery) -> Result<SessionList, AdminError> {
+        self.session_book().list(query).await
+    }
+
+    async fn session(&self, id: &str) -> Result<SessionShown, AdminError> {
+        self.session_book().show(id).await
+    }
+
+    async fn session_stats(&self, query: &StatsQuery) -> Result<SessionStats, AdminError> {
+        self.session_book().stats(query).await
+    }
+
+    async fn import_sessions(&self, sessions: Vec<SessionEntry>) -> Result<SessionsImported, AdminError> {
+        self.session_book().import(sessions).await
     }
 
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, AdminError> {

@@ -15,6 +15,7 @@ use crate::{
     recent::Recent,
     redact::Redactor,
     route::{Order, Wish},
+    sessions::SessionBook,
     solitude::Solitude,
 };
 
@@ -24,6 +25,8 @@ pub(crate) struct Parts {
     pub store: Arc<dyn Store>,
     /// Over that store.
     pub sessions: Arc<dyn Sessions>,
+    /// What is kept of them.
+    pub session_book: Arc<SessionBook>,
     pub effects: Arc<dyn EffectPort>,
     pub clock: Arc<dyn Clock>,
     pub chance: Arc<dyn Chance>,

@@ -31,7 +31,7 @@ use crate::{
     recent::Recent,
     redact::Redactor,
     route::{self, Order, Wish},
-    sessions::Projection,
+    sessions::{Projection, SessionBook},
     solitude::Solitude,
 };
 
@@ -210,6 +210,13 @@ impl Router {
             Err(error) => self.refused(error),
         }
         applied
+    }
+
+    /// What is kept of sessions. Who wants it to follow the archive, and not to wait for the next question, calls
+    /// [`SessionBook::catch_up`] from time to time.
+    #[must_use]
+    pub fn sessions(&self) -> Arc<SessionBook> {
+        Arc::clone(&self.parts.session_book)
     }
 
     /// Tells the observers that a new configuration did not even come as far as [`Router::apply`]: its file cannot be read, or says
@@ -543,11 +550,15 @@ impl RouterBuilder {
         let fates = archive_follows.then(|| FateLog::new(Arc::clone(&self.clock)));
         let sessions = Projection::new(Arc::clone(&self.store), Arc::clone(&self.clock));
         let sessions = if archive_follows { sessions.behind(ARCHIVE_BEHIND) } else { sessions };
+        // With a memory of its own: what it was asked for by no handler must not count as known to one, who would not wait for the archive then.
+        let projection = Arc::new(Projection::new(Arc::clone(&self.store), Arc::clone(&self.clock)));
+        let session_book = Arc::new(SessionBook::new(Arc::clone(&self.store), projection, Arc::clone(&self.clock)));
         Router {
             registry: self.registry,
             shown: Arc::new(Shown::new(self.clock.now())),
             parts: Arc::new(Parts {
                 sessions: Arc::new(sessions),
+                session_book,
                 transport: self.transport,
                 store: self.store,
                 effects: self.effects,

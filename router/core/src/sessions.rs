@@ -1,11 +1,16 @@
 //! Sessions, made of the archive's events: [`Projection`]. What one event says is in `sessions/fact.rs`, how facts add up in
-//! `sessions/record.rs`.
+//! `sessions/record.rs`; [`SessionBook`] keeps what came of it, so that lists and sums read no events.
 //!
 //! A session that was asked for stays in memory, with the number of the last archived event that it holds, so that the next question
 //! reads what is new only. Everything is bounded: sessions that stay, events read for one question, bodies in memory at once.
 
+mod belonging;
+mod book;
 mod fact;
+mod merge;
 mod record;
+mod slots;
+mod stats;
 
 use std::{
     collections::HashMap,
@@ -15,8 +20,9 @@ use std::{
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use router_api::{Clock, DecodeLimits, Envelope, EventQuery, Session, Sessions, Store, StoreError};
+use router_api::{Clock, DecodeLimits, Envelope, EventQuery, Session, SessionEntry, Sessions, Store, StoreError};
 
+pub use self::book::SessionBook;
 use self::{fact::Fact, record::Record};
 
 /// Sessions that stay in memory; the one not asked for longest goes first.
@@ -149,7 +155,7 @@ impl Projection {
     /// # Errors
     ///
     /// When the session was forgotten since `after` was asked for: what was read is not all of it.
-    fn add(&self, id: &str, after: u64, read: Read, in_hand: &[Fact]) -> Result<Option<Session>, Forgotten> {
+    fn add<T>(&self, id: &str, after: u64, read: Read, in_hand: &[Fact], told: impl Fn(&Record) -> Option<T>) -> Result<Option<T>, Forgotten> {
         let mut known = self.known();
         known.now += 1;
         let now = known.now;
@@ -175,28 +181,40 @@ impl Projection {
         for fact in read.facts.into_iter().chain(in_hand.iter().cloned()) {
             remembered.record.add(fact);
         }
-        Ok(remembered.record.session(id))
+        Ok(told(&remembered.record))
+    }
+}
+
+impl Projection {
+    /// What the archive and the events in hand say, as `told` tells it.
+    async fn ask<T>(&self, id: &str, in_hand: &[Fact], told: impl Fn(&Record) -> Option<T> + Send) -> Result<Option<T>, StoreError> {
+        if id.is_empty() || id.len() > ID_BYTES_MAX {
+            return Ok(None);
+        }
+        let remembered = self.known().sessions.get(id).map(|remembered| remembered.archived_to);
+        let (after, read) = match remembered {
+            Some(after) => (after, self.read(id, after).await?),
+            None => (0, self.read_with(id, in_hand).await?),
+        };
+        match self.add(id, after, read, in_hand, &told) {
+            Ok(answer) => Ok(answer),
+            // From the beginning there is nothing that can have been forgotten.
+            Err(Forgotten) => Ok(self.add(id, 0, self.read(id, 0).await?, in_hand, &told).unwrap_or(None)),
+        }
+    }
+
+    /// What the archive says of session `id`, with when it did what.
+    async fn entry(&self, id: &str) -> Result<Option<SessionEntry>, StoreError> {
+        self.ask(id, &[], |record| record.entry(id)).await
     }
 }
 
 #[async_trait]
 impl Sessions for Projection {
     async fn session(&self, id: &str, in_hand: &[Arc<Envelope>]) -> Result<Option<Session>, StoreError> {
-        if id.is_empty() || id.len() > ID_BYTES_MAX {
-            return Ok(None);
-        }
         let now: Timestamp = self.clock.now();
         let in_hand: Vec<Fact> = in_hand.iter().filter_map(|event| Fact::of(event, id, now)).collect();
-        let remembered = self.known().sessions.get(id).map(|remembered| remembered.archived_to);
-        let (after, read) = match remembered {
-            Some(after) => (after, self.read(id, after).await?),
-            None => (0, self.read_with(id, &in_hand).await?),
-        };
-        match self.add(id, after, read, &in_hand) {
-            Ok(session) => Ok(session),
-            // From the beginning there is nothing that can have been forgotten.
-            Err(Forgotten) => Ok(self.add(id, 0, self.read(id, 0).await?, &in_hand).unwrap_or(None)),
-        }
+        self.ask(id, &in_hand, |record| record.session(id)).await
     }
 }
 

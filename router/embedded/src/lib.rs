@@ -59,6 +59,7 @@ mod retention;
 mod running;
 mod schema;
 mod seen;
+mod sessions;
 mod settle;
 mod side_file;
 mod store;

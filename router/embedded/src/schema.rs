@@ -21,7 +21,7 @@ pub(crate) mod state {
 }
 
 /// Each brings the file from the version of its index to the next.
-const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5];
 
 /// Partial indexes keep the queue small beside a large archive: a finished delivery is in none of them.
 /// `events.body` is the last column, so that the others are read without walking the pages of a large body.
@@ -180,6 +180,55 @@ CREATE TABLE ledger (
 
 /// How CI runs ended is asked for at every stop of an agent, and has to be found among all events within milliseconds.
 const V4: &str = "CREATE INDEX events_of_runs ON events(key) WHERE key = 'ci.run.finished';";
+
+/// Sessions, as their events and their transcripts tell of them. What is searched and added up stands in columns; `seen`, `imported` and
+/// `shown` are JSON, and come last, so that sums walk over none of it. A session's slots are found by their time first: sums are of times.
+const V5: &str = "
+CREATE TABLE sessions (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    started_at INTEGER NOT NULL,
+    last_at INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    project TEXT,
+    branch TEXT,
+    feature TEXT,
+    ticket TEXT,
+    model TEXT,
+    parent TEXT,
+    files INTEGER NOT NULL,
+    commits INTEGER NOT NULL,
+    seconds INTEGER NOT NULL,
+    shown TEXT NOT NULL,
+    seen TEXT,
+    imported TEXT
+);
+CREATE INDEX sessions_by_time ON sessions(last_at);
+CREATE INDEX sessions_by_start ON sessions(started_at);
+CREATE INDEX sessions_by_branch ON sessions(branch, last_at) WHERE branch IS NOT NULL;
+CREATE INDEX sessions_by_feature ON sessions(feature, last_at) WHERE feature IS NOT NULL;
+CREATE INDEX sessions_by_ticket ON sessions(ticket, last_at) WHERE ticket IS NOT NULL;
+CREATE INDEX sessions_by_parent ON sessions(parent, last_at) WHERE parent IS NOT NULL;
+
+CREATE TABLE session_slots (
+    slot INTEGER NOT NULL,
+    session INTEGER NOT NULL REFERENCES sessions(number),
+    model TEXT NOT NULL,                    -- '' where it is not known
+    turns INTEGER NOT NULL,
+    errors INTEGER NOT NULL,
+    tokens INTEGER NOT NULL,
+    cost REAL,
+    PRIMARY KEY (slot, session, model)
+) WITHOUT ROWID;
+CREATE INDEX session_slots_by_session ON session_slots(session);
+
+CREATE TABLE session_tools (
+    session INTEGER NOT NULL REFERENCES sessions(number),
+    tool TEXT NOT NULL,
+    uses INTEGER NOT NULL,
+    PRIMARY KEY (session, tool)
+) WITHOUT ROWID;
+";
 
 /// The version that the file has; 0 for an empty one.
 pub(crate) fn version(conn: &Connection) -> rusqlite::Result<i64> {

@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use router_api::{
-    ArchiveEntry, ArchivedEvent, EventQuery, FateRecord, FrozenBurst, InboxKey, LedgerEntry, LedgerKey, LedgerResult, NotedAttempts, Page, PageQuery,
-    RouteName, RunningSlot, Store, StoreError, Suspect,
+    ActiveSessions, ArchiveEntry, ArchivedEvent, EventQuery, FateRecord, FrozenBurst, InboxKey, KeptSession, LedgerEntry, LedgerKey, LedgerResult,
+    NotedAttempts, Page, PageQuery, RouteName, RunningSlot, Session, SessionQuery, StatsRow, Store, StoreError, StoredSession, SumsQuery, Suspect,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
@@ -13,7 +13,7 @@ use crate::{
     Embedded, archive,
     embedded::{not_found, not_kept},
     fetch::history,
-    ledger, page, seen,
+    ledger, page, seen, sessions,
     settle::{json, remember},
     store_time::timestamp,
     writer::Writing,
@@ -263,5 +263,27 @@ impl Store for Embedded {
         }
         let rows = fates.into_iter().map(|fate| Ok((self.text(&fate.record.state)?, fate))).collect::<Result<Vec<_>, StoreError>>()?;
         self.keep(move |writing| seen::note_fates(writing.conn, &rows, writing.now)).await
+    }
+
+    async fn active_sessions(&self, events_max: u32) -> Result<ActiveSessions, StoreError> {
+        self.shared.far.read(move |conn| sessions::active(conn, events_max)).await.map_err(not_found)
+    }
+
+    async fn stored_sessions(&self, ids: &[String]) -> Result<Vec<StoredSession>, StoreError> {
+        let ids = ids.to_vec();
+        self.shared.far.read(move |conn| sessions::stored(conn, &ids)).await.map_err(not_found)
+    }
+
+    async fn keep_sessions(&self, kept: Vec<KeptSession>, read_to: Option<u64>) -> Result<(), StoreError> {
+        self.keep(move |writing| sessions::keep(writing.conn, &kept, read_to, writing.now)).await
+    }
+
+    async fn sessions(&self, query: &SessionQuery) -> Result<Vec<Session>, StoreError> {
+        let query = query.clone();
+        self.shared.far.read(move |conn| sessions::list(conn, &query)).await.map_err(not_found)
+    }
+
+    async fn session_sums(&self, query: SumsQuery) -> Result<Vec<StatsRow>, StoreError> {
+        self.shared.far.read(move |conn| sessions::sums(conn, query)).await.map_err(not_found)
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     metrics::{self, Telemetry},
     openapi, operate,
     paths::{Paths, get, post},
+    sessions,
     socket::{SocketError, SocketFile, listen_at, socket_path},
     wire::{DeadLetterAnswer, DeadLettersAnswer, ErrorAnswer, ErrorKind, EventsAnswer, StatusAnswer},
 };
@@ -89,8 +90,9 @@ pub(crate) fn paths(admin: &Arc<dyn Admin>, decode: DecodeLimits, limits: ServeL
         .route("/api/v1/events", get(events))
         .route("/api/v1/events/{reference}", get(event))
         .route("/api/v1/dead-letters", get(dead_letters))
-        .route("/api/v1/dead-letters/{id}", get(dead_letter));
-    let verbs = operate::routes().behind(|router| router.layer(middleware::from_fn_with_state(body_timeout, audit::carry_out)));
+        .route("/api/v1/dead-letters/{id}", get(dead_letter))
+        .merge(sessions::reads());
+    let verbs = operate::routes().merge(sessions::verbs()).behind(|router| router.layer(middleware::from_fn_with_state(body_timeout, audit::carry_out)));
     let writes = Paths::new().route("/api/v1/events", post(post_event)).with_state(ingest);
     reads.merge(following::routes()).merge(verbs).with_state(Arc::clone(admin)).merge(writes)
 }

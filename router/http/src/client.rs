@@ -18,14 +18,15 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use router_api::{
     Accepted, Admin, AdminError, ArchivedEvent, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, Destination, EnableRequest, Enabled, EventQuery,
-    FollowRequest, Followed, Publication, Published, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus,
-    StoredDeadLetter, TransportError,
+    FollowRequest, Followed, Publication, Published, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus, SessionEntry,
+    SessionList, SessionQuery, SessionShown, SessionStats, SessionsImported, StatsQuery, StoredDeadLetter, TransportError,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     operate::Named,
     ready::ReadyAnswer,
+    sessions::ImportRequest,
     socket::{connect_to, socket_path},
     wire::{DeadLetterAnswer, DeadLettersAnswer, ErrorAnswer, EventsAnswer, PublishedAnswer, StatusAnswer},
 };
@@ -281,6 +282,48 @@ impl Admin for AdminClient {
 
     async fn enable(&self, route: &RouteName, request: EnableRequest) -> Result<Enabled, AdminError> {
         self.post(format!("/api/v1/routes/{route}/enable"), &request).await
+    }
+
+    async fn sessions(&self, query: &SessionQuery) -> Result<SessionList, AdminError> {
+        let mut target = "/api/v1/sessions".to_owned();
+        if let Some(last) = query.last {
+            parameter(&mut target, "last", last);
+        }
+        if let Some(since) = query.since {
+            parameter(&mut target, "since", since);
+        }
+        if let Some(state) = query.state {
+            parameter(&mut target, "state", state.name());
+        }
+        let texts = [("project", &query.project), ("branch", &query.branch), ("feature", &query.feature), ("ticket", &query.ticket), ("model", &query.model)];
+        for (name, value) in texts {
+            if let Some(value) = value {
+                parameter(&mut target, name, value);
+            }
+        }
+        self.get::<Named<SessionList>>(target).await.map(|answer| answer.result)
+    }
+
+    async fn session(&self, id: &str) -> Result<SessionShown, AdminError> {
+        self.get::<Named<SessionShown>>(format!("/api/v1/sessions/{}", encoded(id))).await.map(|answer| answer.result)
+    }
+
+    async fn session_stats(&self, query: &StatsQuery) -> Result<SessionStats, AdminError> {
+        let mut target = "/api/v1/sessions/stats".to_owned();
+        parameter(&mut target, "by", query.by.name());
+        for (name, moment) in [("since", query.since), ("until", query.until)] {
+            if let Some(moment) = moment {
+                parameter(&mut target, name, moment);
+            }
+        }
+        if let Some(zone) = &query.zone {
+            parameter(&mut target, "zone", zone);
+        }
+        self.get::<Named<SessionStats>>(target).await.map(|answer| answer.result)
+    }
+
+    async fn import_sessions(&self, sessions: Vec<SessionEntry>) -> Result<SessionsImported, AdminError> {
+        self.post("/api/v1/sessions/import".to_owned(), &ImportRequest { sessions }).await
     }
 
     async fn reload(&self) -> Result<Reloaded, AdminError> {

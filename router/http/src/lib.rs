@@ -30,6 +30,7 @@ mod operate;
 mod paths;
 mod ready;
 mod request_schema;
+mod sessions;
 mod socket;
 mod tokens;
 mod v2;

@@ -5,6 +5,7 @@
 //! by. What each path takes and answers is told in [`operations`]; a test holds that list against the paths that are really served.
 
 mod operations;
+mod session_operations;
 mod shapes;
 
 use std::sync::LazyLock;

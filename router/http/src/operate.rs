@@ -45,6 +45,14 @@ pub mod schema {
     pub const FOLLOWED: &str = "event-router.followed.v1";
     /// Of the answer for a working directory that asks for its last CI run.
     pub const LAST_RUN: &str = "event-router.last-run.v1";
+    /// Of [`router_api::SessionList`].
+    pub const SESSIONS: &str = "event-router.sessions.v1";
+    /// Of [`router_api::SessionShown`].
+    pub const SESSION: &str = "event-router.session-shown.v1";
+    /// Of [`router_api::SessionStats`].
+    pub const SESSION_STATS: &str = "event-router.session-stats.v1";
+    /// Of [`router_api::SessionsImported`].
+    pub const SESSIONS_IMPORTED: &str = "event-router.sessions-imported.v1";
     /// Of [`router_api::Reloaded`].
     pub const RELOADED: &str = "event-router.reloaded.v1";
 }
@@ -71,7 +79,7 @@ pub(crate) fn routes() -> Paths<Arc<dyn Admin>> {
         .route("/api/v1/reload", post(reload))
 }
 
-fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, ErrorAnswer> {
+pub(crate) fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, ErrorAnswer> {
     body.map(|Json(body)| body).map_err(|rejection| match rejection {
         JsonRejection::MissingJsonContentType(_) => ErrorAnswer::new(ErrorKind::UnsupportedMediaType, "the body needs `Content-Type: application/json`"),
         other => {
@@ -132,7 +140,7 @@ async fn reload(State(admin): Asked) -> Answer<Reloaded> {
 }
 
 /// Does the work in a task of its own: a client that hangs up must not leave a redrive or a reload half done.
-async fn finished<T: Send + 'static>(work: impl Future<Output = Result<T, router_api::AdminError>> + Send + 'static) -> Result<T, ErrorAnswer> {
+pub(crate) async fn finished<T: Send + 'static>(work: impl Future<Output = Result<T, router_api::AdminError>> + Send + 'static) -> Result<T, ErrorAnswer> {
     match tokio::spawn(work).await {
         Ok(result) => Ok(result?),
         Err(error) => Err(ErrorAnswer::new(ErrorKind::Unavailable, format!("the router failed: {error}"))),

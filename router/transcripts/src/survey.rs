@@ -69,6 +69,8 @@ pub struct SessionTranscript {
     pub path: PathBuf,
     /// What was used when; answers that an earlier session has already are not among it.
     pub usage: Vec<SlotUsage>,
+    /// How many turns began when.
+    pub turns: BTreeMap<Slot, u64>,
     work: Work,
 }
 
@@ -114,6 +116,7 @@ pub fn survey(root: &Path, limits: SurveyLimits) -> io::Result<Survey> {
                 let owner = u32::try_from(reading.works.len()).unwrap_or(u32::MAX);
                 reading.owners.insert(candidate.session_id.clone(), owner);
                 reading.works.push((candidate.session_id.clone(), Work::default()));
+                reading.turns.push(BTreeMap::new());
                 paths.push((candidate.path.clone(), candidate.is_subagent));
                 owner
             }
@@ -136,11 +139,11 @@ pub fn survey(root: &Path, limits: SurveyLimits) -> io::Result<Survey> {
     for (kind, sum) in &reading.sums.0 {
         usage.entry(kind.owner).or_default().push(sum.usage(kind, &reading.models));
     }
-    for (owner, ((session_id, work), (path, _))) in reading.works.into_iter().zip(paths).enumerate() {
+    for (owner, (((session_id, work), turns), (path, _))) in reading.works.into_iter().zip(reading.turns).zip(paths).enumerate() {
         let usage = u32::try_from(owner).ok().and_then(|owner| usage.remove(&owner)).unwrap_or_default();
         // What has neither a time nor an answer is no session.
         if work.started_at.is_some() {
-            survey.sessions.push(SessionTranscript { session_id, path, usage, work });
+            survey.sessions.push(SessionTranscript { session_id, path, usage, turns, work });
         }
     }
     survey.sessions.sort_by(|a, b| (a.work.started_at, &a.session_id).cmp(&(b.work.started_at, &b.session_id)));
@@ -161,6 +164,7 @@ struct Reading {
     sums: Sums,
     owners: BTreeMap<String, u32>,
     works: Vec<(String, Work)>,
+    turns: Vec<BTreeMap<Slot, u64>>,
     /// Turns and uses of tools, and whose they are.
     met: HashMap<u64, u32>,
     lines_skipped: u64,
@@ -196,6 +200,7 @@ impl Reading {
         }
         let mut copied_from = None;
         let met = &mut self.met;
+        let turns_before = self.works[owner as usize].1.turns;
         self.works[owner as usize].1.add(&line, |number| match met.get(&number) {
             Some(first) => {
                 copied_from = Some(*first).filter(|first| *first != owner);
@@ -208,6 +213,10 @@ impl Reading {
                 true
             }
         });
+        let turns = self.works[owner as usize].1.turns - turns_before;
+        if let Some(at) = line.at.filter(|_| turns > 0) {
+            *self.turns[owner as usize].entry(Slot::of(at)).or_default() += turns;
+        }
         if let Some(parent) = copied_from
             && self.works[owner as usize].1.parent.is_none()
         {

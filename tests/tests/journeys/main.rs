@@ -21,6 +21,7 @@ mod redaction;
 mod replay;
 mod run;
 mod schema;
+mod sessions;
 mod terminal;
 mod trying;
 mod usage;

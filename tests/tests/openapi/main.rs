@@ -95,6 +95,19 @@ fn operations(document: &Value) -> Vec<(String, String, String, &Value)> {
     all
 }
 
+/// A session by its transcript.
+fn imported() -> Value {
+    json!({
+        "session": {
+            "session_id": "imported", "version": 1, "state": "ended", "started_at": "2026-03-02T09:00:00Z", "last_event_at": "2026-03-02T09:10:00Z",
+            "ended_at": null, "end": null, "working_directory": "/home/ada/shop", "git_branch": "main", "git_remote": null, "model": "m", "host": null,
+            "app": null, "turns": 1, "tools": { "Bash": 2 }, "files": [], "commits": [], "tokens": 7, "cost_usd": 0.5, "errors": 0, "last_error": null,
+            "events": 0, "is_complete": true,
+        },
+        "slots": [{ "slot": 1_969_380, "model": "m", "turns": 1, "tokens": 7, "cost_usd": 0.5 }],
+    })
+}
+
 /// What stands for a path's parameters, and bodies that mean something, where made-up ones would not do. In this order.
 fn real(dead_letter: &str) -> Vec<(&'static str, String, Value)> {
     vec![
@@ -122,6 +135,10 @@ fn real(dead_letter: &str) -> Vec<(&'static str, String, Value)> {
         ("commandRoute", "/api/v1/routes/does/resume".to_owned(), Value::Null),
         ("commandRoute", "/api/v1/routes/collects/flush".to_owned(), Value::Null),
         ("enableRoute", "/api/v1/routes/sleeps/enable".to_owned(), json!({ "from": "beginning" })),
+        ("importSessions", "/api/v1/sessions/import".to_owned(), json!({ "sessions": [imported()] })),
+        ("listSessions", "/api/v1/sessions?last=5&project=shop".to_owned(), Value::Null),
+        ("showSession", "/api/v1/sessions/imported".to_owned(), Value::Null),
+        ("sessionStats", "/api/v1/sessions/stats?by=model&zone=UTC".to_owned(), Value::Null),
         ("reload", "/api/v1/reload".to_owned(), Value::Null),
         ("status", "/api/v1/status".to_owned(), Value::Null),
         ("readyz", "/readyz".to_owned(), Value::Null),

@@ -18,6 +18,7 @@ pub(crate) mod replay;
 pub(crate) mod routes;
 pub(crate) mod run;
 pub(crate) mod schema;
+pub(crate) mod sessions;
 pub(crate) mod try_route;
 pub(crate) mod watch;
 

@@ -11,6 +11,7 @@ use router_core::{
     Applied, ApplyError, Router,
     alerts::dead_letter_alerts,
     config::{Config, Secret, Severity, TransportConfig},
+    sessions::SessionBook,
 };
 use router_embedded::{Embedded, OpenError};
 use router_http::{Access, AdminSocket, Door, DoorParts, socket_path};
@@ -20,7 +21,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     Ended,
@@ -51,6 +52,9 @@ const HANDLERS_END: Duration = Duration::from_secs(2);
 /// One wish often comes twice: a terminal signals its whole group, and so do some supervisors. A signal that comes so soon after the
 /// first one is no second one.
 const SAME_WISH: Duration = Duration::from_millis(300);
+
+/// Between two looks at what is new of sessions.
+const FOLLOW_EVERY: Duration = Duration::from_secs(30);
 
 /// Threads for intake, store and sockets.
 const IO_THREADS: usize = 2;
@@ -118,6 +122,7 @@ async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result
         }
     }
     let router = Arc::new(building.build());
+    telemetry.of_sessions(router.sessions());
     let reloader = Arc::new(Reloader::new(Arc::clone(&router), global, config.clone(), located));
     let admin: Arc<dyn Admin> = Arc::new(ReloadingAdmin { admin: router.admin(), reloader: Arc::clone(&reloader) });
 
@@ -140,6 +145,7 @@ async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result
                     let mut tasks = doors.serve(&stopping, &telemetry);
                     tasks.push(tokio::spawn(router.raise_alerts(alerts, stopping.clone().cancelled_owned())));
                     tasks.extend(draining.map(|draining| tokio::spawn(draining.run(stopping.clone()))));
+                    tasks.push(tokio::spawn(follow_sessions(router.sessions(), stopping.clone())));
                     match broker.clone().filter(|_| !reached) {
                         Some(broker) => tasks.push(tokio::spawn(await_return(broker, stopping.clone()))),
                         None => info!("ready"),
@@ -185,6 +191,24 @@ async fn begin(router: &Router, config: &Config, broker: Option<&Serving>) -> an
         Ok(applied) => Ok((applied, reached)),
         Err(error @ (ApplyError::Build { .. } | ApplyError::NoPlugin { .. } | ApplyError::Redact(_))) => Err(InvalidConfig::message(error).into()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Keeps the numbers of sessions in step with the archive, so that a question about them finds little left to do.
+async fn follow_sessions(sessions: Arc<SessionBook>, stopping: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = SystemClock.sleep(FOLLOW_EVERY) => {}
+            () = stopping.cancelled() => return,
+        }
+        let followed = tokio::select! {
+            followed = sessions.follow() => followed,
+            // What is half done is done again by whoever comes next.
+            () = stopping.cancelled() => return,
+        };
+        if let Err(error) = followed {
+            debug!("the numbers of sessions are behind: {error}");
+        }
     }
 }
 

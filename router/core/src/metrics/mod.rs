@@ -49,6 +49,25 @@ pub struct ProcessFigures {
     pub store_bytes: Option<u64>,
     /// Log lines that nobody read in time.
     pub log_lines_dropped: u64,
+    /// What sessions did lately.
+    pub sessions: SessionFigures,
+}
+
+/// What sessions did in the last 24 hours, as of the last time when somebody added it up.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SessionFigures {
+    /// Sessions that did something.
+    pub sessions: u64,
+    /// Their turns.
+    pub turns: u64,
+    /// Their errors.
+    pub errors: u64,
+    /// Their tokens.
+    pub tokens: u64,
+    /// What is known of their cost, in US dollars.
+    pub cost_usd: f64,
+    /// Events that are not in these numbers yet.
+    pub events_behind: u64,
 }
 
 /// Counts what a router does. Give it to the router as an observer, and ask it for the text.
@@ -161,6 +180,7 @@ impl Metrics {
         out.family("event_router_reloads_total", Kind::Counter, "Configurations after the first one, by outcome; a refused one changed nothing.");
         out.sample(&[("outcome", "applied")], self.reloads_applied.get());
         out.sample(&[("outcome", "refused")], self.reloads_refused.get());
+        of_the_sessions(out, &process.sessions);
         if let Some((hash, at)) = self.config.lock().expect("no code panics while it holds the configuration").as_ref() {
             out.family("event_router_config_applied_timestamp_seconds", Kind::Gauge, "When the configuration in force was applied, in seconds since 1970.");
             out.sample(&[], seconds(*at));
@@ -217,6 +237,23 @@ fn seconds(at: Timestamp) -> f64 {
 }
 
 type Routes<'a> = [(&'a str, &'a RouteNumbers)];
+
+/// No labels: projects, branches and models come from events.
+fn of_the_sessions(out: &mut Exposition, figures: &SessionFigures) {
+    let SessionFigures { sessions, turns, errors, tokens, cost_usd, events_behind } = *figures;
+    out.family("event_router_sessions_last_day", Kind::Gauge, "Coding sessions that did something in the last 24 hours.");
+    out.sample(&[], sessions);
+    out.family("event_router_session_turns_last_day", Kind::Gauge, "Turns of sessions in the last 24 hours.");
+    out.sample(&[], turns);
+    out.family("event_router_session_errors_last_day", Kind::Gauge, "Errors of sessions in the last 24 hours.");
+    out.sample(&[], errors);
+    out.family("event_router_session_tokens_last_day", Kind::Gauge, "Tokens that sessions took in the last 24 hours.");
+    out.sample(&[], tokens);
+    out.family("event_router_session_cost_usd_last_day", Kind::Gauge, "Estimated cost of sessions in the last 24 hours, in US dollars, as far as it is known.");
+    out.sample(&[], cost_usd);
+    out.family("event_router_session_events_behind", Kind::Gauge, "Events of the archive that are not in the numbers of sessions yet.");
+    out.sample(&[], events_behind);
+}
 
 fn of_the_routes(out: &mut Exposition, routes: &Routes<'_>) {
     for (count, name, help) in COUNTS {

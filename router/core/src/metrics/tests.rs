@@ -147,8 +147,10 @@ fn every_reason_and_every_class_has_a_counter_of_its_own() {
 fn a_route_that_did_nothing_has_zeros_and_its_queue_is_shown() {
     let oldest = Some(Timestamp::from_second(1_000_000 - 90).unwrap());
     let queue = QueueStats { route: name("r"), ready: 1, waiting: 2, in_flight: 3, dead: 4, oldest };
-    let text = metrics()
-        .render(Some(&status(vec![route("r", Some(queue)), route("unbound", None)])), ProcessFigures { store_bytes: Some(4_096), log_lines_dropped: 7 });
+    let text = metrics().render(
+        Some(&status(vec![route("r", Some(queue)), route("unbound", None)])),
+        ProcessFigures { store_bytes: Some(4_096), log_lines_dropped: 7, ..ProcessFigures::default() },
+    );
     for line in [
         "event_router_store_up 1",
         "event_router_store_size_bytes 4096",

@@ -33,6 +33,8 @@ pub(super) struct Fact {
     pub(super) git_branch: Option<String>,
     pub(super) git_remote: Option<String>,
     pub(super) model: Option<String>,
+    pub(super) feature: Option<String>,
+    pub(super) parent: Option<String>,
     pub(super) host: Option<String>,
     pub(super) app: Option<String>,
     /// The turn that it says it is in, or how many there were.
@@ -109,6 +111,8 @@ impl Fact {
                 .filter(|branch| !matches!(branch.as_str(), "unknown" | "HEAD")),
             git_remote: name(text(payload, "git_remote")).or_else(|| name(event.body().pointer("/repo/remote_url").and_then(Value::as_str))),
             model: name(text(payload, "model")),
+            feature: name(feature(event.body(), payload)),
+            parent: name(text(payload, "parent_session_id")).filter(|parent| parent != session),
             host: name(host),
             app: name(app),
             turn: count(payload, "turn_number").unwrap_or(0).max(count(payload, "total_turns").unwrap_or(0)),
@@ -234,6 +238,15 @@ fn kind_of(words: &str, event: &Envelope, payload: &Value) -> Kind {
     } else {
         Kind::Other
     }
+}
+
+/// Producers say it in the source's `meta`, in the payload, or as a tag.
+fn feature<'v>(body: &'v Value, payload: &'v Value) -> Option<&'v str> {
+    let said = body.pointer("/source/meta").and_then(|meta| text(meta, "feature")).or_else(|| text(payload, "feature"));
+    said.or_else(|| {
+        let tags = payload.get("tags")?.as_array()?;
+        tags.iter().filter_map(Value::as_str).find_map(|tag| tag.strip_prefix("feature:")).filter(|feature| !feature.is_empty())
+    })
 }
 
 fn text<'v>(payload: &'v Value, name: &str) -> Option<&'v str> {

@@ -4,16 +4,20 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use jiff::Timestamp;
-use router_api::{Session, SessionEnd, SessionError, SessionState};
+use router_api::{Session, SessionEnd, SessionEntry, SessionError, SessionOrigin, SessionState};
 
-use super::fact::{Channel, Fact, Kind};
+use super::{
+    belonging,
+    fact::{Channel, Fact, Kind},
+    slots::Slots,
+};
 
 /// Events that are known again when they come once more; beyond that the newest so many are.
 const IDENTITIES_MAX: usize = 10_000;
 /// Files and commits, each.
-const NAMES_MAX: usize = 500;
+pub(super) const NAMES_MAX: usize = 500;
 /// Tools.
-const TOOLS_MAX: usize = 200;
+pub(super) const TOOLS_MAX: usize = 200;
 
 /// All that is known of one session.
 #[derive(Debug, Default)]
@@ -31,6 +35,9 @@ pub(super) struct Record {
     git_branch: Newest<String>,
     git_remote: Newest<String>,
     model: Newest<String>,
+    feature: Newest<String>,
+    parent: Newest<String>,
+    slots: Slots,
     host: Newest<String>,
     app: Newest<String>,
     turn_max: u64,
@@ -120,10 +127,13 @@ impl Record {
         let began = fact.began_at.filter(|_| fact.kind == Kind::Start).map_or(fact.at, |began| began.min(fact.at));
         self.started_at = Some(self.started_at.map_or(began, |known| known.min(began)));
         self.last_event_at = self.last_event_at.max(Some(fact.at));
+        self.slots.add(&fact);
         self.working_directory.add(at, fact.working_directory);
         self.git_branch.add(at, fact.git_branch);
         self.git_remote.add(at, fact.git_remote);
         self.model.add(at, fact.model);
+        self.feature.add(at, fact.feature);
+        self.parent.add(at, fact.parent);
         self.host.add(at, fact.host);
         self.app.add(at, fact.app);
         self.turn_max = self.turn_max.max(fact.turn);
@@ -173,6 +183,17 @@ impl Record {
         self.is_cut = true;
     }
 
+    fn turns(&self) -> u64 {
+        [self.turn_max, self.turns_began, self.turns_ended, self.ends].into_iter().max().unwrap_or(0)
+    }
+
+    /// With when it did what; `None` before the first fact.
+    pub(super) fn entry(&self, id: &str) -> Option<SessionEntry> {
+        let session = self.session(id)?;
+        let slots = self.slots.spread(&session);
+        Some(SessionEntry { session, slots })
+    }
+
     /// `None` before the first fact.
     pub(super) fn session(&self, id: &str) -> Option<Session> {
         let end = self.end.value();
@@ -181,7 +202,14 @@ impl Record {
             (Some(end), Some(went_at)) if went_at > end.at => SessionState::Reopened,
             (Some(_), _) => SessionState::Ended,
         };
+        let (working_directory, git_branch, git_remote) = (self.working_directory.value(), self.git_branch.value(), self.git_remote.value());
+        let feature = self.feature.value();
         Some(Session {
+            project: belonging::project(git_remote.as_deref(), working_directory.as_deref()),
+            ticket: belonging::ticket(feature.as_deref()).or_else(|| belonging::ticket(git_branch.as_deref())),
+            feature,
+            parent: self.parent.value(),
+            origin: SessionOrigin::Events,
             session_id: id.to_owned(),
             version: u64::try_from(self.stored_at?.as_microsecond()).unwrap_or(0),
             state,
@@ -189,14 +217,14 @@ impl Record {
             last_event_at: self.last_event_at?,
             ended_at: end.as_ref().filter(|_| state == SessionState::Ended).map(|end| end.at),
             end,
-            working_directory: self.working_directory.value(),
-            git_branch: self.git_branch.value(),
-            git_remote: self.git_remote.value(),
+            working_directory,
+            git_branch,
+            git_remote,
             model: self.model.value(),
             host: self.host.value(),
             app: self.app.value(),
             // Old producers tell of an end after every turn, and count no turns.
-            turns: [self.turn_max, self.turns_began, self.turns_ended, self.ends].into_iter().max().unwrap_or(0),
+            turns: self.turns(),
             tools: self.tools.iter().map(|(tool, uses)| (tool.clone(), uses.most())).filter(|(_, count)| *count > 0).collect(),
             files: self.files.clone(),
             commits: self.commits.clone(),

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::{prelude::*, sample::SizeRange};
-use router_api::{Envelope, Session, SessionState};
+use router_api::{Envelope, Session, SessionEntry, SessionOrigin, SessionState, StoredSession};
 use serde_json::{Value, json};
 
-use super::{ARCHIVED, fact::Fact, record::Record};
+use super::{ARCHIVED, fact::Fact, merge, record::Record};
 
 fn at(second: u32) -> String {
     format!("2026-03-02T09:{:02}:{:02}.5Z", second / 60, second % 60)
@@ -54,13 +54,77 @@ fn end(second: u32) -> (Envelope, u32) {
     event(&format!("end-{second}"), "session.thread.end", second, payload)
 }
 
+fn entry(events: &[&(Envelope, u32)]) -> SessionEntry {
+    let mut record = Record::default();
+    events.iter().filter_map(|(event, second)| fact(event, *second)).for_each(|fact| record.add(fact));
+    record.entry("s").expect("something is known")
+}
+
+#[test]
+fn what_a_session_did_is_spread_over_quarters_of_an_hour_and_adds_up_to_its_totals() {
+    let turn = |id: &str, second, turn: u64, tokens: u64, cost: f64| {
+        event(id, "session.thread.turn.completed", second, json!({ "turn_number": turn, "total_tokens": tokens, "total_cost_usd": cost, "model": "m" }))
+    };
+    let events = [start(0), turn("a", 10, 1, 100, 0.5), turn("b", 800, 2, 150, 0.75), turn("c", 1_000, 3, 400, 2.0), turn("d", 2_000, 4, 400, 2.0)];
+    let in_order = entry(&events.iter().collect::<Vec<_>>());
+    let slots: Vec<_> = in_order.slots.iter().map(|slot| (slot.turns, slot.tokens, slot.cost_usd)).collect();
+    assert_eq!(slots, [(2, 150, Some(0.75)), (1, 250, Some(1.25)), (1, 0, Some(0.0))]);
+    assert_eq!((in_order.session.turns, in_order.session.tokens, in_order.session.cost_usd), (4, Some(400), Some(2.0)));
+    assert_eq!(in_order, entry(&events.iter().rev().chain(&events).collect::<Vec<_>>()));
+}
+
+#[test]
+fn a_feature_and_a_ticket_are_read_where_producers_say_them() {
+    let mut said = start(0);
+    let mut body = said.0.body().clone();
+    body["source"]["meta"] = json!({ "feature": "coupons" });
+    body["payload"]["git_branch"] = "feature/GOD-25-x".into();
+    said.0 = raw("session.thread.start", &body);
+    let session = entry(&[&said]).session;
+    assert_eq!((session.feature.as_deref(), session.ticket.as_deref()), (Some("coupons"), Some("GOD-25")));
+    let tagged = event("t", "session.thread.agent.action", 5, json!({ "tool_metadata": { "tool_name": "Bash" }, "tags": ["x", "feature:pay"] }));
+    assert_eq!(entry(&[&tagged]).session.feature.as_deref(), Some("pay"));
+}
+
+#[test]
+fn a_later_look_at_fewer_events_takes_nothing_away() {
+    let turn = |id: &str, second, tokens: u64| event(id, "session.thread.turn.completed", second, json!({ "total_tokens": tokens, "total_cost_usd": 1.0 }));
+    let (first, second) = (turn("a", 10, 100), turn("b", 1_000, 300));
+    let whole = entry(&[&start(0), &tool("Bash", 5), &first, &second]);
+    let rest = entry(&[&second]);
+    let grown = merge::grown(Some(whole.clone()), rest);
+    assert_eq!((grown.session.started_at, grown.session.tokens, &grown.session.tools), (whole.session.started_at, Some(300), &whole.session.tools));
+    assert_eq!(merge::grown(Some(whole.clone()), whole.clone()), whole);
+    assert_eq!(merge::grown(None, whole.clone()), whole);
+}
+
+#[test]
+fn events_and_transcript_of_a_session_are_never_added_up() {
+    let seen = entry(&[&start(0), &tool("Bash", 5), &event("a", "session.thread.turn.completed", 10, json!({ "turn_number": 3, "total_tokens": 100 }))]);
+    let mut imported = seen.clone();
+    imported.session.origin = SessionOrigin::Import;
+    imported.session.state = SessionState::Ended;
+    imported.session.turns = 2;
+    imported.session.tokens = Some(250);
+    imported.session.cost_usd = Some(0.5);
+    imported.session.files = BTreeSet::from(["x".to_owned()]);
+    imported.slots[0].tokens = 250;
+    let stored = StoredSession { seen: Some(seen.clone()), imported: Some(imported.clone()) };
+    let both = merge::shown(&stored).unwrap();
+    assert_eq!((both.session.origin, both.session.state, both.session.turns), (SessionOrigin::Both, SessionState::Active, 3));
+    assert_eq!((both.session.tokens, both.session.cost_usd, both.session.files.len(), &both.slots), (Some(250), Some(0.5), 1, &imported.slots));
+    imported.session.tokens = Some(50);
+    let both = merge::shown(&StoredSession { seen: Some(seen.clone()), imported: Some(imported) }).unwrap();
+    assert_eq!((both.session.tokens, &both.slots), (Some(100), &seen.slots));
+}
+
 #[test]
 fn a_session_is_what_all_of_its_events_say() {
     let told = record(&[&start(0), &tool("Write", 10), &tool("Write", 11), &tool("Read", 12), &end(30)]);
     let expected: Session = serde_json::from_value(json!({
         "session_id": "s", "version": 1_772_442_090_500_000_u64, "state": "ended", "started_at": at(0), "last_event_at": at(30), "ended_at": at(30),
         "end": { "at": at(30), "reason": "user_stop", "status": "success", "summary": "did it", "duration_seconds": 30 },
-        "working_directory": "/srv/shop", "git_branch": "feat/x", "git_remote": "git@h:a/b.git", "model": "m-1", "host": "ada", "app": "claude-code",
+        "working_directory": "/srv/shop", "git_branch": "feat/x", "git_remote": "git@h:a/b.git", "project": "b", "model": "m-1", "host": "ada", "app": "claude-code",
         "turns": 1, "tools": { "Grep": 2, "Read": 1, "Write": 2 }, "files": ["b.py", "src/a.py"], "commits": ["c0ffee"],
         "tokens": 30_000, "cost_usd": 0.5, "errors": 0, "last_error": null, "events": 5, "is_complete": true,
     }))

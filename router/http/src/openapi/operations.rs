@@ -31,6 +31,7 @@ pub(super) fn all(shapes: &mut Shapes) -> Vec<Operation> {
     health(shapes, &mut all);
     reads(shapes, &mut all);
     verbs(shapes, &mut all);
+    super::session_operations::add(shapes, &mut all);
     all
 }
 
@@ -55,15 +56,15 @@ fn meaning(status: u16) -> &'static str {
 
 const GUARD: &[u16] = &[400, 401, 403];
 const INTAKE: &[u16] = &[400, 401, 403, 408, 413, 415, 500, 503, 507];
-const READ: &[u16] = &[400, 401, 403, 500, 501, 503];
-const VERB: &[u16] = &[400, 401, 403, 404, 408, 413, 415, 500, 501, 503, 507];
+pub(super) const READ: &[u16] = &[400, 401, 403, 500, 501, 503];
+pub(super) const VERB: &[u16] = &[400, 401, 403, 404, 408, 413, 415, 500, 501, 503, 507];
 
-fn json_of(schema: Value) -> Value {
+pub(super) fn json_of(schema: Value) -> Value {
     json!({ "application/json": { "schema": schema } })
 }
 
 /// The answers of an operation: `content` with 200, and errors.
-fn answers(shapes: &mut Shapes, description: &str, content: Option<Value>, errors: &[u16]) -> Map<String, Value> {
+pub(super) fn answers(shapes: &mut Shapes, description: &str, content: Option<Value>, errors: &[u16]) -> Map<String, Value> {
     let mut all = Map::new();
     let mut good = json!({ "description": description });
     if let Some(content) = content {
@@ -105,11 +106,11 @@ fn token_if_any() -> Value {
     json!([{}, { "token": [] }])
 }
 
-fn admin_token() -> Value {
+pub(super) fn admin_token() -> Value {
     json!([{ "adminToken": [] }])
 }
 
-fn in_path(name: &str, schema: Value, description: &str) -> Value {
+pub(super) fn in_path(name: &str, schema: Value, description: &str) -> Value {
     json!({ "name": name, "in": "path", "required": true, "schema": schema, "description": description })
 }
 
@@ -117,11 +118,11 @@ fn route_schema() -> Value {
     json!({ "type": "string", "pattern": "^[a-z][a-z0-9-]{0,62}$" })
 }
 
-fn post(path: &str, described: Value) -> Operation {
+pub(super) fn post(path: &str, described: Value) -> Operation {
     Operation { method: Method::POST, path: path.to_owned(), described }
 }
 
-fn get(path: &str, described: Value) -> Operation {
+pub(super) fn get(path: &str, described: Value) -> Operation {
     Operation { method: Method::GET, path: path.to_owned(), described }
 }
 

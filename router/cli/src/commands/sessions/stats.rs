@@ -1,0 +1,78 @@
+//! `sessions stats`.
+
+use anstyle::Style;
+use router_api::{Clock as _, SessionStats, StatsBy, StatsQuery, StatsRow};
+use router_http::{Named, schema};
+
+use super::{ROUNDS_MAX, args::StatsArgs, cost, grouped, since_days, span, zone_name};
+use crate::{
+    Ended,
+    access::Purpose,
+    args::Global,
+    commands::block_on,
+    reach::Reach,
+    system::SystemClock,
+    terminal::{BOLD, DIM, NAME, Output, Table, shortened, styled},
+};
+
+pub(super) fn run(global: &Global, args: &StatsArgs, out: &mut Output) -> anyhow::Result<Ended> {
+    let reach = Reach::find_to_look(global)?;
+    let query = StatsQuery { by: args.by.into(), since: Some(since_days(args.days, SystemClock.now())), until: None, zone: Some(zone_name()) };
+    let stats = block_on(async {
+        let access = reach.open(Purpose::Read).await?;
+        let mut stats = access.admin().session_stats(&query).await;
+        for _ in 0..ROUNDS_MAX {
+            if stats.as_ref().map_or(0, |stats| stats.events_behind) == 0 {
+                break;
+            }
+            stats = access.admin().session_stats(&query).await;
+        }
+        access.close().await;
+        Ok(stats?)
+    })?;
+    if args.json.json {
+        out.json(&Named::new(schema::SESSION_STATS, stats))?;
+        return Ok(Ended::Well);
+    }
+    if stats.rows.is_empty() {
+        out.line("no session did anything then; `event-router sessions import ~/.claude/projects` reads those of Claude Code's transcripts")?;
+        return Ok(Ended::Well);
+    }
+    out.line(table(&stats))?;
+    out.line(styled(DIM, format_args!("costs are estimates; days are those of {}", stats.zone)))?;
+    Ok(Ended::Well)
+}
+
+/// Sums in rows, the sum of all last.
+pub(super) fn table(stats: &SessionStats) -> Table {
+    let plain = Style::new();
+    if stats.by == StatsBy::Tool {
+        let mut table = Table::new(&["TOOL", "USES", "SESSIONS"]);
+        for row in &stats.rows {
+            table.row(vec![(NAME, name(row)), (plain, grouped(row.uses)), (plain, grouped(row.sessions))]);
+        }
+        table.row(vec![(BOLD, "all".to_owned()), (BOLD, grouped(stats.total.uses)), (BOLD, grouped(stats.total.sessions))]);
+        return table;
+    }
+    let heading = stats.by.name().to_uppercase();
+    let mut table = Table::new(&[&heading, "SESSIONS", "TURNS", "TOKENS", "COST", "FILES", "COMMITS", "DURATION", "ERRORS"]);
+    for (row, style) in stats.rows.iter().map(|row| (row, plain)).chain([(&stats.total, BOLD)]) {
+        let is_total = std::ptr::eq(row, &stats.total);
+        table.row(vec![
+            if is_total { (BOLD, "all".to_owned()) } else { (NAME, name(row)) },
+            (style, grouped(row.sessions)),
+            (style, grouped(row.turns)),
+            (style, grouped(row.tokens)),
+            (style, cost(row.cost_usd, row.known_cost_usd)),
+            (style, grouped(row.files)),
+            (style, grouped(row.commits)),
+            (style, span(row.duration_seconds)),
+            (style, grouped(row.errors)),
+        ]);
+    }
+    table
+}
+
+fn name(row: &StatsRow) -> String {
+    row.name.as_deref().map_or_else(|| "(none)".to_owned(), |name| shortened(name, 60))
+}

@@ -1,0 +1,202 @@
+//! `sessions`: imported from transcripts and made of events, listed, shown and added up, with a router and without one.
+
+use jiff::{SignedDuration, Timestamp};
+use router_tests::{Home, Service, eventually};
+use serde_json::{Value, json};
+
+use crate::golden::golden;
+
+/// One route that would hear of everything.
+const ALL: &str = r##"
+[[route]]
+name = "all"
+on = ["#"]
+handler = "exec"
+with = { command = ["tee", "-a", "../seen"] }
+"##;
+
+const SESSION: &str = "0e6f2c1a-9d0b-4b52-8a63-2f1f6f3a9c11";
+const SUBAGENT_OF: &str = "0e6f2c1a-9d0b-4b52-8a63-2f1f6f3a9c11/subagents/agent-1";
+
+fn ago(hours: i64) -> Timestamp {
+    Timestamp::now() - SignedDuration::from_hours(hours)
+}
+
+fn line(at: Timestamp, message: &str, model: &str, is_sidechain: bool, usage: Value) -> String {
+    json!({
+        "type": "assistant", "uuid": format!("u-{message}-{}", usage["output_tokens"]), "sessionId": SESSION, "timestamp": at.to_string(),
+        "cwd": "/home/ada/shop", "gitBranch": "feature/GOD-25-coupons", "version": "2.1.330", "isSidechain": is_sidechain,
+        "requestId": format!("req_{message}"),
+        "message": { "id": message, "model": model, "role": "assistant", "content": [], "usage": usage },
+    })
+    .to_string()
+        + "\n"
+}
+
+/// The worked example, put below `name` in the home: 6,907 tokens for 0.020022 dollars.
+fn put_example(home: &Home, name: &str) {
+    let at = ago(2);
+    let first = |output: u64| {
+        json!({ "input_tokens": 10, "output_tokens": output, "cache_creation_input_tokens": 2000, "cache_read_input_tokens": 1000,
+            "cache_creation": { "ephemeral_5m_input_tokens": 500, "ephemeral_1h_input_tokens": 1500 } })
+    };
+    let second = json!({ "input_tokens": 20, "output_tokens": 100, "cache_creation_input_tokens": 400, "cache_read_input_tokens": 3000 });
+    let question =
+        json!({ "type": "user", "uuid": "q1", "promptId": "p1", "timestamp": at.to_string(), "cwd": "/home/ada/shop", "message": { "content": "do it" } });
+    let text = [
+        format!("{question}\n"),
+        line(at, "msg_01", "claude-sonnet-4-5-20250929", false, first(5)),
+        line(at, "msg_01", "claude-sonnet-4-5-20250929", false, first(300)),
+        line(at, "msg_02", "claude-sonnet-4-5-20250929", false, second),
+        line(at, "msg_03", "<synthetic>", false, json!({ "output_tokens": 9 })),
+    ];
+    home.write(&format!("{name}/-home-ada-shop/{SESSION}.jsonl"), &text.concat());
+    let subagent = line(at, "msg_04", "claude-haiku-4-5-20251001", true, json!({ "input_tokens": 7, "output_tokens": 70 }));
+    home.write(&format!("{name}/-home-ada-shop/{SUBAGENT_OF}.jsonl"), &subagent);
+}
+
+/// Without what differs from run to run and no kind of value tells.
+fn steady(mut answer: Value) -> Value {
+    let pointers = ["/result/zone", "/stats/zone", "/stats/rows/0/name", "/bytes", "/result/session/version", "/result/sessions/0/version"];
+    for pointer in pointers {
+        if let Some(value) = answer.pointer_mut(pointer) {
+            *value = "<of this run>".into();
+        }
+    }
+    answer
+}
+
+fn send(service: &Service, key: &str, id: &str, session: &str, meta: &Value, payload: Value) {
+    let mut payload = payload;
+    payload["session_id"] = session.into();
+    let event = json!({ "event_id": id, "event_type": key, "timestamp": ago(1).to_string(), "version": "1.0.0",
+        "source": { "host": "ada", "type": "hook", "app": "claude-code", "meta": meta }, "correlation_ids": [], "agent_context": null, "payload": payload });
+    service.send(key, &event);
+}
+
+#[test]
+fn transcripts_are_imported_with_their_true_cost_and_once() {
+    let home = Home::new(ALL);
+    put_example(&home, "claude/projects");
+    let import = |args: &[&str]| home.run(&[&["sessions", "import", "claude"], args].concat());
+    let dry = import(&["--dry-run"]).code(0).stdout;
+    assert!(dry.contains("$0.0200") && dry.contains("6,907") && dry.contains("nothing was kept"), "{dry}");
+    assert!(!home.store().exists());
+
+    let first = import(&["--json"]).code(0).json();
+    let cost = first["stats"]["total"]["cost_usd"].as_f64().expect("a cost");
+    assert!((cost - 0.020_022).abs() < 1e-9, "{cost}");
+    assert_eq!(first["result"], json!({ "added": 1, "updated": 0, "unchanged": 0 }));
+    golden(&home, "sessions-imported", &steady(first));
+    assert!(import(&[]).code(0).stdout.contains("0 new, 0 changed, 1 as before"));
+
+    let list = home.run(&["sessions", "list", "--json"]).code(0).json();
+    assert_eq!(list["result"]["sessions"][0]["origin"], "import");
+    golden(&home, "sessions", &steady(list));
+    golden(&home, "session", &steady(home.run(&["sessions", "show", "0e6f2c1a", "--json"]).code(0).json()));
+    golden(&home, "session-stats", &steady(home.run(&["sessions", "stats", "--by", "model", "--json"]).code(0).json()));
+    let table = home.run(&["sessions", "stats", "--by", "project"]).code(0).stdout;
+    assert!(table.contains("shop") && table.contains("$0.0200"), "{table}");
+    let shown = home.run(&["sessions", "show", SESSION]).code(0).stdout;
+    for part in ["ended (imported)", "GOD-25", "its transcript", "(estimated)"] {
+        assert!(shown.contains(part), "no `{part}` in\n{shown}");
+    }
+    let csv = home.run(&["sessions", "export", "--format", "csv"]).code(0).stdout;
+    assert!(csv.lines().nth(1).is_some_and(|line| line.starts_with(SESSION) && line.contains(",0.020022,")), "{csv}");
+    assert_eq!(home.run(&["events"]).code(0).stdout, "no such events\n");
+}
+
+#[test]
+fn a_running_router_keeps_what_is_imported_and_no_route_hears_of_it() {
+    let home = Home::new(ALL);
+    put_example(&home, "projects");
+    let service = home.serve();
+    send(&service, "session.thread.start", "e1", SESSION, &json!({}), json!({ "working_directory": "/home/ada/shop", "model": "m" }));
+    send(
+        &service,
+        "session.thread.end",
+        "e2",
+        SESSION,
+        &json!({}),
+        json!({ "end_reason": "other", "final_status": "success", "total_turns": 3, "total_tokens": 100, "total_cost_usd": 0.001 }),
+    );
+    let session = || home.run(&["sessions", "show", SESSION, "--json"]).code(0).json()["result"]["session"].clone();
+    let before = session();
+    assert_eq!((&before["origin"], &before["turns"], &before["tokens"]), (&json!("events"), &json!(3), &json!(100)));
+
+    assert!(home.run(&["sessions", "import", "projects"]).code(0).stdout.contains("1 new"));
+    let after = session();
+    assert_eq!((&after["origin"], &after["turns"], &after["tokens"]), (&json!("both"), &json!(3), &json!(6_907)));
+    assert_eq!(after["state"], "ended");
+    let stats = home.run(&["sessions", "stats", "--by", "model", "--json"]).code(0).json();
+    assert_eq!(stats["result"]["total"]["tokens"], 6_907, "nothing is counted twice: {stats}");
+    // What was sent last comes last into the archive; what the route heard of, it heard of in any order.
+    send(&service, "last", "e3", "another", &json!({}), json!({}));
+    let seen = eventually("the route has heard of every event that was sent", || {
+        let seen = std::fs::read_to_string(home.path().join("seen")).unwrap_or_default();
+        ["\"e1\"", "\"e2\"", "\"e3\""].iter().all(|id| seen.contains(id)).then_some(seen)
+    });
+    assert_eq!(seen.matches("event_id").count(), 3, "{seen}");
+    assert_eq!(home.run(&["events", "--json"]).code(0).json()["events"].as_array().map(Vec::len), Some(3));
+    service.stop();
+}
+
+#[test]
+fn sessions_of_one_feature_or_ticket_belong_together_across_projects() {
+    let home = Home::new(ALL);
+    let service = home.serve();
+    let start = |id: &str, session: &str, meta: &Value, directory: &str, branch: &str| {
+        send(&service, "session.thread.start", id, session, meta, json!({ "working_directory": directory, "git_branch": branch }));
+    };
+    start("e1", "one-session", &json!({ "feature": "coupons" }), "/home/ada/shop", "main");
+    start("e2", "two-session", &json!({ "feature": "coupons" }), "/home/ada/api", "main");
+    start("e3", "three-session", &json!({}), "/home/ada/web", "fix/GOD-25-x");
+    start("e4", "four-session", &json!({}), "/home/ada/lib", "feature/GOD-25-y");
+    start("e5", "five-session", &json!({}), "/home/ada/shop", "main");
+    let related = |id: &str| -> Vec<(String, Value)> {
+        let shown = home.run(&["sessions", "show", id, "--related", "--json"]).code(0).json();
+        let related = shown["result"]["related"].as_array().expect("a list").clone();
+        related.iter().map(|other| (other["session"]["session_id"].as_str().expect("an id").to_owned(), other["because"].clone())).collect()
+    };
+    assert_eq!(related("one-session"), [("two-session".to_owned(), json!(["feature"]))]);
+    assert_eq!(related("three-session"), [("four-session".to_owned(), json!(["ticket"]))]);
+    assert_eq!(related("five-session"), [], "everybody works on `main`");
+    let by = home.run(&["sessions", "stats", "--by", "feature"]).code(0).stdout;
+    assert!(by.contains("coupons") && by.contains("(none)"), "{by}");
+    let listed = home.run(&["sessions", "list", "--feature", "coupons", "--json"]).code(0).json();
+    assert_eq!(listed["result"]["sessions"].as_array().map(Vec::len), Some(2));
+    service.stop();
+    // What was kept is there without a router, too.
+    assert_eq!(related("one-session").len(), 1);
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_place_and_what_to_do() {
+    let home = Home::new(ALL);
+    put_example(&home, "projects");
+    let error = |args: &[&str], code: i32| home.run(args).code(code).stderr;
+    let no_store = error(&["sessions", "list"], 1);
+    assert!(no_store.contains("there is no store"), "{no_store}");
+    home.write("prices.toml", "[[model]]\nnames = [\"m\"]\ninput = -1\n");
+    let prices = error(&["sessions", "import", "projects", "--prices", "prices.toml"], 1);
+    assert!(prices.contains("prices.toml") && prices.contains("line"), "{prices}");
+    let nowhere = error(&["sessions", "import", "nowhere"], 1);
+    assert!(nowhere.contains("`nowhere` cannot be read"), "{nowhere}");
+    let _ = home.run(&["sessions", "import", "projects"]).code(0);
+    let unknown = error(&["sessions", "show", "another"], 1);
+    assert!(unknown.contains("no session `another`") && unknown.contains("sessions list"), "{unknown}");
+    error(&["sessions", "stats", "--by", "weather"], 2);
+}
+
+#[test]
+fn a_model_without_a_price_has_no_cost_until_a_file_says_it() {
+    let home = Home::new(ALL);
+    home.write(&format!("projects/p/{SESSION}.jsonl"), &line(ago(1), "m1", "own-model", false, json!({ "output_tokens": 1_000_000 })));
+    let shown = home.run(&["sessions", "import", "projects"]).code(0).stdout;
+    assert!(shown.contains("no price is known of `own-model`") && !shown.contains('$'), "{shown}");
+    let session = home.run(&["sessions", "show", SESSION, "--json"]).code(0).json();
+    assert_eq!(session["result"]["session"]["cost_usd"], Value::Null);
+    home.write("prices.toml", "[[model]]\nnames = [\"own-model\"]\ninput = 1\noutput = 7\ncache_write_5m = 1\ncache_write_1h = 1\ncache_read = 1\n");
+    let priced = home.run(&["sessions", "import", "projects", "--prices", "prices.toml", "--json"]).code(0).json();
+    assert_eq!((&priced["stats"]["total"]["cost_usd"], &priced["result"]["updated"]), (&json!(7.0), &json!(1)));
+}
