@@ -50,6 +50,12 @@ impl<'a> Document<'a> {
                 "const" if value != said => wrong(format!("{value} is not {said}")),
                 "enum" if !said.as_array().expect("a list").contains(value) => wrong(format!("{value} is none of {said}")),
                 "const" | "enum" => {}
+                "uniqueItems" => {
+                    let items = value.as_array().map_or(&[][..], Vec::as_slice);
+                    if said == true && (1..items.len()).any(|place| items[..place].contains(&items[place])) {
+                        wrong("something is in it twice".to_owned());
+                    }
+                }
                 "format" => {
                     if let Some(text) = value.as_str() {
                         let good = match said.as_str().expect("a format is a word") {
@@ -225,6 +231,7 @@ fn a_value_that_differs_from_its_schema_is_noticed() {
             "named": { "$ref": "#/components/schemas/Named", "properties": { "more": { "type": "string" } } },
             "list": { "type": "array", "items": { "type": "object", "properties": { "x": {} } } },
             "open": { "type": "object", "additionalProperties": true },
+            "set": { "type": "array", "uniqueItems": true, "items": { "type": "string" } },
         },
         "required": ["at"],
     });
@@ -240,6 +247,7 @@ fn a_value_that_differs_from_its_schema_is_noticed() {
         serde_json::json!({ "at": null, "named": { "kind": "b" } }),
         serde_json::json!({ "at": null, "named": { "kind": "a", "other": 1 } }),
         serde_json::json!({ "at": null, "list": [{ "z": 1 }] }),
+        serde_json::json!({ "at": null, "set": ["a", "b", "a"] }),
         serde_json::json!({ "at": null, "unknown": 1 }),
         serde_json::json!([]),
     ] {
