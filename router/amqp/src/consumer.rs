@@ -19,7 +19,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -347,6 +347,13 @@ impl Consumer for AmqpConsumer {
                 () = shared.changed.notified() => Looked::Nothing,
                 () = held => Looked::Nothing,
             };
+        }
+    }
+
+    fn take(&self) -> Option<Delivery> {
+        match self.shared.look(&mut Context::from_waker(Waker::noop())) {
+            Looked::Delivery(delivery) => Some(*delivery),
+            Looked::Nothing | Looked::Over => None,
         }
     }
 

@@ -294,6 +294,12 @@ pub trait Consumer: Send + Sync {
     /// back. Dropping the future loses nothing. Called by one task at a time.
     async fn next(&self) -> Option<Result<Delivery, TransportError>>;
 
+    /// A delivery that is there already. `None` says nothing: [`Consumer::next`] finds whatever this one does not, and is asked before
+    /// anything is waited for.
+    fn take(&self) -> Option<Delivery> {
+        None
+    }
+
     /// Settles deliveries of this consumer, all in the same way. Returns when the fate is recorded; an `amqp` transport may
     /// return earlier for [`Settlement::Done`].
     ///

@@ -1,18 +1,24 @@
 //! One run of a handler: on the handlers' runtime, under a deadline, its panics caught, its effects real or recorded.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures_util::FutureExt;
 use router_api::{
     Attempt, Cancellation, Canceller, Context, ContextParts, DryRun, EffectPort, Emit, Envelope, FailureClass, Handler, HandlerError, Ledger, Outcome,
     RecordedEffect, RouteMode,
 };
 
-use crate::{ledger::HandlingLedger, observe::RouterEvent, parts::RouteParts, policy::Failure};
+use crate::{
+    crew::{self, Came, Crew},
+    ledger::HandlingLedger,
+    observe::RouterEvent,
+    parts::RouteParts,
+    policy::Failure,
+};
 
 /// What is run.
 pub(crate) struct Run<'a> {
     pub route: &'a RouteParts,
+    pub crew: &'a Crew,
     /// All events, oldest first.
     pub events: Vec<Arc<Envelope>>,
     pub lane: Option<String>,
@@ -67,13 +73,14 @@ impl Run<'_> {
         let ledger = (dry_run.is_none() && config.ledger).then(|| Arc::new(self.ledger()));
         // Ends the effects of this attempt, whichever way it ends.
         let (canceller, cancellation) = Canceller::new();
+        let deadline = parts.clock.monotonic() + config.timeout;
         let cx = Arc::new(Context::new(ContextParts {
             route: config.name.clone(),
             lane: self.lane,
             attempt: Attempt { number: self.attempt, max: config.retry.attempts_max },
             burst: self.events,
             subject: self.subject,
-            deadline: parts.clock.monotonic() + config.timeout,
+            deadline,
             cancellation,
             clock: Arc::clone(&parts.clock),
             effects,
@@ -88,21 +95,30 @@ impl Run<'_> {
             parts.effects.end_leftovers(&cx.idempotency_key()).await;
         }
         let handler: Arc<dyn Handler> = Arc::clone(&self.route.handler);
-        let mut task = parts.handlers.spawn({
+        let handling = {
             let cx = Arc::clone(&cx);
-            async move { AssertUnwindSafe(handler.handle(&event, &cx)).catch_unwind().await }
-        });
-        let joined = tokio::select! {
-            joined = &mut task => Some(joined),
-            () = parts.clock.sleep(config.timeout) => None,
-            () = self.cancellation.cancelled() => None,
-            () = self.overtaken.cancelled() => None,
+            crew::work(async move { handler.handle(&event, &cx).await })
         };
-        let Some(joined) = joined else {
+        // What was left of an earlier run took none of this one's time.
+        let late_at = if self.suspect { parts.clock.monotonic() + config.timeout } else { deadline };
+        let mut running = self.crew.run(handling, late_at);
+        let came = tokio::select! {
+            biased;
+            came = running.came() => came,
+            () = self.cancellation.cancelled() => Came::Late,
+            () = self.overtaken.cancelled() => Came::Late,
+        };
+        let result = match came {
+            Came::Back(returned) => Some(*returned),
+            Came::Late => None,
+            // The handlers' runtime is shutting down, which is no fault of the event.
+            Came::Gone => return Ended::Cancelled,
+        };
+        let Some(result) = result else {
             canceller.cancel();
-            task.abort();
+            running.abandon();
             tokio::select! {
-                _ = &mut task => {}
+                () = running.gone() => {}
                 () = parts.clock.sleep(ABANDON_AFTER) => {}
             }
             if self.cancellation.is_cancelled() {
@@ -117,11 +133,9 @@ impl Run<'_> {
                 None => Ended::Failed(failure),
             };
         };
-        let result = match joined {
-            Ok(Ok(result)) => result.map_err(Unhandled::Error),
-            Ok(Err(panic)) => Err(Unhandled::Panic(panic_text(panic.as_ref()))),
-            // The handlers' runtime is shutting down, which is no fault of the event.
-            Err(_) => return Ended::Cancelled,
+        let result = match result {
+            Ok(result) => result.map_err(Unhandled::Error),
+            Err(panic) => Err(Unhandled::Panic(panic_text(panic.as_ref()))),
         };
         let emits = cx.take_emits();
         let note = cx.take_note();

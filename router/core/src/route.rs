@@ -12,15 +12,14 @@ use std::{
 
 use futures_util::FutureExt;
 use router_api::{BoxFuture, BreakerState, Canceller, Consumer, Delivery, RouteState, TransportError};
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-};
+use tokio::sync::{mpsc, watch};
 
 use self::busy::InLane;
 use crate::{
     attempt::panic_text,
     breaker::Breaker,
+    crew::Crew,
+    handlings::Handlings,
     lanes::{BurstLimits, LaneKey, Lanes},
     observe::RouterEvent,
     parts::RouteParts,
@@ -88,7 +87,7 @@ pub(crate) async fn run(route: Arc<RouteParts>, mut wishes: mpsc::Receiver<Wish>
             breaker: Breaker::new(route.config.breaker.clone()),
             bucket: route.config.rate.as_ref().map(TokenBucket::new),
             lanes: Lanes::new(limits),
-            running: JoinSet::new(),
+            running: Handlings::new(Arc::new(Crew::new(route.parts.handlers.clone(), Arc::clone(&route.parts.clock))), Arc::clone(&route.parts.clock)),
             handlings: 0,
             in_lanes: HashMap::new(),
             epoch: 0,
@@ -124,7 +123,7 @@ struct RouteLoop<'a> {
     force: Canceller,
     lanes: Lanes<Item>,
     /// Handlings and small settlements under way, of this session and perhaps of the one before.
-    running: JoinSet<Ended>,
+    running: Handlings<Option<Ended>>,
     /// Handlings among them.
     handlings: usize,
     /// What runs in which lane, where the route must know.
@@ -136,7 +135,7 @@ struct RouteLoop<'a> {
     cancelled: u32,
 }
 
-/// What a task of `running` comes back with.
+/// What one of `running` ends with; nothing where the router itself panicked.
 struct Ended {
     epoch: u64,
     /// Deliveries that it had.
@@ -208,7 +207,7 @@ impl RouteLoop<'_> {
         }
         // Handlings of a lost session may still run; their results count for nothing, but they must not outlive the route.
         self.force.cancel();
-        while self.running.join_next().await.is_some() {}
+        while self.running.next().await.is_some() {}
         self.cancelled
     }
 
@@ -230,10 +229,16 @@ impl RouteLoop<'_> {
             Ok::<_, String>((frozen, consumer))
         };
         let mut orders = self.orders.clone();
-        let (frozen, consumer) = tokio::select! {
-            opened = open => opened?,
-            () = leave_ordered(&mut orders) => return Ok(None),
+        let opened = async {
+            tokio::select! {
+                opened = open => Some(opened),
+                () = leave_ordered(&mut orders) => None,
+            }
         };
+        let (opened, leftovers) = self.running.during(opened).await;
+        leftovers.into_iter().for_each(|ended| self.forget_leftover(ended));
+        let Some(opened) = opened else { return Ok(None) };
+        let (frozen, consumer) = opened?;
         self.epoch += 1;
         let patience = route.config.coalesce.as_ref().map_or(REASSEMBLE_MIN, |coalesce| coalesce.max_wait.max(REASSEMBLE_MIN));
         let gives_up_at = route.parts.clock.monotonic() + patience;
@@ -246,8 +251,13 @@ impl RouteLoop<'_> {
     async fn session(&mut self, consumer: Arc<dyn Consumer>) -> SessionEnd {
         let route = Arc::clone(&self.route);
         let clock = Arc::clone(&route.parts.clock);
-        let worker =
-            Arc::new(Worker { route: Arc::clone(&route), consumer: Arc::clone(&consumer), cancellation: self.force.listener(), leaving: false.into() });
+        let worker = Arc::new(Worker {
+            route: Arc::clone(&route),
+            consumer: Arc::clone(&consumer),
+            crew: Arc::clone(self.running.crew()),
+            cancellation: self.force.listener(),
+            leaving: false.into(),
+        });
         route.show(RouteState::Running, None);
         route.show_breaker(if self.breaker.is_probing() { BreakerState::Probing } else { BreakerState::Closed });
         self.tell(RouterEvent::RouteStarted { route: route.config.name.clone() });
@@ -306,11 +316,11 @@ impl RouteLoop<'_> {
                     Wish::Drop => self.lanes.hurry(|burst| route.memory.is_dropped(burst)),
                     Wish::Probe => {}
                 },
-                Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
-                    self.take_back(ended.ok(), &worker, &mut session);
+                Some(ended) = self.running.next(), if !self.running.is_empty() => {
+                    self.take_back(ended, &worker, &mut session);
                     // What else has ended meanwhile costs no turn of its own.
-                    while session.leaving.is_none() && let Some(ended) = self.running.try_join_next() {
-                        self.take_back(ended.ok(), &worker, &mut session);
+                    while session.leaving.is_none() && let Some(ended) = self.running.try_next() {
+                        self.take_back(ended, &worker, &mut session);
                     }
                 }
                 next = look.get_or_insert_with(|| consumer.next()), if may_take => {
@@ -320,6 +330,10 @@ impl RouteLoop<'_> {
                     for _ in 1..AT_ONCE_MAX {
                         if session.leaving.is_some() || session.takes_at.is_some() || !self.has_room(&mut session) {
                             break;
+                        }
+                        if let Some(delivery) = consumer.take() {
+                            self.accept(&worker, delivery, &mut session);
+                            continue;
                         }
                         let Some(next) = look.get_or_insert_with(|| consumer.next()).now_or_never() else { break };
                         look = None;
@@ -333,8 +347,10 @@ impl RouteLoop<'_> {
                         session.drain_by = Some(Duration::MAX);
                         self.force.cancel();
                     }
-                    if session.leaving.is_none() {
-                        self.give_up_frozen(self.lanes.next_due().map(|_| now)).await;
+                    if session.leaving.is_none() && self.lanes.next_due().is_some() {
+                        for ended in self.give_up_frozen(now).await {
+                            self.take_back(ended, &worker, &mut session);
+                        }
                     }
                 }
             }
@@ -345,7 +361,8 @@ impl RouteLoop<'_> {
         }
         drop(look);
         drop(renewal);
-        consumer.close().await;
+        let ((), leftovers) = self.running.during(consumer.close()).await;
+        leftovers.into_iter().for_each(|ended| self.forget_leftover(ended));
         session.leaving.unwrap_or(SessionEnd::Stopped)
     }
 
@@ -363,11 +380,11 @@ impl RouteLoop<'_> {
             let deliveries = batch.items.len();
             let overtaking = self.begins(&lane, &batch);
             self.handlings += 1;
-            self.running.spawn(async move {
+            self.running.push(Box::pin(async move {
                 // The handler's panics are caught inside; this is for a bug of our own, which must not leave the lane busy for ever.
                 let end = AssertUnwindSafe(worker.process(&lane, batch, &overtaking)).catch_unwind().await.unwrap_or(End::Broken);
-                Ended { epoch, deliveries, handling: Some((lane, end)) }
-            });
+                Some(Ended { epoch, deliveries, handling: Some((lane, end)) })
+            }));
         }
         None
     }
@@ -383,9 +400,9 @@ impl RouteLoop<'_> {
         match AssertUnwindSafe(settling.as_mut()).catch_unwind().now_or_never() {
             Some(Ok(())) => session.in_hand = session.in_hand.saturating_sub(deliveries),
             Some(Err(_)) => session.leave(SessionEnd::broken()),
-            None => drop(self.running.spawn(async move {
-                settling.await;
-                Ended { epoch, deliveries, handling: None }
+            None => self.running.push(Box::pin(async move {
+                let settled = AssertUnwindSafe(settling).catch_unwind().await;
+                settled.ok().map(|()| Ended { epoch, deliveries, handling: None })
             })),
         }
     }
@@ -463,7 +480,7 @@ impl RouteLoop<'_> {
         usize::try_from((self.route.config.prefetch / 8).max(burst).max(1)).unwrap_or(usize::MAX)
     }
 
-    /// A task of `running` is over.
+    /// One of `running` is over.
     fn take_back(&mut self, ended: Option<Ended>, worker: &Worker, session: &mut Session) {
         let Some(ended) = ended else {
             session.leave(SessionEnd::broken());
@@ -534,14 +551,21 @@ impl RouteLoop<'_> {
         }
     }
 
-    /// Moves the lanes on; forgets frozen bursts whose members never came back.
-    async fn give_up_frozen(&mut self, now: Option<Duration>) {
-        let Some(now) = now else { return };
-        for burst in self.lanes.advance(now) {
-            if let Err(error) = self.route.memory.forget_burst(&*self.route.parts.store, &self.route.config.name, &burst).await {
-                self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
-            }
+    /// Moves the lanes on; forgets frozen bursts whose members never came back. Returns what has ended meanwhile.
+    async fn give_up_frozen(&mut self, now: Duration) -> Vec<Option<Ended>> {
+        let given_up = self.lanes.advance(now);
+        if given_up.is_empty() {
+            return Vec::new();
         }
+        let route = Arc::clone(&self.route);
+        let forgotten = async {
+            for burst in given_up {
+                if let Err(error) = route.memory.forget_burst(&*route.parts.store, &route.config.name, &burst).await {
+                    route.parts.observers.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+                }
+            }
+        };
+        self.running.during(forgotten).await.1
     }
 
     fn runs_of_this_epoch(&self) -> bool {
@@ -568,7 +592,7 @@ impl RouteLoop<'_> {
                         return;
                     }
                 }
-                Some(ended) = self.running.join_next(), if !self.running.is_empty() => self.forget_leftover(ended.ok()),
+                Some(ended) = self.running.next(), if !self.running.is_empty() => self.forget_leftover(ended),
             }
         }
     }
@@ -581,7 +605,7 @@ impl RouteLoop<'_> {
             tokio::select! {
                 _ = orders.wait_for(|order| *order != Order::Pause) => return,
                 Some(_) = self.wishes.recv() => {}
-                Some(ended) = self.running.join_next(), if !self.running.is_empty() => self.forget_leftover(ended.ok()),
+                Some(ended) = self.running.next(), if !self.running.is_empty() => self.forget_leftover(ended),
             }
         }
     }

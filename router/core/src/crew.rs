@@ -1,0 +1,318 @@
+//! Runs the handlers of one route on their own runtime, and tells when one has taken too long.
+//!
+//! A handler gets a task of its own. Where the last ones were done the moment they were begun ([`QUICK`], [`QUICK_AFTER`]), the next ones
+//! take turns in one task instead, which spares two thread switches for each event; one that does wait after all gets its task then.
+//!
+//! Taking turns is serial, so it must never cost what tasks side by side would give:
+//!
+//! * A turn that takes longer than [`QUICK`] ends the turns of those that come later. A handler that computes is therefore run side by side
+//!   with its neighbours, and a quick one is done sooner than the route could ask for the next.
+//! * A handler that blocks its thread, or computes for long, after so many quick ones holds up those that stand behind it at that moment,
+//!   and only until the second look ([`LOOK_AFTER`]): then they get tasks of their own.
+//!
+//! Nothing here waits for time by itself: [`Crew::next_look`] says when [`Crew::look`] wants to be called.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::poll_fn,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+use router_api::Clock;
+use tokio::runtime::Handle;
+
+pub(crate) use self::seat::{Came, Work, work};
+use self::seat::{Seat, Seated};
+
+mod seat;
+#[cfg(test)]
+mod tests;
+
+/// So many handlers in a row must have been done at once before the next ones take turns.
+const QUICK_AFTER: u32 = 64;
+
+/// A handler that takes longer than this before it is done or waits is not quick. About what a route's loop needs for an event: serial
+/// turns of that length keep up with it.
+const QUICK: Duration = Duration::from_micros(20);
+
+/// Whoever stands behind a handler does not wait for it longer than twice this.
+const LOOK_AFTER: Duration = Duration::from_millis(2);
+
+/// So many of those who wait for turns that were taken are woken together.
+const TOLD_MAX: usize = 32;
+
+/// Turns that are taken one after the other before other tasks of the runtime have theirs.
+const TURNS: u32 = 32;
+
+/// The handlers of one route.
+pub(crate) struct Crew {
+    runtime: Handle,
+    clock: Arc<dyn Clock>,
+    desk: Arc<Desk>,
+}
+
+#[derive(Default)]
+struct Desk {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Will take turns, oldest first. Not more than the route runs at once.
+    waiting: VecDeque<Arc<Seat>>,
+    /// The task in which turns are taken, if there is one; an older one has been given up.
+    taking: Option<u64>,
+    tasks: u64,
+    /// Who waits for those that have had their turn: woken together.
+    told: Vec<Waker>,
+    /// When to look whether turns are still taken.
+    look_at: Option<Duration>,
+    /// Turns begun, and how many that were at the last look.
+    turns: u64,
+    turns_seen: u64,
+    /// Handlers in a row that were done at once.
+    quick: u32,
+    /// Whose time runs, by when it is over.
+    deadlines: BTreeMap<(Duration, u64), Arc<Seat>>,
+    numbers: u64,
+}
+
+impl State {
+    /// Gives the task up in which turns are taken. Returns who stands behind, and who is to be told.
+    fn give_up_turns(&mut self) -> (VecDeque<Arc<Seat>>, Vec<Waker>) {
+        (self.taking, self.look_at, self.quick) = (None, None, 0);
+        (std::mem::take(&mut self.waiting), std::mem::take(&mut self.told))
+    }
+}
+
+impl Desk {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds the desk")
+    }
+
+    /// A handler has come to its end, or to its first wait, after so long.
+    fn learn(&self, done: bool, took: Duration) {
+        let mut state = self.state();
+        state.quick = if done && took <= QUICK { state.quick.saturating_add(1) } else { 0 };
+    }
+
+    /// Whose turn it is, for the task `number`, which has ended the turn of `before`. `None` ends that task.
+    fn next(&self, number: u64, before: Option<Waker>) -> Option<Arc<Seat>> {
+        let mut state = self.state();
+        let (next, wakers) = if state.taking == Some(number) {
+            state.told.extend(before);
+            let next = state.waiting.pop_front();
+            match next {
+                Some(_) => state.turns += 1,
+                None => (state.taking, state.look_at) = (None, None),
+            }
+            let all = if next.is_none() || state.told.len() >= TOLD_MAX { std::mem::take(&mut state.told) } else { Vec::new() };
+            (next, all)
+        } else {
+            (None, before.into_iter().collect())
+        };
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        next
+    }
+}
+
+impl Crew {
+    /// Nobody runs yet.
+    pub(crate) fn new(runtime: Handle, clock: Arc<dyn Clock>) -> Self {
+        Self { runtime, clock, desk: Arc::default() }
+    }
+
+    /// Runs `work`, whose time is over at `deadline`; one that is to take turns begins with the next [`Crew::begin`]. Dropping what comes
+    /// back ends it.
+    pub(crate) fn run(&self, work: Work, deadline: Duration) -> Running<'_> {
+        let seat = Arc::new(Seat::of(work));
+        let mut state = self.desk.state();
+        state.numbers += 1;
+        let key = (deadline, state.numbers);
+        state.deadlines.insert(key, Arc::clone(&seat));
+        let takes_turns = state.quick >= QUICK_AFTER;
+        if takes_turns {
+            state.waiting.push_back(Arc::clone(&seat));
+        }
+        drop(state);
+        if !takes_turns {
+            self.begin_alone(&seat);
+        }
+        Running { crew: self, seat, key }
+    }
+
+    /// Lets those begin who wait for their turn. Called when all have been asked for that may run now, so that they are begun together:
+    /// a task that is woken for each of them is faster than who asks, and costs a thread switch each time.
+    pub(crate) fn begin(&self) {
+        let mut state = self.desk.state();
+        if state.taking.is_some() || state.waiting.is_empty() {
+            return;
+        }
+        state.tasks += 1;
+        let number = state.tasks;
+        state.taking = Some(number);
+        state.turns_seen = state.turns;
+        state.look_at = Some(self.clock.monotonic() + LOOK_AFTER);
+        drop(state);
+        self.take_turns(number);
+    }
+
+    /// When [`Crew::look`] has something to do next.
+    pub(crate) fn next_look(&self) -> Option<Duration> {
+        let state = self.desk.state();
+        let deadline = state.deadlines.first_key_value().map(|((at, _), _)| *at);
+        deadline.into_iter().chain(state.look_at).min()
+    }
+
+    /// Tells those whose time is over, and frees those who stand behind a handler that blocks its thread.
+    pub(crate) fn look(&self, now: Duration) {
+        let mut late = Vec::new();
+        let (mut stuck, mut told) = (VecDeque::new(), Vec::new());
+        {
+            let mut state = self.desk.state();
+            while let Some(first) = state.deadlines.first_entry().filter(|first| first.key().0 <= now) {
+                late.push(first.remove());
+            }
+            if state.look_at.is_some_and(|at| at <= now) {
+                if state.turns == state.turns_seen {
+                    (stuck, told) = state.give_up_turns();
+                } else {
+                    state.turns_seen = state.turns;
+                    state.look_at = Some(now + LOOK_AFTER);
+                }
+            }
+        }
+        late.iter().filter_map(|seat| seat.is_late()).chain(told).for_each(Waker::wake);
+        for seat in stuck {
+            self.begin_alone(&seat);
+        }
+    }
+
+    /// In a task of its own.
+    fn begin_alone(&self, seat: &Arc<Seat>) {
+        let Some(mut work) = seat.take() else { return };
+        let (seated, desk, clock) = (Seated(Arc::clone(seat)), Arc::clone(&self.desk), Arc::clone(&self.clock));
+        let task = self.runtime.spawn(async move {
+            let seated = seated;
+            let begun = clock.monotonic();
+            let polled = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
+            desk.learn(polled.is_ready(), clock.monotonic().saturating_sub(begun));
+            let came = match polled {
+                Poll::Ready(came) => came,
+                Poll::Pending => work.await,
+            };
+            tell(seated.0.end(Came::Back(Box::new(came))));
+        });
+        seat.has_task(task.abort_handle());
+    }
+
+    /// One task in which all that wait take turns.
+    fn take_turns(&self, number: u64) {
+        let standing = Standing { desk: Arc::clone(&self.desk), number };
+        let (runtime, clock) = (self.runtime.clone(), Arc::clone(&self.clock));
+        self.runtime.spawn(async move {
+            let standing = standing;
+            let (mut turns, mut ended) = (0, None);
+            while let Some(seat) = standing.desk.next(number, ended.take()) {
+                turns += 1;
+                if let Some(work) = seat.take() {
+                    ended = take_turn(&standing.desk, &runtime, &*clock, seat, work).await;
+                }
+                if turns % TURNS == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+    }
+}
+
+/// Returns who is to be told that it is done.
+async fn take_turn(desk: &Desk, runtime: &Handle, clock: &dyn Clock, seat: Arc<Seat>, mut work: Work) -> Option<Waker> {
+    let seated = Seated(seat);
+    let begun = clock.monotonic();
+    let polled = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
+    let took = clock.monotonic().saturating_sub(begun);
+    if took > QUICK || polled.is_pending() {
+        desk.learn(false, took);
+    }
+    match polled {
+        Poll::Ready(came) => return seated.0.end(Came::Back(Box::new(came))),
+        Poll::Pending if seated.0.is_unwanted() => {
+            // What a handler drops is its own code; its panic must not reach those that stand behind it.
+            let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(work)));
+        }
+        Poll::Pending => {
+            let seat = Arc::clone(&seated.0);
+            let task = runtime.spawn(async move {
+                let seated = seated;
+                let came = work.await;
+                tell(seated.0.end(Came::Back(Box::new(came))));
+            });
+            seat.has_task(task.abort_handle());
+        }
+    }
+    None
+}
+
+fn tell(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// The task in which turns are taken. If it ends before its time, with its runtime, nobody waits for it in vain.
+struct Standing {
+    desk: Arc<Desk>,
+    number: u64,
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        let (left, told) = {
+            let mut state = self.desk.state();
+            if state.taking != Some(self.number) {
+                return;
+            }
+            state.give_up_turns()
+        };
+        told.into_iter().for_each(Waker::wake);
+        for seat in left {
+            seat.abandon();
+        }
+    }
+}
+
+/// A handler that was asked for.
+pub(crate) struct Running<'a> {
+    crew: &'a Crew,
+    seat: Arc<Seat>,
+    key: (Duration, u64),
+}
+
+impl Running<'_> {
+    /// Waits for its end, or the end of its time.
+    pub(crate) async fn came(&mut self) -> Came {
+        poll_fn(|cx| self.seat.poll_end(cx, false)).await
+    }
+
+    /// Waits until it is dropped or done, after [`Running::abandon`].
+    pub(crate) async fn gone(&mut self) {
+        poll_fn(|cx| self.seat.poll_end(cx, true)).await;
+    }
+
+    /// Nobody wants it any more: it is dropped as soon as it lets go of its thread.
+    pub(crate) fn abandon(&self) {
+        self.seat.abandon();
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        drop(self.crew.desk.state().deadlines.remove(&self.key));
+        self.seat.abandon();
+    }
+}

@@ -1,0 +1,249 @@
+use std::{
+    sync::{
+        atomic::{AtomicBool, AtomicU32, Ordering},
+        mpsc,
+    },
+    thread,
+};
+
+use jiff::Timestamp;
+use router_api::{BoxFuture, Outcome};
+use tokio::runtime::{Builder, Runtime};
+
+use super::*;
+
+/// Set by hand.
+#[derive(Clone, Default)]
+struct Hand(Arc<Mutex<Duration>>);
+
+impl Hand {
+    fn advance(&self, by: Duration) {
+        *self.0.lock().unwrap() += by;
+    }
+}
+
+impl Clock for Hand {
+    fn now(&self) -> Timestamp {
+        Timestamp::UNIX_EPOCH
+    }
+
+    fn monotonic(&self) -> Duration {
+        *self.0.lock().unwrap()
+    }
+
+    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+const NEVER: Duration = Duration::from_secs(1_000_000);
+
+fn crew(threads: usize) -> (Runtime, Hand, Crew) {
+    let runtime = Builder::new_multi_thread().worker_threads(threads).build().unwrap();
+    let clock = Hand::default();
+    let crew = Crew::new(runtime.handle().clone(), Arc::new(clock.clone()));
+    (runtime, clock, crew)
+}
+
+fn at_once() -> Work {
+    work(async { Ok(Outcome::Done) })
+}
+
+fn is_done(came: &Came) -> bool {
+    matches!(came, Came::Back(returned) if matches!(**returned, Ok(Ok(Outcome::Done))))
+}
+
+/// Asks for it and lets it begin.
+fn begun(crew: &Crew, work: Work, deadline: Duration) -> Running<'_> {
+    let running = crew.run(work, deadline);
+    crew.begin();
+    running
+}
+
+/// Until handlers take turns.
+async fn warmed(crew: &Crew) {
+    for _ in 0..QUICK_AFTER {
+        assert!(is_done(&begun(crew, at_once(), NEVER).came().await));
+    }
+    // The last one is told before it is counted.
+    assert!(crew.desk.state().quick >= QUICK_AFTER);
+    assert!(crew.desk.state().deadlines.is_empty());
+}
+
+#[tokio::test]
+async fn handlers_that_are_done_at_once_take_turns_and_each_is_told() {
+    let (runtime, _, crew) = crew(2);
+    warmed(&crew).await;
+    let mut running: Vec<_> = (0..500).map(|_| crew.run(at_once(), NEVER)).collect();
+    crew.begin();
+    for running in &mut running {
+        assert!(is_done(&running.came().await));
+    }
+    drop(running);
+    assert!(crew.next_look().is_none());
+    runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn those_behind_a_handler_that_blocks_its_thread_are_freed_by_the_next_look() {
+    let (runtime, clock, crew) = crew(2);
+    warmed(&crew).await;
+    let (release, held) = mpsc::channel::<()>();
+    let blocked = Arc::new(AtomicBool::new(false));
+    let mut blocks = begun(
+        &crew,
+        work({
+            let blocked = Arc::clone(&blocked);
+            async move {
+                blocked.store(true, Ordering::SeqCst);
+                let _ = held.recv();
+                Ok(Outcome::Done)
+            }
+        }),
+        NEVER,
+    );
+    while !blocked.load(Ordering::SeqCst) {
+        thread::yield_now();
+    }
+    let mut behind = begun(&crew, at_once(), NEVER);
+    let look = crew.next_look().expect("somebody stands behind");
+    clock.advance(look - clock.monotonic());
+    // The turn that blocks was begun after the first look was planned; the second one sees that nothing has moved.
+    crew.look(clock.monotonic());
+    clock.advance(LOOK_AFTER);
+    crew.look(clock.monotonic());
+    assert!(is_done(&behind.came().await));
+    assert!(crew.desk.state().quick < QUICK_AFTER, "whoever comes now has a task of its own");
+    release.send(()).unwrap();
+    assert!(is_done(&blocks.came().await));
+    runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn a_handler_that_waits_in_its_turn_holds_nobody_up_and_is_dropped_when_it_is_abandoned() {
+    struct Dropped(Arc<AtomicU32>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let (runtime, clock, crew) = crew(1);
+    warmed(&crew).await;
+    let dropped = Arc::new(AtomicU32::new(0));
+    let waits = |until| {
+        let guard = Dropped(Arc::clone(&dropped));
+        begun(
+            &crew,
+            work(async move {
+                let _guard = guard;
+                std::future::pending::<()>().await;
+                Ok(Outcome::Done)
+            }),
+            until,
+        )
+    };
+    let mut late = waits(Duration::from_secs(60));
+    let mut unwanted = waits(NEVER);
+    assert!(is_done(&begun(&crew, at_once(), NEVER).came().await));
+    unwanted.abandon();
+    unwanted.gone().await;
+    assert_eq!(dropped.load(Ordering::SeqCst), 1);
+    assert_eq!(crew.next_look(), Some(Duration::from_secs(60)));
+    clock.advance(Duration::from_secs(60));
+    crew.look(clock.monotonic());
+    assert!(matches!(late.came().await, Came::Late));
+    late.abandon();
+    late.gone().await;
+    assert_eq!(dropped.load(Ordering::SeqCst), 2);
+    runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn with_their_runtime_gone_nobody_waits_for_handlers_in_vain() {
+    let (runtime, _, crew) = crew(1);
+    warmed(&crew).await;
+    let mut waits = begun(&crew, work(async { std::future::pending().await }), NEVER);
+    runtime.shutdown_background();
+    assert!(matches!(waits.came().await, Came::Gone));
+    assert!(matches!(begun(&crew, at_once(), NEVER).came().await, Came::Gone));
+    crew.desk.learn(false, Duration::ZERO);
+    assert!(matches!(begun(&crew, at_once(), NEVER).came().await, Came::Gone));
+}
+
+#[tokio::test]
+async fn a_panic_is_caught_in_a_turn_as_in_a_task() {
+    let (runtime, _, crew) = crew(1);
+    for _ in 0..2 {
+        let mut panics = begun(&crew, work(async { panic!("told") }), NEVER);
+        assert!(matches!(panics.came().await, Came::Back(returned) if returned.is_err()));
+        drop(panics);
+        warmed(&crew).await;
+    }
+    runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn handlers_that_compute_for_longer_than_a_turn_may_take_are_run_side_by_side() {
+    let (runtime, clock, crew) = crew(2);
+    warmed(&crew).await;
+    let computes = |clock: &Hand| {
+        let clock = clock.clone();
+        work(async move {
+            clock.advance(QUICK * 2);
+            Ok(Outcome::Done)
+        })
+    };
+    assert!(is_done(&begun(&crew, computes(&clock), NEVER).came().await));
+    // Each of these waits for the other one: in one task, neither would come to its end.
+    let meet = Arc::new(std::sync::Barrier::new(2));
+    let mut both: Vec<_> = (0..2)
+        .map(|_| {
+            let meet = Arc::clone(&meet);
+            crew.run(
+                work(async move {
+                    meet.wait();
+                    Ok(Outcome::Done)
+                }),
+                NEVER,
+            )
+        })
+        .collect();
+    crew.begin();
+    for running in &mut both {
+        assert!(is_done(&running.came().await));
+    }
+    drop(both);
+    runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn a_handler_that_blocks_its_thread_past_its_time_is_told_late_and_the_turns_go_on_without_it() {
+    let (runtime, clock, crew) = crew(2);
+    warmed(&crew).await;
+    let (release, held) = mpsc::channel::<()>();
+    let (tell, blocks_now) = tokio::sync::oneshot::channel::<()>();
+    let mut blocks = begun(
+        &crew,
+        work(async move {
+            let _ = tell.send(());
+            let _ = held.recv();
+            Ok(Outcome::Done)
+        }),
+        Duration::from_secs(1),
+    );
+    blocks_now.await.unwrap();
+    clock.advance(Duration::from_secs(1));
+    crew.look(clock.monotonic());
+    assert!(matches!(blocks.came().await, Came::Late));
+    blocks.abandon();
+    clock.advance(LOOK_AFTER);
+    crew.look(clock.monotonic());
+    warmed(&crew).await;
+    assert!(is_done(&begun(&crew, at_once(), NEVER).came().await));
+    assert!(crew.desk.state().taking.is_none(), "the turns of the new task are over");
+    release.send(()).unwrap();
+    blocks.gone().await;
+    drop(blocks);
+    warmed(&crew).await;
+    runtime.shutdown_background();
+}
