@@ -187,7 +187,7 @@ const RULES: &[Rule] = &[
     Rule {
         text: ".settle(",
         // What the broker has confirmed is settled in the pump, and no delivery.
-        files: &["router/amqp/src/pump.rs", "router/core/src/worker.rs", "router/testkit/src/conformance/"],
+        files: &["router/amqp/src/pump.rs", "router/core/src/worker/settling.rs", "router/testkit/src/conformance/"],
         why: "a delivery is settled in one file",
     },
 ];

@@ -25,7 +25,7 @@ use router_api::Clock;
 use tokio::runtime::Handle;
 
 pub(crate) use self::seat::{Came, Work, work};
-use self::seat::{Seat, Seated};
+use self::seat::{Returned, Seat, Seated};
 
 mod seat;
 #[cfg(test)]
@@ -93,10 +93,10 @@ impl Desk {
         self.state.lock().expect("no code panics while it holds the desk")
     }
 
-    /// A handler has come to its end, or to its first wait, after so long.
-    fn learn(&self, done: bool, took: Duration) {
+    /// A handler was done at once, or was not.
+    fn learn(&self, is_quick: bool) {
         let mut state = self.state();
-        state.quick = if done && took <= QUICK { state.quick.saturating_add(1) } else { 0 };
+        state.quick = if is_quick { state.quick.saturating_add(1) } else { 0 };
     }
 
     /// Whose turn it is, for the task `number`, which has ended the turn of `before`. `None` ends that task.
@@ -194,19 +194,9 @@ impl Crew {
 
     /// In a task of its own.
     fn begin_alone(&self, seat: &Arc<Seat>) {
-        let Some(mut work) = seat.take() else { return };
-        let (seated, desk, clock) = (Seated(Arc::clone(seat)), Arc::clone(&self.desk), Arc::clone(&self.clock));
-        let task = self.runtime.spawn(async move {
-            let seated = seated;
-            let begun = clock.monotonic();
-            let polled = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
-            desk.learn(polled.is_ready(), clock.monotonic().saturating_sub(begun));
-            let came = match polled {
-                Poll::Ready(came) => came,
-                Poll::Pending => work.await,
-            };
-            tell(seated.0.end(Came::Back(Box::new(came))));
-        });
+        let Some(work) = seat.take() else { return };
+        let at_work = AtWork { work, seated: Seated(Arc::clone(seat)) };
+        let task = self.runtime.spawn(at_work.from_the_beginning(Arc::clone(&self.desk), Arc::clone(&self.clock)));
         seat.has_task(task.abort_handle());
     }
 
@@ -220,7 +210,7 @@ impl Crew {
             while let Some(seat) = standing.desk.next(number, ended.take()) {
                 turns += 1;
                 if let Some(work) = seat.take() {
-                    ended = take_turn(&standing.desk, &runtime, &*clock, seat, work).await;
+                    ended = AtWork { work, seated: Seated(seat) }.turn(&standing.desk, &*clock, &runtime).await;
                 }
                 if turns % TURNS == 0 {
                     tokio::task::yield_now().await;
@@ -230,32 +220,53 @@ impl Crew {
     }
 }
 
-/// Returns who is to be told that it is done.
-async fn take_turn(desk: &Desk, runtime: &Handle, clock: &dyn Clock, seat: Arc<Seat>, mut work: Work) -> Option<Waker> {
-    let seated = Seated(seat);
-    let begun = clock.monotonic();
-    let polled = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
-    let took = clock.monotonic().saturating_sub(begun);
-    if took > QUICK || polled.is_pending() {
-        desk.learn(false, took);
-    }
-    match polled {
-        Poll::Ready(came) => return seated.0.end(Came::Back(Box::new(came))),
-        Poll::Pending if seated.0.is_unwanted() => {
-            // What a handler drops is its own code; its panic must not reach those that stand behind it.
-            let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(work)));
+/// A handler in somebody's hands. Dropped before who waits for it is told.
+struct AtWork {
+    work: Work,
+    seated: Seated,
+}
+
+impl AtWork {
+    /// As far as it comes without waiting.
+    async fn first(&mut self, desk: &Desk, clock: &dyn Clock, in_a_turn: bool) -> Poll<Returned> {
+        let begun = clock.monotonic();
+        let polled = poll_fn(|cx| Poll::Ready(self.work.as_mut().poll(cx))).await;
+        let took = clock.monotonic().saturating_sub(begun);
+        let is_quick = polled.is_ready() && took <= QUICK;
+        if !is_quick || !in_a_turn {
+            desk.learn(is_quick);
         }
-        Poll::Pending => {
-            let seat = Arc::clone(&seated.0);
-            let task = runtime.spawn(async move {
-                let seated = seated;
-                let came = work.await;
-                tell(seated.0.end(Came::Back(Box::new(came))));
-            });
-            seat.has_task(task.abort_handle());
+        polled
+    }
+
+    async fn from_the_beginning(mut self, desk: Arc<Desk>, clock: Arc<dyn Clock>) {
+        match self.first(&desk, &*clock, false).await {
+            Poll::Ready(returned) => tell(self.seated.0.end(Came::Back(Box::new(returned)))),
+            Poll::Pending => self.to_the_end().await,
         }
     }
-    None
+
+    async fn to_the_end(mut self) {
+        let returned = self.work.as_mut().await;
+        tell(self.seated.0.end(Came::Back(Box::new(returned))));
+    }
+
+    /// Returns who is to be told that it is done. One that waits gets a task of its own.
+    async fn turn(mut self, desk: &Desk, clock: &dyn Clock, runtime: &Handle) -> Option<Waker> {
+        match self.first(desk, clock, true).await {
+            Poll::Ready(returned) => return self.seated.0.end(Came::Back(Box::new(returned))),
+            Poll::Pending if self.seated.0.is_unwanted() => {
+                // What a handler drops is its own code; its panic must not reach those that stand behind it.
+                let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(self)));
+            }
+            Poll::Pending => {
+                let seat = Arc::clone(&self.seated.0);
+                let task = runtime.spawn(self.to_the_end());
+                seat.has_task(task.abort_handle());
+            }
+        }
+        None
+    }
 }
 
 fn tell(waker: Option<Waker>) {

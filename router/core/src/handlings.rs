@@ -99,3 +99,6 @@ impl<E> Handlings<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -166,7 +166,7 @@ async fn with_their_runtime_gone_nobody_waits_for_handlers_in_vain() {
     runtime.shutdown_background();
     assert!(matches!(waits.came().await, Came::Gone));
     assert!(matches!(begun(&crew, at_once(), NEVER).came().await, Came::Gone));
-    crew.desk.learn(false, Duration::ZERO);
+    crew.desk.learn(false);
     assert!(matches!(begun(&crew, at_once(), NEVER).came().await, Came::Gone));
 }
 

@@ -1,0 +1,63 @@
+//! What begins, as far as concurrency, the breaker and the rate allow.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+
+use super::{
+    RouteLoop,
+    ending::Ended,
+    session::{Session, SessionEnd},
+};
+use crate::worker::{Aside, End, Worker};
+
+impl RouteLoop<'_> {
+    /// Starts handlings as far as concurrency, the breaker and the rate allow. Returns how long the rate wants to wait.
+    pub(super) fn start_what_may(&mut self, worker: &Arc<Worker>) -> Option<Duration> {
+        let at_once = if self.breaker.is_probing() { 1 } else { usize::try_from(self.route.config.concurrency).unwrap_or(usize::MAX).max(1) };
+        while self.handlings < at_once && self.lanes.has_ready() {
+            if let Some(bucket) = &mut self.bucket
+                && let Err(wait) = bucket.take(self.route.parts.clock.monotonic())
+            {
+                return Some(wait);
+            }
+            let Some((lane, batch)) = self.lanes.take_ready() else { break };
+            let (worker, epoch) = (Arc::clone(worker), self.epoch);
+            let deliveries = batch.items.len();
+            let overtaking = self.begins(&lane, &batch);
+            self.handlings += 1;
+            self.running.push(Box::pin(async move {
+                // The handler's panics are caught inside; this is for a bug of our own, which must not leave the lane busy for ever.
+                let end = AssertUnwindSafe(worker.process(&lane, batch, &overtaking)).catch_unwind().await.unwrap_or(End::Broken);
+                Some(Ended { epoch, deliveries, handling: Some((lane, end)) })
+            }));
+        }
+        None
+    }
+
+    pub(super) fn settle_asides(&mut self, worker: &Arc<Worker>, session: &mut Session) {
+        if session.asides.is_empty() {
+            return;
+        }
+        let asides = std::mem::take(&mut session.asides);
+        let (worker, epoch, deliveries) = (Arc::clone(worker), self.epoch, asides.iter().map(Aside::deliveries).sum());
+        let mut settling = Box::pin(async move { worker.settle_aside(asides).await });
+        // A transport that takes an acknowledgement at once needs no task for it.
+        match AssertUnwindSafe(settling.as_mut()).catch_unwind().now_or_never() {
+            Some(Ok(())) => session.in_hand = session.in_hand.saturating_sub(deliveries),
+            Some(Err(_)) => session.leave(SessionEnd::broken()),
+            None => self.running.push(Box::pin(async move {
+                let settled = AssertUnwindSafe(settling).catch_unwind().await;
+                settled.ok().map(|()| Ended { epoch, deliveries, handling: None })
+            })),
+        }
+    }
+
+    /// With a full window nothing more can come, so the burst that has collected longest need not wait for its quiet time.
+    pub(super) fn close_a_burst_if_full(&mut self, session: &Session) {
+        let full = session.in_hand >= usize::try_from(self.route.config.prefetch).unwrap_or(usize::MAX).max(1);
+        if full && self.handlings == 0 && !self.lanes.has_ready() {
+            self.lanes.close_oldest_open();
+        }
+    }
+}
