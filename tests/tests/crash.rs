@@ -23,7 +23,8 @@ fn rounds() -> usize {
 
 const LANES: u64 = 6;
 
-/// Two routes over the same events: one ordered by session, one coalescing. Both append to a log; one short line is one write, so
+/// Two routes over the same events: one ordered by session, one coalescing. On a machine under load one event may be what runs at many
+/// kills, and is not to be given up on for that. Both append to a log; one short line is one write, so
 /// lines of several processes do not mix.
 fn home() -> Home {
     let home = Home::new(
@@ -33,7 +34,8 @@ name = "ordered"
 on = ["load.#"]
 order_by = "session_id"
 handler = "exec"
-retry = { first_delay_ms = 1, max_delay_ms = 5 }
+crashes_max = 1000
+retry = { attempts_max = 1000, first_delay_ms = 1, max_delay_ms = 5 }
 with = { command = ["sh", "append.sh", "handled.log", "{{ payload.seq }}", "{{ session_id }}", "{{ attempt }}"], cwd = "HOME" }
 
 [[route]]
@@ -41,6 +43,8 @@ name = "bursts"
 on = ["load.#"]
 coalesce = { by = "session_id", quiet_ms = 20, max_wait_ms = 200, events_max = 50 }
 handler = "exec"
+crashes_max = 1000
+retry = { attempts_max = 1000 }
 with = { command = ["sh", "append.sh", "bursts.log", "{{ burst | map(attribute='payload') | map(attribute='seq') | join(',') }}", "{{ session_id }}", "{{ attempt }}"], cwd = "HOME" }
 "#,
     );

@@ -196,7 +196,7 @@ impl Crew {
     fn begin_alone(&self, seat: &Arc<Seat>) {
         let Some(work) = seat.take() else { return };
         let at_work = AtWork { work, seated: Seated(Arc::clone(seat)) };
-        let task = self.runtime.spawn(at_work.from_the_beginning(Arc::clone(&self.desk), Arc::clone(&self.clock)));
+        let task = self.runtime.spawn(at_work.whole(Arc::clone(&self.desk), Arc::clone(&self.clock)));
         seat.has_task(task.abort_handle());
     }
 
@@ -239,14 +239,14 @@ impl AtWork {
         polled
     }
 
-    async fn from_the_beginning(mut self, desk: Arc<Desk>, clock: Arc<dyn Clock>) {
+    async fn whole(mut self, desk: Arc<Desk>, clock: Arc<dyn Clock>) {
         match self.first(&desk, &*clock, false).await {
             Poll::Ready(returned) => tell(self.seated.0.end(Came::Back(Box::new(returned)))),
-            Poll::Pending => self.to_the_end().await,
+            Poll::Pending => self.rest().await,
         }
     }
 
-    async fn to_the_end(mut self) {
+    async fn rest(mut self) {
         let returned = self.work.as_mut().await;
         tell(self.seated.0.end(Came::Back(Box::new(returned))));
     }
@@ -261,7 +261,7 @@ impl AtWork {
             }
             Poll::Pending => {
                 let seat = Arc::clone(&self.seated.0);
-                let task = runtime.spawn(self.to_the_end());
+                let task = runtime.spawn(self.rest());
                 seat.has_task(task.abort_handle());
             }
         }
