@@ -7,15 +7,17 @@ use super::{
     Item, Worker,
     settling::{RECORD_AGAIN_FIRST, RECORD_AGAIN_MAX},
 };
-use crate::{lanes::Batch, observe::RouterEvent};
+use crate::{hops::Hops, lanes::Batch, observe::RouterEvent};
 
 impl Worker {
     /// Publishes what the handler emitted. `Ok(false)` when the session ended meanwhile; an error when the transport refuses
     /// for good.
     pub(super) async fn publish_emits(&self, batch: &Batch<Item>, emits: Vec<Emit>) -> Result<bool, String> {
-        let hops = batch.items.iter().map(|item| item.delivery.hops).max().unwrap_or(0).saturating_add(1);
+        let handled = batch.items.iter().map(|item| (&item.delivery, &*item.event));
+        let hops = Hops::of(&self.route.config.name, handled, &emits, self.route.parts.clock.now());
         let traceparent = batch.items.last().and_then(|item| item.delivery.traceparent.clone());
-        for emit in emits {
+        for mut emit in emits {
+            let hops = hops.mark(&mut emit);
             let to = match emit.after {
                 Some(delay) => Destination::Route { route: self.name(), delay },
                 None => Destination::Subscribers,
