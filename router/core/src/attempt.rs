@@ -118,6 +118,8 @@ impl Run<'_> {
             canceller.cancel();
             running.abandon();
             tokio::select! {
+                // Gone at the last moment is gone.
+                biased;
                 () = running.gone() => {}
                 () = parts.clock.sleep(ABANDON_AFTER) => {}
             }

@@ -245,7 +245,10 @@ impl<I> Lanes<I> {
 
     /// Lets bursts that wait for their next attempt run now, if `wanted` says so of their id.
     pub fn hurry(&mut self, wanted: impl Fn(&str) -> bool) {
-        for key in self.waiting.iter().cloned().collect::<Vec<_>>() {
+        let mut waiting: Vec<LaneKey> = self.waiting.iter().cloned().collect();
+        // A set has another order in each process.
+        waiting.sort_unstable();
+        for key in waiting {
             if let Some(front) = self.lanes.get_mut(&key).and_then(|lane| lane.batches.front_mut())
                 && front.frozen.as_deref().is_some_and(&wanted)
             {

@@ -103,8 +103,10 @@ pub(crate) async fn run(route: Arc<RouteParts>, mut wishes: mpsc::Receiver<Wish>
         route.show(RouteState::Reconnecting, Some(error));
         let mut orders = orders.clone();
         tokio::select! {
-            () = route.parts.clock.sleep(delay) => {}
+            // Who is to leave begins nothing.
+            biased;
             () = leave_ordered(&mut orders) => {}
+            () = route.parts.clock.sleep(delay) => {}
         }
         if *orders.borrow() == Order::Drain {
             break;
@@ -202,8 +204,10 @@ impl RouteLoop<'_> {
         let mut orders = self.orders.clone();
         let opened = async {
             tokio::select! {
-                opened = open => Some(opened),
+                // Who is to leave begins nothing.
+                biased;
                 () = leave_ordered(&mut orders) => None,
+                opened = open => Some(opened),
             }
         };
         let (opened, leftovers) = self.running.during(opened).await;
@@ -225,14 +229,16 @@ impl RouteLoop<'_> {
         let mut wake = self.route.parts.clock.sleep(delay);
         loop {
             tokio::select! {
-                () = &mut wake => return,
+                // An order comes before everything, and what is over before what is wished.
+                biased;
                 () = leave_ordered(&mut orders) => return,
+                () = &mut wake => return,
+                Some(ended) = self.running.next(), if !self.running.is_empty() => self.forget_leftover(ended),
                 Some(wish) = self.wishes.recv() => {
                     if matches!(wish, Wish::Probe | Wish::Drop) {
                         return;
                     }
                 }
-                Some(ended) = self.running.next(), if !self.running.is_empty() => self.forget_leftover(ended),
             }
         }
     }
@@ -243,9 +249,11 @@ impl RouteLoop<'_> {
         self.route.show(RouteState::Paused, Some("paused by an operator".to_owned()));
         loop {
             tokio::select! {
+                // An order comes before everything, and what is over before what is wished.
+                biased;
                 _ = orders.wait_for(|order| *order != Order::Pause) => return,
-                Some(_) = self.wishes.recv() => {}
                 Some(ended) = self.running.next(), if !self.running.is_empty() => self.forget_leftover(ended),
+                Some(_) = self.wishes.recv() => {}
             }
         }
     }

@@ -55,7 +55,6 @@ fn told(seed: u64) -> String {
 }
 
 #[test]
-#[ignore = "until every choice of the core follows from the seed: a few `select!` still draw by themselves"]
 fn every_schedule_keeps_the_promises() {
     let (count, seconds) = if is_long() { (200_000, 1_200) } else { (3_000, 45) };
     let (count, seconds) = (number("EVENT_ROUTER_SIMULATIONS", count), number("EVENT_ROUTER_SIMULATION_SECONDS", seconds));
@@ -100,7 +99,6 @@ fn every_schedule_keeps_the_promises() {
 }
 
 #[test]
-#[ignore = "until every choice of the core follows from the seed: a few `select!` still draw by themselves"]
 fn a_seed_gives_the_same_trace_twice() {
     for seed in 1..=number("EVENT_ROUTER_SIMULATION_TRACES", 40) {
         let plan = Plan::of(seed);

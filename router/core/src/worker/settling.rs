@@ -102,8 +102,10 @@ impl Worker {
 
     pub(super) async fn cancelled_within(&self, wait: Duration) -> bool {
         tokio::select! {
-            () = self.route.parts.clock.sleep(wait) => false,
+            // Who is to stop tries no more.
+            biased;
             () = self.cancellation.cancelled() => true,
+            () = self.route.parts.clock.sleep(wait) => false,
         }
     }
 
