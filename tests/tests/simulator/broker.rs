@@ -218,9 +218,13 @@ impl Inner {
             let Some(item) = self.queues.get_mut(&hand.route).and_then(|queue| queue.items.get_mut(place)) else { continue };
             item.holder = None;
             item.redelivered = true;
-            finished += usize::from(item.told.take().is_some());
+            let told = item.told.take();
+            finished += usize::from(told.is_some());
             let number = item.number;
-            if excused {
+            if matches!(told, Some(Told::Elsewhere)) {
+                // It waits elsewhere, with another count of attempts, and comes from here again.
+                self.oracle.copied(index, number);
+            } else if excused {
                 self.oracle.excuse(index, number);
             }
             world.tell(self, || format!("event {number} goes back to the queue of {}", hand.route));
