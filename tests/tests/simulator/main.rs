@@ -10,6 +10,8 @@
 //! `EVENT_ROUTER_SIMULATIONS` is how many schedules there are at most, `EVENT_ROUTER_SIMULATION_SECONDS` how long they may take,
 //! `EVENT_ROUTER_SIMULATION_SEED` the first seed; `EVENT_ROUTER_TESTS_LONG` makes it a long one.
 
+#![allow(clippy::print_stdout, reason = "what was run, and with which seeds")]
+
 mod broker;
 mod cases;
 mod draw;
