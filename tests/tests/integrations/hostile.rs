@@ -39,7 +39,7 @@ async fn routes() -> Vec<Shipped> {
     let programs: Arc<dyn EffectPort> = Arc::new(FakeEffects::new());
     let mut routes = Vec::new();
     for file in files {
-        let located = locate(std::slice::from_ref(&file), None, &workspace());
+        let located = locate(std::slice::from_ref(&file), None, workspace());
         let loaded = load(&located, &registry, Arc::clone(&programs), &environment).await.unwrap_or_else(|problems| panic!("{}\n{problems}", file.display()));
         routes.extend(loaded.config.routes.iter().map(|route| Shipped {
             name: format!("{} of {}", route.name, file.file_name().unwrap_or_default().to_string_lossy()),
