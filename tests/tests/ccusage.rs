@@ -20,7 +20,7 @@ fn program() -> Option<String> {
 fn line(hours: i64, session: &str, message: &str, request: &str, model: &str, is_sidechain: bool, usage: Value) -> String {
     let at = Timestamp::now() - SignedDuration::from_hours(24 + hours);
     json!({
-        "type": "assistant", "uuid": format!("{message}{request}"), "sessionId": session, "timestamp": at.to_string(), "cwd": "/home/ada/shop",
+        "type": "assistant", "uuid": format!("{message}{request}"), "sessionId": session, "timestamp": format!("{at:.3}"), "cwd": "/home/ada/shop",
         "version": "2.1.330", "isSidechain": is_sidechain, "requestId": request,
         "message": { "id": message, "model": model, "role": "assistant", "content": [], "usage": usage },
     })
