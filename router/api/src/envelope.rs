@@ -235,6 +235,14 @@ impl Envelope {
         T::deserialize(self.payload())
     }
 
+    /// Is it an earlier event that `event-router replay` has put in again? Its marks are `replayof` on a CloudEvent, and an object `replayed`
+    /// with the number of the earlier one on all others.
+    #[must_use]
+    pub fn is_replayed(&self) -> bool {
+        let body = self.body();
+        body.get("replayof").is_some() || body.pointer("/replayed/number").is_some()
+    }
+
     /// The session. An empty one counts as absent.
     #[must_use]
     pub fn session_id(&self) -> Option<&str> {

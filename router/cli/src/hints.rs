@@ -16,7 +16,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["status", "ps", "list", "ls", "info"], "how everything stands is shown by `event-router routes`"),
     (&["send", "emit", "push", "post", "ingest"], "an event is taken in by `event-router publish`"),
     (&["validate", "lint", "verify", "test"], "the configuration is checked by `event-router check`, a route on one event by `event-router try`"),
-    (&["log", "logs", "history", "tail", "follow", "archive"], "what came lately is shown by `event-router events`"),
+    (&["log", "logs", "history", "tail", "follow", "archive"], "what came lately is shown by `event-router events`, what is coming in by `event-router watch`"),
     (&["reload"], "the running router loads its configuration anew by `event-router config reload`"),
     (&["retry", "redrive", "dlq"], "what was given up on is listed, and put back, by `event-router dead-letters`"),
     (&["why", "why-not", "trace"], "an event is explained by `event-router explain`"),

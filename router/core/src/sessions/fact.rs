@@ -89,9 +89,9 @@ pub(super) enum Channel {
 }
 
 impl Fact {
-    /// `None` for events of other sessions, and for what routers emit of a session.
+    /// `None` for events of other sessions, for what routers emit of a session, and for what is told again: it happened once.
     pub(super) fn of(event: &Envelope, session: &str, stored_at: Timestamp) -> Option<Self> {
-        if event.session_id() != Some(session) {
+        if event.session_id() != Some(session) || event.is_replayed() {
             return None;
         }
         let (host, app) = match event.source() {

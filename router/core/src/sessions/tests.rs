@@ -61,6 +61,19 @@ fn entry(events: &[&(Envelope, u32)]) -> SessionEntry {
 }
 
 #[test]
+fn what_is_told_again_happened_once() {
+    let (event, second) = tool("Write", 3);
+    assert!(fact(&event, second).is_some());
+    let marks = [json!({ "replayed": { "of": "Write-3", "number": 7, "at": at(9) } }), json!({ "replayof": "Write-3", "replayedat": at(9) })];
+    for mark in marks {
+        let mut body = event.body().clone();
+        body.as_object_mut().unwrap().extend(mark.as_object().unwrap().clone());
+        body["event_id"] = "another".into();
+        assert!(fact(&raw("session.thread.agent.action", &body), second).is_none(), "{mark}");
+    }
+}
+
+#[test]
 fn what_a_session_did_is_spread_over_quarters_of_an_hour_and_adds_up_to_its_totals() {
     let turn = |id: &str, second, turn: u64, tokens: u64, cost: f64| {
         event(id, "session.thread.turn.completed", second, json!({ "turn_number": turn, "total_tokens": tokens, "total_cost_usd": cost, "model": "m" }))
