@@ -157,10 +157,14 @@ async fn an_exchange_that_is_gone_fails_at_once_and_is_used_again_when_it_is_bac
     let transport = reached(router_amqp::AmqpOptions { topology: router_amqp::Topology::Off, ..options(&vhost.url()) }).await;
     client.delete_exchange(EXCHANGE).await;
     let answers = publish_from(&transport, 16, 64, |at| ("a.b".to_owned(), at.to_string())).await;
+    let mut named = 0;
     for (at, answer) in answers {
         let Err(TransportError::Unavailable(sentence)) = answer else { panic!("event {at}: {answer:?}") };
-        assert!(sentence.contains("no exchange"), "{sentence}");
+        named += usize::from(sentence.contains("no exchange"));
     }
+    // Not all: a frame that lapin had queued when it answered the broker's close of the channel reaches a channel that is closed, for which
+    // the broker ends the whole connection (504). Who publishes before it is there again is told that.
+    assert!(named > 0, "nobody was told what is wrong");
     client.declare_exchange(EXCHANGE, "topic", &json!({})).await;
     client.bind("all", EXCHANGE, "#").await;
     assert!(publish_until_safe(&transport, "a.b", "again").await.routed);
