@@ -132,11 +132,14 @@ with = { command = ["true"], roots = ["../code"] }
     home.write("code/app/file", "");
     home.write("outside/file", "");
     std::os::unix::fs::symlink(home.path().join("outside"), home.path().join("code/link")).expect("a link can be made");
-    for (directory, anywhere, below) in [("code/app", 0, 0), ("outside", 0, 1), ("code/link", 0, 1), ("code/none", 1, 1), ("code/app/file", 1, 1)] {
+    // What is not there may be on another machine of the bus: `ci` has nothing to do for it, and says so.
+    for (directory, anywhere, below, ci) in
+        [("code/app", 0, 0, 0), ("outside", 0, 1, 1), ("code/link", 0, 1, 1), ("code/none", 1, 1, 0), ("code/app/file", 1, 1, 0)]
+    {
         let mut event = write(1, "cart.py");
         event["payload"]["working_directory"] = home.path().join(directory).display().to_string().into();
         home.write("event.json", &event.to_string());
-        for (route, expected) in [("anywhere", anywhere), ("below", below), ("ci-below", below)] {
+        for (route, expected) in [("anywhere", anywhere), ("below", below), ("ci-below", ci)] {
             let dry = home.run(&["try", route, "event.json"]).code(expected).stdout;
             let live = home.run(&["try", route, "event.json", "--live"]).code(expected).stdout;
             if expected == 1 {
