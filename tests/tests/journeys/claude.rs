@@ -9,11 +9,10 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::OnceLock,
     time::Duration,
 };
 
-use router_tests::{Home, Ran, Service, eventually, target_dir, workspace};
+use router_tests::{Home, Ran, Service, eventually, hook_binary, target_dir, workspace};
 use serde_json::{Value, json};
 
 use crate::golden::golden;
@@ -37,21 +36,6 @@ const ORIGINAL: &str = r#"{
   }
 }
 "#;
-
-/// The publisher, as it is built.
-fn publisher() -> &'static Path {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let path = target_dir().join("event-router-hook");
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build.args(["build", "--quiet", "--locked", "--package", "event-router-hook"]).current_dir(workspace());
-        if let Some(target) = target_dir().parent() {
-            build.env("CARGO_TARGET_DIR", target);
-        }
-        assert!(build.status().expect("cargo runs").success() && path.exists(), "`event-router-hook` cannot be built");
-        path
-    })
-}
 
 /// A home with a project in it, whose user has nothing else.
 struct Desk {
@@ -83,7 +67,7 @@ impl Desk {
     }
 
     fn install(&self, more: &[&str]) -> Ran {
-        let hook = publisher().display().to_string();
+        let hook = hook_binary().display().to_string();
         self.run(&[&["claude", "install", "--yes", "--hook", &hook], more].concat())
     }
 
@@ -169,7 +153,7 @@ fn a_project_is_wired_once_and_unwired_to_what_it_was() {
     let before =
         "{\n    \"model\": \"opus\",\n    \"hooks\": {\n        \"Stop\": [ { \"hooks\": [ {\"type\":\"command\",\"command\":\"say done\"} ] } ]\n    }\n}\n";
     desk.home.write("shop/.claude/settings.json", before);
-    let shown = desk.run(&["claude", "install", "--hook", &publisher().display().to_string()]);
+    let shown = desk.run(&["claude", "install", "--hook", &hook_binary().display().to_string()]);
     assert_eq!(shown.code, Some(2), "nobody is there to be asked: {}", shown.stderr);
     assert!(shown.stdout.contains("+         \"SessionStart\": [") && shown.stderr.contains("`--yes`"), "{}\n{}", shown.stdout, shown.stderr);
     assert_eq!(desk.settings(), before);
@@ -198,7 +182,7 @@ fn a_project_is_wired_once_and_unwired_to_what_it_was() {
 
 /// The publisher lies elsewhere on each machine.
 fn steady(answer: Value) -> Value {
-    let text = answer.to_string().replace(&publisher().display().to_string(), "<publisher>").replace(&target_dir().display().to_string(), "<target>");
+    let text = answer.to_string().replace(&hook_binary().display().to_string(), "<publisher>").replace(&target_dir().display().to_string(), "<target>");
     let mut answer: Value = serde_json::from_str(&text).expect("JSON");
     answer["publisher"] = "<publisher>".into();
     answer["publisher_error"] = Value::Null;
