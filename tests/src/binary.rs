@@ -61,6 +61,14 @@ fn built(name: &str) -> PathBuf {
     // Built even if it is there: cargo knows whether it is up to date, and an old one would test the past.
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build.args(["build", "--quiet", "--locked", "--package", name]).current_dir(workspace());
+    // What cargo tells a test of its package is not for another cargo: build scripts that look at it (ring's does) would run again, and
+    // whatever lies above them would be compiled anew, here and at the next build.
+    for (variable, _) in std::env::vars_os() {
+        let is_of_package = variable.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
+        if is_of_package {
+            build.env_remove(variable);
+        }
+    }
     if let Some(target) = target_dir().parent() {
         build.env("CARGO_TARGET_DIR", target);
     }

@@ -539,3 +539,58 @@ fn every_page_can_be_reached_from_the_readme() {
         assert!(reached.contains(page), "no link leads to {page}");
     }
 }
+
+/// What a page says of tests: `a path of a source` and after it, up to the next path, `names_of_its_tests`.
+fn tests_named_in(text: &str) -> Vec<(String, String)> {
+    let mut named = Vec::new();
+    let mut file = None;
+    for span in text.split('`').skip(1).step_by(2) {
+        if span.ends_with(".rs") {
+            file = Some(span.to_owned());
+        } else if let Some(file) = &file
+            && span.matches('_').count() >= 2
+            && span.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        {
+            named.push((file.clone(), span.to_owned()));
+        }
+    }
+    named
+}
+
+/// The tests of a source, and the cases of a suite, which are functions like any other.
+fn tests_of(source: &str) -> BTreeSet<String> {
+    let lines: Vec<&str> = source.lines().map(str::trim).collect();
+    let is_test = |at: usize| {
+        let above = lines[..at].iter().rev().take_while(|line| line.starts_with("#[") || line.starts_with("///"));
+        above.clone().any(|line| line.starts_with("#[test") || line.starts_with("#[tokio::test"))
+    };
+    let name = |line: &str| line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")?.split('(').next().map(str::to_owned);
+    (0..lines.len()).filter(|at| is_test(*at)).filter_map(|at| name(lines[at])).collect()
+}
+
+#[test]
+fn each_guarantee_names_tests_that_there_are() {
+    let text = fs::read_to_string(workspace().join("docs/guarantees.md")).expect("the page is there");
+    let named = tests_named_in(&text);
+    assert!(named.len() >= 30, "the page names {} tests", named.len());
+    let mut wrong = Vec::new();
+    for (file, test) in &named {
+        let source = fs::read_to_string(workspace().join(file)).unwrap_or_default();
+        if !tests_of(&source).contains(test) {
+            wrong.push(format!("`{file}` has no test `{test}`"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Each promise has one: a bold sentence that no list of tests follows shows nothing.
+    for section in text.split("\n**").skip(1) {
+        let sentence = section.split("**").next().unwrap_or_default();
+        assert!(!tests_named_in(section).is_empty(), "`{sentence}` is shown by no test");
+    }
+}
+
+#[test]
+fn a_test_that_is_not_there_is_found() {
+    assert_eq!(tests_named_in("see `a.rs`: `one_is_two`, `x_y` and `B`"), [("a.rs".to_owned(), "one_is_two".to_owned())]);
+    let source = "#[test]\nfn one_is_one() {}\n#[tokio::test]\nasync fn one_is_three() {}\nfn one_is_two() {}\n";
+    assert_eq!(tests_of(source), ["one_is_one", "one_is_three"].map(str::to_owned).into());
+}

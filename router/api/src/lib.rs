@@ -11,6 +11,7 @@ mod dialect;
 mod dry_run;
 mod effect;
 mod envelope;
+pub mod failpoint;
 mod follow;
 mod handler;
 mod keep_alive;

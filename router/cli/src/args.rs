@@ -222,6 +222,12 @@ pub(crate) struct DemoArgs {
     /// How many times faster than recorded
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=50))]
     pub(crate) speed: u32,
+    /// Show that nothing is lost instead: a router is killed 20 times under load, and what it accepted is counted
+    #[arg(long, conflicts_with = "speed")]
+    pub(crate) crash: bool,
+    /// What the handlers of `--crash` do: note a number in a file
+    #[arg(long, hide = true, num_args = 2, value_names = ["FILE", "NUMBER"], conflicts_with_all = ["crash", "speed"])]
+    pub(crate) note: Option<Vec<std::ffi::OsString>>,
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,8 @@ mod commands;
 mod env_file;
 mod event_input;
 mod event_line;
+#[cfg(debug_assertions)]
+mod failpoints;
 mod fates;
 mod filter_text;
 mod hints;

@@ -14,7 +14,10 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
-use router_api::{Begun, Clock, Effect, EffectClass, EffectError, EffectReply, Intent, Ledger, LedgerKey, LedgerResult, RouteName, Store};
+use router_api::{
+    Begun, Clock, Effect, EffectClass, EffectError, EffectReply, Intent, Ledger, LedgerKey, LedgerResult, RouteName, Store,
+    failpoint::{self, Failpoint},
+};
 
 use crate::redact::Redactor;
 
@@ -98,9 +101,11 @@ impl HandlingLedger {
         if void.is_empty() {
             return;
         }
+        failpoint::pass(Failpoint::RepliesBefore);
         if let Err(error) = self.store.ledger_forget(&self.route, &void).await {
             (self.tell)(format!("the ledger of route `{}` keeps results that should be forgotten: {error}", self.route));
         }
+        failpoint::pass(Failpoint::RepliesAfter);
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -138,6 +143,7 @@ impl HandlingLedger {
 impl Ledger for HandlingLedger {
     async fn begin(&self, effect: &Effect) -> Result<Begun, EffectError> {
         let Some((index, key)) = self.note(effect) else { return Ok(Begun::First(Intent(usize::MAX))) };
+        failpoint::pass(Failpoint::IntentBefore);
         let entry = match self.store.ledger_begin(&self.route, &key, self.clock.now()).await {
             Ok(entry) => entry,
             Err(error) => {
@@ -146,6 +152,7 @@ impl Ledger for HandlingLedger {
                 return Err(EffectError::new(EffectClass::Cancelled, sentence));
             }
         };
+        failpoint::pass(Failpoint::IntentAfter);
         let Some(entry) = entry else { return Ok(Begun::First(Intent(index))) };
         let Some(result) = entry.result else { return Ok(Begun::Again(Intent(index))) };
         match result.reply.as_ref().and_then(|reply| reply::decode(reply, &effect.request)) {
@@ -178,7 +185,10 @@ impl Ledger for HandlingLedger {
             reply: reply::encode(reply, self.redactor.as_deref()),
             is_final: now == Now::Final,
         };
-        match self.store.ledger_end(&self.route, &key, kept).await {
+        failpoint::pass(Failpoint::ResultBefore);
+        let ended = self.store.ledger_end(&self.route, &key, kept).await;
+        failpoint::pass(Failpoint::ResultAfter);
+        match ended {
             Ok(()) => self.set(index, now),
             // It was done all the same: the handling goes on, and only a repetition would do it again.
             Err(error) => (self.tell)(format!("the result of `{}` on route `{}` is not in the ledger: {error}", key.effect, self.route)),

@@ -7,7 +7,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use router_api::{FrozenBurst, NotedAttempts, RouteName, Store, StoreError};
+use router_api::{
+    FrozenBurst, NotedAttempts, RouteName, Store, StoreError,
+    failpoint::{self, Failpoint},
+};
 use serde_json::json;
 
 /// See the module.
@@ -120,7 +123,9 @@ impl Memory {
         let _alone = self.lists.lock().await;
         let mut parked = self.known().parked.clone();
         parked.insert(lane.to_owned());
+        failpoint::pass(Failpoint::ParkBefore);
         store.set_state(route, PARKED, Some(json!(parked))).await?;
+        failpoint::pass(Failpoint::ParkAfter);
         self.known().parked = parked;
         Ok(())
     }

@@ -19,7 +19,10 @@ use std::{
     time::Duration,
 };
 
-use router_api::{Cancellation, Consumer, DeadLetterReason, Emit, FailureClass, Fate, LedgerKey, Outcome, RecordedEffect, RouteMode};
+use router_api::{
+    Cancellation, Consumer, DeadLetterReason, Emit, FailureClass, Fate, LedgerKey, Outcome, RecordedEffect, RouteMode,
+    failpoint::{self, Failpoint},
+};
 use tracing::Instrument;
 
 use self::bursts::{dropped, identity};
@@ -226,7 +229,9 @@ impl Worker {
         if overtaking.cancellation.is_cancelled() {
             return Ended::Superseded;
         }
+        failpoint::pass(Failpoint::AttemptBefore);
         let slot = route.parts.store.begin_running(&route.config.name, identity);
+        failpoint::pass(Failpoint::AttemptBegun);
         let run = Run {
             route,
             crew: &self.crew,
@@ -239,9 +244,11 @@ impl Worker {
             overtaken: &overtaking.cancellation,
         };
         let ended = run.run().instrument(span).await;
+        failpoint::pass(Failpoint::AttemptDone);
         if let Some(slot) = slot {
             route.parts.store.end_running(slot);
         }
+        failpoint::pass(Failpoint::AttemptAfter);
         ended
     }
 

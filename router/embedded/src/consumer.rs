@@ -3,7 +3,10 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use async_trait::async_trait;
-use router_api::{Consumer, DeadLetter, DeadLetterReason, Delivery, RouteName, SettleError, Settlement, TransportError};
+use router_api::{
+    Consumer, DeadLetter, DeadLetterReason, Delivery, RouteName, SettleError, Settlement, TransportError,
+    failpoint::{self, Failpoint},
+};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -35,7 +38,10 @@ impl Consumer for EmbeddedConsumer {
             // Made before the look at the queue, so that what changes in between wakes it.
             let changed = self.queue.changed();
             match self.queue.next(self.session, self.shared.time.now()) {
-                Next::Delivery(delivery) => return Some(Ok(*delivery)),
+                Next::Delivery(delivery) => {
+                    failpoint::pass(Failpoint::HandOut);
+                    return Some(Ok(*delivery));
+                }
                 Next::Over => return None,
                 Next::Wait(None) => changed.await,
                 Next::Wait(Some(due_at)) => {

@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use router_api::{Clock, DecodeLimits, StoreError, TransportError};
+use router_api::{
+    Clock, DecodeLimits, StoreError, TransportError,
+    failpoint::{self, Failpoint},
+};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
@@ -159,11 +162,14 @@ impl Embedded {
     /// Ends the sessions and then the threads. Later calls return at once, perhaps before the first has ended.
     pub(crate) async fn end(&self) {
         let Some(threads) = self.begin_end() else { return };
+        failpoint::pass(Failpoint::EndBefore);
         let unfinished: Vec<i64> = self.shared.all_queues().iter().flat_map(|queue| queue.end_any()).collect();
         if let Err(error) = self.shared.note_handed(unfinished).await {
             tracing::debug!(error = error.sentence(), "what was in hand is not marked as handed out");
         }
+        failpoint::pass(Failpoint::EndNoted);
         let ended = self.shared.writer.write(|writing| crate::schema::set_meta(writing.conn, crate::opening::CLEAN, 1)).await;
+        failpoint::pass(Failpoint::EndMarked);
         match ended {
             Ok(()) => {
                 if let Err(error) = self.shared.running.clear() {
@@ -172,6 +178,7 @@ impl Embedded {
             }
             Err(error) => tracing::warn!(error = error.sentence(), "the store is closed as if its process had died"),
         }
+        failpoint::pass(Failpoint::EndCleared);
         self.shared.stop();
         let (sender, receiver) = oneshot::channel();
         // Joining blocks, for as long as the last commit and the last query take.

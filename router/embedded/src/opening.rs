@@ -9,7 +9,10 @@ use std::{
     thread::JoinHandle,
 };
 
-use router_api::{Clock, DecodeLimits, RouteName};
+use router_api::{
+    Clock, DecodeLimits, RouteName,
+    failpoint::{self, Failpoint},
+};
 use rusqlite::{Connection, OpenFlags, params};
 
 use crate::{
@@ -100,6 +103,7 @@ fn finish(conn: Connection) {
     if let Err(error) = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
         tracing::debug!(%error, "the log was not moved into the store at its end");
     }
+    failpoint::pass(Failpoint::CheckpointAfter);
     if let Err((_, error)) = conn.close() {
         tracing::debug!(%error, "the store was not closed well");
     }
@@ -119,9 +123,12 @@ fn open(options: &EmbeddedOptions, clock: Arc<dyn Clock>, writer: Writer) -> Res
     let died = (!is_clean).then_some(openings).and_then(|opening| u64::try_from(opening).ok());
     let (mut running, ran) = RunningFile::open(path, died).map_err(|error| OpenError::io("open the file of running handlings of", path, error))?;
 
+    failpoint::pass(Failpoint::TakeOverBefore);
     let taken_over = take_over(&conn, &time, TakingOver { created, noted, opening: openings + 1, ran: &ran }).map_err(sqlite)?;
+    failpoint::pass(Failpoint::TakeOverAfter);
     // Only now: before the commit above the slots were the only record of what ran.
     running.begin_opening(u64::try_from(openings + 1).unwrap_or(0)).map_err(|error| OpenError::io("write the file of running handlings of", path, error))?;
+    failpoint::pass(Failpoint::OpeningAfter);
     for finding in &taken_over.findings {
         tracing::error!(store = %path.display(), "{finding}");
     }

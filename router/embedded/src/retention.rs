@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use router_api::failpoint::{self, Failpoint};
 use rusqlite::{Connection, params};
 
 use crate::{
@@ -107,6 +108,7 @@ impl Retention {
             self.walked = 0;
             return Ok(false);
         };
+        failpoint::pass(Failpoint::RetentionBefore);
         let tx = conn.unchecked_transaction()?;
         {
             let mut deliveries = tx.prepare_cached("DELETE FROM deliveries WHERE seq = ?1 AND state = 2")?;
@@ -117,7 +119,9 @@ impl Retention {
                 events.execute([seq])?;
             }
         }
+        failpoint::pass(Failpoint::RetentionApplied);
         tx.commit()?;
+        failpoint::pass(Failpoint::RetentionAfter);
         self.walked = last;
         Ok(true)
     }

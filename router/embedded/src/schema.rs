@@ -1,5 +1,6 @@
 //! What is in the file, by version. A version that was released never changes: what is new comes as a further migration.
 
+use router_api::failpoint::{self, Failpoint};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// Stands in the file's header and says whose it is: `evrt`.
@@ -239,10 +240,13 @@ pub(crate) fn version(conn: &Connection) -> rusqlite::Result<i64> {
 pub(crate) fn migrate(conn: &Connection) -> rusqlite::Result<()> {
     let from = usize::try_from(version(conn)?).unwrap_or(0);
     for (index, migration) in MIGRATIONS.iter().enumerate().skip(from) {
+        failpoint::pass(Failpoint::MigrationBefore);
         let tx = conn.unchecked_transaction()?;
         tx.execute_batch(migration)?;
         tx.pragma_update(None, "user_version", i64::try_from(index + 1).unwrap_or(i64::MAX))?;
+        failpoint::pass(Failpoint::MigrationApplied);
         tx.commit()?;
+        failpoint::pass(Failpoint::MigrationAfter);
     }
     Ok(())
 }

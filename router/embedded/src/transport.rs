@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
-use router_api::{Consumer, Features, Publication, Published, RouteName, Subscription, Transport, TransportAdmin, TransportError};
+use router_api::{
+    Consumer, Features, Publication, Published, RouteName, Subscription, Transport, TransportAdmin, TransportError,
+    failpoint::{self, Failpoint},
+};
 use rusqlite::OptionalExtension;
 use tokio::sync::oneshot;
 
@@ -76,8 +79,11 @@ impl Transport for Embedded {
         let room = Arc::clone(&self.shared.bodies_waiting).acquire_many_owned(room).await.map_err(|_| closed())?;
         let (sender, receiver) = oneshot::channel();
         let arrival = Arrival::new(&self.shared, publication, room, sender);
+        failpoint::pass(Failpoint::AcceptBefore);
         self.shared.writer.send(Box::new(arrival)).await;
-        receiver.await.unwrap_or_else(|_| Err(closed()))
+        let answer = receiver.await.unwrap_or_else(|_| Err(closed()));
+        failpoint::pass(Failpoint::AcceptAfter);
+        answer
     }
 
     fn admin(&self) -> &dyn TransportAdmin {

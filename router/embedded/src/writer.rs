@@ -15,6 +15,7 @@ use std::{
     },
 };
 
+use router_api::failpoint::{self, Failpoint};
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
@@ -320,11 +321,19 @@ impl WriterInbox {
         let done = (|| {
             desk.conn.prepare_cached("BEGIN IMMEDIATE")?.raw_execute()?;
             let writing = Writing { conn: &desk.conn, now: desk.time.now() };
-            for work in group.iter_mut() {
+            failpoint::pass(Failpoint::GroupBegun);
+            for (index, work) in group.iter_mut().enumerate() {
+                if index > 0 {
+                    failpoint::pass(Failpoint::GroupHalf);
+                }
                 work.apply(&writing)?;
             }
             let last = if group.iter().any(|work| work.adds_events()) { schema::last_seq(&desk.conn)? } else { desk.last_seq };
+            if failpoint::fails(Failpoint::GroupApplied) {
+                return Err(disk_error());
+            }
             desk.conn.prepare_cached("COMMIT")?.raw_execute()?;
+            failpoint::pass(Failpoint::GroupAfter);
             Ok(last)
         })();
         match done {
@@ -334,6 +343,7 @@ impl WriterInbox {
                     desk.last_seq = last;
                     desk.side_file.note(u64::try_from(last).unwrap_or(0));
                 }
+                failpoint::pass(Failpoint::GroupNoted);
                 Ok(())
             }
             Err(error) => {
@@ -390,6 +400,11 @@ fn finish_all(group: Vec<Box<dyn Work>>, error: &WriteError) {
     for work in group {
         work.finish(Err(error.clone()));
     }
+}
+
+/// What a sync that failed looks like.
+fn disk_error() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC), None)
 }
 
 /// The disk is full: SQLite says so for the database, but for its shared-memory file it says "I/O error".

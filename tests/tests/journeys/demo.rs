@@ -43,3 +43,24 @@ fn a_speed_that_makes_no_sense_is_wrong_usage() {
         assert!(ran.stderr.contains("--speed"), "{}", ran.stderr);
     }
 }
+
+#[test]
+fn the_crash_demo_kills_a_router_twenty_times_shows_that_the_numbers_agree_and_leaves_nothing() {
+    let home = Home::new("");
+    home.write("tmp/.keep", "");
+    let ran = router_tests::Ran::of(home.command(&["demo", "--crash"]).env("TMPDIR", home.path().join("tmp")).output().expect("the program runs")).code(0);
+    let row = |name: &str| {
+        let line = ran.stdout.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("no `{name}` in\n{}", ran.stdout));
+        assert!(line.contains("holds") && !line.contains("does not"), "{line}");
+        line.split(name).nth(1).unwrap_or_default().split_whitespace().filter_map(|word| word.parse::<u64>().ok()).collect::<Vec<_>>()
+    };
+    for row in [row("after 20 kills"), row("left alone for a moment")] {
+        let [accepted, handled, dead, waiting] = row[..] else { panic!("{row:?}") };
+        assert_eq!(accepted, handled + dead + waiting);
+        assert!(accepted >= 200, "each life has its share: {row:?}");
+    }
+    assert!(ran.stdout.contains("none are missing"), "{}", ran.stdout);
+    assert_eq!(row("left alone for a moment")[3], 0, "in the end nothing waits");
+    let left: Vec<_> = fs::read_dir(home.path().join("tmp")).expect("it is there").map(|entry| entry.expect("an entry").file_name()).collect();
+    assert_eq!(left, [".keep"], "nothing is left behind");
+}

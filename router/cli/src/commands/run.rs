@@ -64,6 +64,8 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<Ended> {
     let config = &setup.config;
     let format = global.log_format.map_or(config.log.format, Into::into);
     let log = log::begin(&log::level(&config.log.level, global.verbose, global.quiet), format)?;
+    #[cfg(debug_assertions)]
+    crate::failpoints::install(crate::failpoints::asked(&setup::environment(global)?)?.as_deref())?;
     let io = Builder::new_multi_thread().worker_threads(IO_THREADS).thread_name("io").enable_all().build()?;
     let handlers = Builder::new_multi_thread().thread_name("handlers").enable_all().build()?;
     let result = io.block_on(serve(setup, global.clone(), handlers.handle().clone()));

@@ -1,6 +1,9 @@
 //! A burst's composition is fixed, on disk, before its first attempt.
 
-use router_api::{BurstNote, FrozenBurst};
+use router_api::{
+    BurstNote, FrozenBurst,
+    failpoint::{self, Failpoint},
+};
 use sha2::{Digest, Sha256};
 
 use super::{Item, Worker};
@@ -32,7 +35,9 @@ impl Worker {
         }
         let id = hex(&hash.finalize()[..16]);
         let burst = FrozenBurst { id: id.clone(), lane: lane.to_string(), members };
+        failpoint::pass(Failpoint::FreezeBefore);
         self.route.parts.store.freeze(&self.route.config.name, &burst).await.map_err(|error| error.to_string())?;
+        failpoint::pass(Failpoint::FreezeAfter);
         batch.frozen = Some(id);
         Ok(())
     }

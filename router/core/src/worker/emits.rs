@@ -1,7 +1,10 @@
 //! What a handler emitted is published after its success and before its events are settled.
 
 use bytes::Bytes;
-use router_api::{Destination, Emit, Publication, TransportError};
+use router_api::{
+    Destination, Emit, Publication, TransportError,
+    failpoint::{self, Failpoint},
+};
 
 use super::{
     Item, Worker,
@@ -32,6 +35,7 @@ impl Worker {
             let publication = Publication { to, key: emit.key.clone(), body, hops, traceparent: traceparent.clone(), redactions };
             let mut wait = RECORD_AGAIN_FIRST;
             loop {
+                failpoint::pass(Failpoint::EmitBefore);
                 match self.route.parts.transport.publish(publication.clone()).await {
                     Ok(_) => break,
                     Err(error @ (TransportError::Refused(_) | TransportError::Unsupported(_))) => return Err(format!("emit of `{}`: {error}", emit.key)),
@@ -42,6 +46,7 @@ impl Worker {
                 }
                 wait = (wait * 2).min(RECORD_AGAIN_MAX);
             }
+            failpoint::pass(Failpoint::EmitAfter);
             self.tell(RouterEvent::Emitted { route: self.name(), key: emit.key, id: emit.id.to_string() });
         }
         Ok(true)

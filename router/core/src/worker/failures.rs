@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use router_api::{AttemptRecord, DeadLetterReason, FailureClass, Fate, NotedAttempts, RouteMode, Settlement};
+use router_api::{
+    AttemptRecord, DeadLetterReason, FailureClass, Fate, NotedAttempts, RouteMode, Settlement,
+    failpoint::{self, Failpoint},
+};
 
 use super::{
     End, Item, Worker,
@@ -68,9 +71,11 @@ impl Worker {
             let due_at = clock.now().checked_add(jiff::SignedDuration::try_from(delay).unwrap_or(jiff::SignedDuration::MAX)).unwrap_or(jiff::Timestamp::MAX);
             let noted = NotedAttempts { identity, attempts: batch.failed, history: batch.history.clone(), due_at };
             route.memory.note(noted.clone());
+            failpoint::pass(Failpoint::NoteBefore);
             if let Err(error) = route.parts.store.note_attempts(&route.config.name, noted).await {
                 self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
             }
+            failpoint::pass(Failpoint::NoteAfter);
             if let (Some(log), Some(last)) = (&route.parts.fates, batch.history.last()) {
                 log.held(&route.config.name, batch.items.iter().map(|item| &item.delivery), &last.error, batch.failed, delay);
             }

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use router_api::{AttemptRecord, DeadLetter, DeadLetterReason, Delivery, Envelope, Fate, InboxKey, LedgerKey, RouteMode, SettleError, Settlement};
+use router_api::{
+    AttemptRecord, DeadLetter, DeadLetterReason, Delivery, Envelope, Fate, InboxKey, LedgerKey, RouteMode, SettleError, Settlement,
+    failpoint::{self, Failpoint},
+};
 
 use super::{Item, Worker};
 use crate::{lanes::Batch, observe::RouterEvent, policy::Failure};
@@ -30,10 +33,12 @@ impl Worker {
         if !self.route.parts.transport.features().inbox_in_settlement {
             let keys: Vec<InboxKey> = inbox.drain(..).flatten().collect();
             // Written before the ack, never a condition of it: a failure is told, and at worst the event is handled twice.
-            if !keys.is_empty()
-                && let Err(error) = self.route.parts.store.inbox_insert(&config.name, keys).await
-            {
-                self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+            if !keys.is_empty() {
+                failpoint::pass(Failpoint::InboxBefore);
+                if let Err(error) = self.route.parts.store.inbox_insert(&config.name, keys).await {
+                    self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+                }
+                failpoint::pass(Failpoint::InboxAfter);
             }
         }
         self.settled(deliveries, || Settlement::Done { fates: vec![fate.clone(); events], inbox: inbox.clone() }).await
@@ -80,8 +85,12 @@ impl Worker {
         let mut wait = RECORD_AGAIN_FIRST;
         let fates = self.route.parts.fates.as_ref().map(|log| (log, log.of(&self.route.config.name, &deliveries, &settlement())));
         loop {
-            match self.consumer.settle(deliveries, settlement()).await {
+            let settling = settlement();
+            let (before, after) = moments(&settling);
+            failpoint::pass(before);
+            match self.consumer.settle(deliveries, settling).await {
                 Ok(()) => {
+                    failpoint::pass(after);
                     if let Some((log, records)) = fates {
                         log.note(records);
                     }
@@ -112,16 +121,19 @@ impl Worker {
     /// What no inbox recognises leaves the ledger before it is settled: a broker may hand out another event just like it, which is to be
     /// handled, and to do a thing twice is better than not at all.
     pub(super) async fn forget_unrecognised(&self, batch: &Batch<Item>) {
-        if let (None, [Item { dedup: None, delivery, .. }]) = (&batch.frozen, batch.items.as_slice())
-            && let Err(error) = self.route.parts.store.ledger_clear(&self.route.config.name, &LedgerKey::of_delivery(&delivery.identity)).await
-        {
-            self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+        if let (None, [Item { dedup: None, delivery, .. }]) = (&batch.frozen, batch.items.as_slice()) {
+            failpoint::pass(Failpoint::ClearBefore);
+            if let Err(error) = self.route.parts.store.ledger_clear(&self.route.config.name, &LedgerKey::of_delivery(&delivery.identity)).await {
+                self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+            }
+            failpoint::pass(Failpoint::ClearAfter);
         }
     }
 
     /// Forgets what was kept for a batch that is settled.
     pub(super) async fn forget(&self, batch: &Batch<Item>, identity: &str) {
         let (store, name, memory) = (&*self.route.parts.store, &self.route.config.name, &self.route.memory);
+        failpoint::pass(Failpoint::ForgetBefore);
         let forgotten = match &batch.frozen {
             Some(burst) => {
                 // Single events leave the ledger with the commit that remembers them as done.
@@ -130,10 +142,12 @@ impl Worker {
                 {
                     self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
                 }
+                failpoint::pass(Failpoint::ForgetHalf);
                 memory.forget_burst(store, name, burst).await
             }
             None => memory.forget(store, name, identity).await,
         };
+        failpoint::pass(Failpoint::ForgetAfter);
         if let Err(error) = forgotten {
             self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
         }
@@ -142,9 +156,20 @@ impl Worker {
     /// Forgets what was kept for deliveries that are settled, each by itself.
     pub(super) async fn forget_deliveries(&self, identities: &[String]) {
         for identity in identities {
+            failpoint::pass(Failpoint::ForgetEachBefore);
             if let Err(error) = self.route.memory.forget(&*self.route.parts.store, &self.route.config.name, identity).await {
                 self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
             }
+            failpoint::pass(Failpoint::ForgetEachAfter);
         }
+    }
+}
+
+/// Where a test may end the process: before this settlement, and after it.
+fn moments(settlement: &Settlement) -> (Failpoint, Failpoint) {
+    match settlement {
+        Settlement::Done { .. } => (Failpoint::DoneBefore, Failpoint::DoneAfter),
+        Settlement::RetryIn { .. } => (Failpoint::RetryBefore, Failpoint::RetryAfter),
+        Settlement::Bury(_) => (Failpoint::BuryBefore, Failpoint::BuryAfter),
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! Every route is in shadow, so nothing is sent or run. Time is moved by the teller, so that a burst is the same burst on a slow
 //! machine and ten quiet minutes are over at once. What is told is in `telling.rs`, how outcomes are caught in `watching.rs`.
+//!
+//! `demo --crash` is another story, in `crash.rs`.
 
+mod crash;
 mod telling;
 mod watching;
 
@@ -41,7 +44,14 @@ const HANDLING: Duration = Duration::from_secs(30);
 const STEP: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(global: &Global, args: &DemoArgs, out: &mut Output) -> anyhow::Result<Ended> {
+    if let Some([file, number]) = args.note.as_deref() {
+        let number = number.to_str().and_then(|number| number.parse().ok()).context("`--note` takes a file and a number")?;
+        return crash::note(std::path::Path::new(file), number);
+    }
     let _log = global.begin_quiet_log()?;
+    if args.crash {
+        return crash::run(out);
+    }
     let setup = if global.config.is_empty() { setup::load_located(global, setup::built_in()?)? } else { setup::load(global)? };
     let directory = tempfile::Builder::new().prefix("event-router-demo-").tempdir().context("no temporary directory can be made")?;
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
