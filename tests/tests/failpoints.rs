@@ -244,9 +244,10 @@ impl Story {
             let wanted: BTreeSet<u64> = accepted.iter().filter(|(_, (of, _))| of == kind).map(|(number, _)| *number).collect();
             let dead = dead(&self.home, if *kind == "emits" { "out" } else { kind });
             let Some(log) = log else {
-                // Given up on by design: once each, and nothing else.
+                // Given up on by design. What was sent twice because its answer died is two events to a route that has done neither.
                 let given_up: BTreeSet<u64> = dead.iter().copied().collect();
-                assert_eq!(given_up.len(), dead.len(), "route `{kind}` gave up twice on something: {dead:?}");
+                let twice = dead.len() - given_up.len();
+                assert!(twice <= self.kills, "route `{kind}` gave up twice on {twice} in {} kills: {dead:?}", self.kills);
                 let lost: Vec<_> = wanted.difference(&given_up).collect();
                 assert!(lost.is_empty(), "route `{kind}` lost {lost:?}");
                 continue;
@@ -349,7 +350,6 @@ fn a_kill_while_the_store_is_made_opened_tidied_up_or_closed_loses_nothing() {
 
 /// Verbs of the ports that change nothing.
 const READING: &[&str] = &[
-    "position",
     "inbox_contains",
     "frozen",
     "noted_attempts",
@@ -367,7 +367,7 @@ const READING: &[&str] = &[
 ];
 
 /// Verbs of the ports that change something, but not on an event's way through the pipeline: operators, the archive, sessions.
-const ELSEWHERE: &[&str] = &["keep", "record_config", "archive", "record_fates", "keep_sessions"];
+const ELSEWHERE: &[&str] = &["record_config", "archive", "record_fates", "keep_sessions"];
 
 /// Where an event's way is, and the memory that it is asked of.
 const PIPELINE: &[&str] = &["router/core/src/worker.rs", "router/core/src/worker", "router/core/src/ledger.rs"];

@@ -308,6 +308,15 @@ pub trait Consumer: Send + Sync {
     /// The deliveries come back in hand.
     async fn settle(&self, deliveries: Vec<Delivery>, settlement: Settlement) -> Result<(), (SettleError, Vec<Delivery>)>;
 
+    /// Could a fate be recorded now? Asked before each attempt, so it must be quick: one whose fate could not be recorded is not begun.
+    ///
+    /// # Errors
+    ///
+    /// Why not, as a sentence fragment. The event waits in hand, and no attempt is counted.
+    fn records(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Asks the transport to hand out nothing more of `lane`, whose head waits in hand. A transport without the feature
     /// `holds_lanes` does nothing.
     fn hold_lane(&self, lane: &str) {

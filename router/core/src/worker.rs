@@ -148,6 +148,10 @@ impl Worker {
             return Box::pin(self.give_up(lane, batch, reason, Failure::new(FailureClass::Crash, error), false)).await;
         }
 
+        // What it came to could not be recorded, so it does not begin.
+        if let Err(error) = self.consumer.records() {
+            return self.hold_for_the_store(batch, error);
+        }
         let attempt = failed_before.saturating_add(1);
         let started = route.parts.clock.monotonic();
         let newest = Arc::clone(&batch.items.last().expect("not empty, see above").event);

@@ -87,6 +87,11 @@ impl Consumer for EmbeddedConsumer {
         }
     }
 
+    fn records(&self) -> Result<(), String> {
+        let records = self.shared.writer.works().and_then(|()| self.shared.floor.check());
+        records.map_err(|error| format!("no attempt begins, since what it came to could not be recorded: {error}"))
+    }
+
     fn hold_lane(&self, lane: &str) {
         self.queue.hold(self.session, lane);
     }

@@ -1,4 +1,4 @@
-//! The disk reserve: is there room for new events?
+//! The disk reserve: is there room for new events? And its end: is there room for what becomes of the old ones?
 
 use std::{
     path::{Path, PathBuf},
@@ -23,8 +23,7 @@ pub(crate) struct Reserve {
 impl Reserve {
     /// Of the disk that `store` lies on; 0 bytes switch it off.
     pub(crate) fn new(store: &Path, bytes: u64) -> Self {
-        let directory = store.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-        Self { directory, bytes, asked: None, commits: 0, free: u64::MAX }
+        Self { directory: directory_of(store), bytes, asked: None, commits: 0, free: u64::MAX }
     }
 
     /// `Err` with a sentence when new events must wait. Call it once a commit.
@@ -58,6 +57,40 @@ impl Reserve {
     }
 }
 
+/// What must be free so that an attempt begins: a part of the reserve, since the fates of all that runs have to find room.
+const FLOOR_MAX: u64 = 4 * 1024 * 1024;
+
+/// The end of the reserve: is there room for the fate of what begins now?
+#[derive(Debug)]
+pub(crate) struct Floor {
+    directory: PathBuf,
+    bytes: u64,
+}
+
+impl Floor {
+    /// Of the disk that `store` lies on, below a reserve of so many bytes; 0 bytes switch it off.
+    pub(crate) fn new(store: &Path, reserve: u64) -> Self {
+        Self { directory: directory_of(store), bytes: (reserve / 16).min(FLOOR_MAX) }
+    }
+
+    /// `Err` with a sentence when nothing may begin. Asks the system each time, which is quicker than anything that would begin.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.bytes == 0 {
+            return Ok(());
+        }
+        let Ok(answer) = rustix::fs::statvfs(&self.directory) else { return Ok(()) };
+        let free = answer.f_bavail.saturating_mul(answer.f_frsize);
+        if free >= self.bytes {
+            return Ok(());
+        }
+        Err(format!("{} KiB are free on the disk of `{}`, the reserve is used up: free some space", free >> 10, self.directory.display()))
+    }
+}
+
+fn directory_of(store: &Path) -> PathBuf {
+    store.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +109,16 @@ mod tests {
         assert!(sentence.contains("in reserve") && sentence.contains("MiB are free"), "{sentence}");
         reserve.bytes = 1;
         assert!(reserve.check(Duration::ZERO).is_ok());
+    }
+
+    #[test]
+    fn at_the_end_of_the_reserve_nothing_begins() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut floor = Floor::new(&directory.path().join("a.db"), 64 << 20);
+        assert_eq!(floor.bytes, FLOOR_MAX);
+        floor.bytes = u64::MAX;
+        assert!(floor.check().unwrap_err().contains("reserve is used up"));
+        assert!(Floor::new(Path::new("/nowhere/at/all.db"), 0).check().is_ok());
     }
 
     #[test]

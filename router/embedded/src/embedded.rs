@@ -22,6 +22,7 @@ use crate::{
     EmbeddedOptions, Finding, OpenError,
     archive::Look,
     damage::FINDINGS_MAX,
+    disk::Floor,
     intake::Bindings,
     opening::{self, Opened},
     queue::{RouteQueue, locked},
@@ -54,6 +55,7 @@ pub(crate) struct Shared {
     /// For what a person waits for; a long query here delays no route.
     pub(crate) far: Readers,
     pub(crate) running: RunningFile,
+    pub(crate) floor: Floor,
     pub(crate) binding: tokio::sync::Mutex<()>,
     pub(crate) bodies_waiting: Arc<Semaphore>,
     pub(crate) visited: AtomicU64,
@@ -119,7 +121,7 @@ impl Embedded {
     }
 
     fn assemble(opened: Opened, writer_thread: JoinHandle<()>) -> Arc<Self> {
-        let Opened { path, time, decode, writer, near, far, running, bindings, handed_before, findings, mut threads } = opened;
+        let Opened { path, time, decode, writer, near, far, running, floor, bindings, handed_before, findings, mut threads } = opened;
         threads.push(writer_thread);
         let shared = Shared {
             path,
@@ -129,6 +131,7 @@ impl Embedded {
             near,
             far,
             running,
+            floor,
             binding: tokio::sync::Mutex::default(),
             bodies_waiting: Arc::new(Semaphore::new(BODIES_WAITING_KIB)),
             visited: AtomicU64::new(0),
@@ -289,8 +292,8 @@ impl Shared {
 pub(crate) fn refusal(error: WriteError) -> TransportError {
     match error {
         WriteError::Full(sentence) => TransportError::Full(sentence),
-        WriteError::Failed(sentence) => TransportError::Unavailable(sentence),
-        WriteError::Broken(_) | WriteError::Closed => TransportError::Refused(error.sentence()),
+        WriteError::Failed(sentence) | WriteError::Broken { sentence, heals: true } => TransportError::Unavailable(sentence),
+        WriteError::Broken { .. } | WriteError::Closed => TransportError::Refused(error.sentence()),
     }
 }
 

@@ -17,7 +17,7 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use crate::{
     EmbeddedOptions, Finding, OpenError,
-    disk::Reserve,
+    disk::{Floor, Reserve},
     intake::Bindings,
     lock_file::{LockFile, private_file},
     readers::Readers,
@@ -26,7 +26,7 @@ use crate::{
     schema,
     side_file::{Noted, SideFile},
     store_time::StoreTime,
-    writer::{Writer, WriterDesk},
+    writer::{Reopened, Reopening, Writer, WriterDesk},
 };
 
 /// In `meta`: 1 while the store is closed after a clean end.
@@ -52,6 +52,7 @@ pub(crate) struct Opened {
     pub(crate) near: Readers,
     pub(crate) far: Readers,
     pub(crate) running: RunningFile,
+    pub(crate) floor: Floor,
     pub(crate) bindings: Bindings,
     pub(crate) handed_before: i64,
     pub(crate) findings: Vec<Finding>,
@@ -153,6 +154,7 @@ fn open(options: &EmbeddedOptions, clock: Arc<dyn Clock>, writer: Writer) -> Res
         side_file,
         retention: Retention::new(options.retention_age, options.retention_bytes_max, options.ledger_bytes_max),
         last_seq: taken_over.last_seq,
+        reopening: reopening(options),
         path: text.clone(),
         conn,
     };
@@ -164,12 +166,33 @@ fn open(options: &EmbeddedOptions, clock: Arc<dyn Clock>, writer: Writer) -> Res
         near,
         far,
         running,
+        floor: Floor::new(path, options.reserve_bytes),
         bindings,
         handed_before,
         findings: taken_over.findings,
         threads,
     };
     Ok((opened, desk))
+}
+
+/// How the writer opens the file anew after its disk has failed: as at first, and it must be whole and have what was accepted.
+fn reopening(options: &EmbeddedOptions) -> Reopening {
+    let options = options.clone();
+    Box::new(move |last_seq| {
+        let conn = connect(&options, false).map_err(|error| Reopened::NotYet(error.to_string()))?;
+        let sqlite = |error: rusqlite::Error| Reopened::NotYet(error.to_string());
+        // Writes, if there is anything in the log: that shows whether the disk takes it again.
+        conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map_err(sqlite)?;
+        let told: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(sqlite)?;
+        if told != "ok" {
+            return Err(Reopened::Damaged(told));
+        }
+        let found = schema::last_seq(&conn).map_err(sqlite)?;
+        if found < last_seq {
+            return Err(Reopened::Damaged(format!("events {} to {last_seq}, which were accepted, are missing", found + 1)));
+        }
+        Ok(conn)
+    })
 }
 
 /// True for a file that is not there yet or empty; an error for one that is not ours.

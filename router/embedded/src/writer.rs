@@ -4,8 +4,9 @@
 //! commit that holds its work. When something in a group fails, the group is rolled back and each piece of work gets a commit of
 //! its own, so that one caller's trouble is no other's; that is why [`Work::apply`] may be called again.
 //!
-//! An error of the disk itself ends writing for good: after a failed sync the kernel may have dropped the very pages that the next
-//! sync would then report as safe. Reading goes on.
+//! After an error of the disk itself the connection is dropped: after a failed sync the kernel may have dropped the very pages that the
+//! next sync would then report as safe. Whoever writes is told to try again, reading goes on, and the file is opened anew, each second: it
+//! must be whole then, and have what was accepted. What is found damaged ends writing for good.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -33,8 +34,8 @@ pub(crate) enum WriteError {
     Full(String),
     /// Not this time.
     Failed(String),
-    /// Never again by this process.
-    Broken(String),
+    /// Not before the file is opened anew, or never again by this process.
+    Broken { sentence: String, heals: bool },
     /// The store is closed.
     Closed,
 }
@@ -43,7 +44,7 @@ impl WriteError {
     /// For people.
     pub(crate) fn sentence(&self) -> String {
         match self {
-            Self::Full(sentence) | Self::Failed(sentence) | Self::Broken(sentence) => sentence.clone(),
+            Self::Full(sentence) | Self::Failed(sentence) | Self::Broken { sentence, .. } => sentence.clone(),
             Self::Closed => "the store is closed".to_owned(),
         }
     }
@@ -114,8 +115,38 @@ struct WriterShared {
     commits: AtomicU64,
     stopping: AtomicBool,
     wake: tokio::sync::Notify,
-    broken: Mutex<Option<String>>,
+    broken: Mutex<Option<Break>>,
+    /// The last commit found no room.
+    is_full: AtomicBool,
 }
+
+/// Why nothing is written.
+#[derive(Debug, Clone)]
+struct Break {
+    sentence: String,
+    /// The file will be opened anew.
+    heals: bool,
+}
+
+impl From<Break> for WriteError {
+    fn from(Break { sentence, heals }: Break) -> Self {
+        Self::Broken { sentence, heals }
+    }
+}
+
+/// Opens the file anew, given the number of the last event that was accepted.
+pub(crate) type Reopening = Box<dyn Fn(i64) -> Result<Connection, Reopened> + Send>;
+
+/// Why it could not be opened anew.
+pub(crate) enum Reopened {
+    /// The disk still fails.
+    NotYet(String),
+    /// What is there is not what was there.
+    Damaged(String),
+}
+
+/// Between two tries to open the file anew.
+const REOPEN_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Writer {
     /// The handle, and what the thread runs on.
@@ -177,6 +208,20 @@ impl Writer {
         receiver.await.unwrap_or(Err(WriteError::Closed))
     }
 
+    /// `Err` with a sentence while nothing can be written. After a commit that found no room one small piece of work is sent ahead.
+    pub(crate) fn works(&self) -> Result<(), String> {
+        if let Some(broken) = &*locked(&self.shared.broken) {
+            return Err(broken.sentence.clone());
+        }
+        if self.shared.is_full.load(Ordering::SeqCst) {
+            let probe = job(|writing: &Writing<'_>| schema::set_meta(writing.conn, PROBED, writing.now), |_: Result<(), WriteError>| {});
+            // A queue that is full of other work is as good a probe.
+            let _ = self.sender.try_send(probe);
+            return Err("there was no room on the disk of the store".to_owned());
+        }
+        Ok(())
+    }
+
     /// Ends the thread once it has done what waits.
     pub(crate) fn stop(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
@@ -210,7 +255,11 @@ pub(crate) struct WriterDesk {
     pub(crate) last_seq: i64,
     /// The store's path, for sentences.
     pub(crate) path: String,
+    pub(crate) reopening: Reopening,
 }
+
+/// In `meta`: when a full disk was last found to have room again.
+const PROBED: &str = "probed_at";
 
 impl WriterInbox {
     /// Works until [`Writer::stop`], or until all handles are gone. Returns the connection.
@@ -220,12 +269,17 @@ impl WriterInbox {
         let waiting = match waiting {
             Ok(runtime) => runtime,
             Err(error) => {
-                self.break_down(&format!("the writer of the store `{}` cannot wait: {error}", desk.path));
+                self.break_down(&format!("the writer of the store `{}` cannot wait: {error}", desk.path), false);
                 return desk.conn;
             }
         };
         let mut group: Vec<Box<dyn Work>> = Vec::new();
         loop {
+            if self.heals() && !self.shared.stopping.load(Ordering::SeqCst) && !self.receiver.is_closed() {
+                self.wait_broken(&mut desk, &waiting);
+                self.open_anew(&mut desk);
+                continue;
+            }
             if let Ok(work) = self.receiver.try_recv() {
                 group.push(work);
             } else {
@@ -265,7 +319,7 @@ impl WriterInbox {
             if !group.is_empty() {
                 self.commit_guarded(&mut desk, std::mem::take(&mut group));
             }
-            if locked(&self.shared.broken).is_none() {
+            if self.broken().is_none() {
                 let is_idle = self.receiver.is_empty();
                 if let Err(error) = desk.retention.tick(&desk.conn, &desk.time, is_idle) {
                     let error = self.judge(&desk, &error);
@@ -279,13 +333,13 @@ impl WriterInbox {
     /// same: it owns the lock of the store, without which another process would hand out what this one still has in hand.
     fn commit_guarded(&self, desk: &mut WriterDesk, group: Vec<Box<dyn Work>>) {
         if catch_unwind(AssertUnwindSafe(|| self.commit_group(desk, group))).is_err() {
-            self.break_down(&format!("the writer of the store `{}` panicked, which is a bug; please report it and restart the router", desk.path));
+            self.break_down(&format!("the writer of the store `{}` panicked, which is a bug; please report it and restart the router", desk.path), false);
         }
     }
 
     fn commit_group(&self, desk: &mut WriterDesk, mut group: Vec<Box<dyn Work>>) {
-        if let Some(sentence) = locked(&self.shared.broken).clone() {
-            finish_all(group, &WriteError::Broken(sentence));
+        if let Some(broken) = self.broken() {
+            finish_all(group, &broken.into());
             return;
         }
         if group.iter().any(|work| work.adds_events())
@@ -307,7 +361,7 @@ impl WriterInbox {
             }
             Err(error) => self.judge(desk, &error),
         };
-        if group.len() == 1 || matches!(error, WriteError::Broken(_)) {
+        if group.len() == 1 || matches!(error, WriteError::Broken { .. }) {
             finish_all(group, &error);
             return;
         }
@@ -339,6 +393,7 @@ impl WriterInbox {
         match done {
             Ok(last) => {
                 self.shared.commits.fetch_add(1, Ordering::Relaxed);
+                self.shared.is_full.store(false, Ordering::SeqCst);
                 if last > desk.last_seq {
                     desk.last_seq = last;
                     desk.side_file.note(u64::try_from(last).unwrap_or(0));
@@ -351,7 +406,7 @@ impl WriterInbox {
                 if !desk.conn.is_autocommit()
                     && let Err(again) = desk.conn.execute_batch("ROLLBACK")
                 {
-                    self.break_down(&format!("the store `{}` cannot roll back: {again}; restart the router", desk.path));
+                    self.break_down(&format!("the store `{}` cannot roll back: {again}; restart the router", desk.path), false);
                 }
                 Err(error)
             }
@@ -360,25 +415,81 @@ impl WriterInbox {
 
     /// What an error means for whoever waits, and for the writer.
     fn judge(&self, desk: &WriterDesk, error: &rusqlite::Error) -> WriteError {
-        if let Some(sentence) = locked(&self.shared.broken).clone() {
-            return WriteError::Broken(sentence);
+        if let Some(broken) = self.broken() {
+            return broken.into();
         }
         if is_full(error) {
+            self.shared.is_full.store(true, Ordering::SeqCst);
             return WriteError::Full(format!("no room on the disk of the store `{}`: free some space, nothing that was accepted is lost", desk.path));
         }
         match error.sqlite_error_code() {
-            Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            Some(ErrorCode::SystemIoFailure) => {
+                let sentence = format!("the store `{}` could not be written ({error}) and is opened anew: look at its disk", desk.path);
+                self.break_down(&sentence, true).into()
+            }
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 let sentence = format!("the store `{}` cannot be written any more ({error}): look at its disk, then restart the router", desk.path);
-                self.break_down(&sentence);
-                WriteError::Broken(sentence)
+                self.break_down(&sentence, false).into()
             }
             _ => WriteError::Failed(format!("the store `{}` did not record it: {error}", desk.path)),
         }
     }
 
-    fn break_down(&self, sentence: &str) {
+    fn broken(&self) -> Option<Break> {
+        locked(&self.shared.broken).clone()
+    }
+
+    fn break_down(&self, sentence: &str, heals: bool) -> Break {
         tracing::error!("{sentence}");
-        *locked(&self.shared.broken) = Some(sentence.to_owned());
+        let broken = Break { sentence: sentence.to_owned(), heals };
+        *locked(&self.shared.broken) = Some(broken.clone());
+        broken
+    }
+
+    fn heals(&self) -> bool {
+        self.broken().is_some_and(|broken| broken.heals)
+    }
+
+    /// Closes the old connection, since nothing that it holds in memory may be taken for what is on the disk, and gives the disk a moment.
+    /// Whoever comes meanwhile is told to try again.
+    fn wait_broken(&mut self, desk: &mut WriterDesk, waiting: &tokio::runtime::Runtime) {
+        match Connection::open_in_memory() {
+            Ok(nothing) => drop(std::mem::replace(&mut desk.conn, nothing)),
+            Err(error) => tracing::debug!(%error, "the old connection stays until the new one is there"),
+        }
+        let Some(broken) = self.broken() else { return };
+        waiting.block_on(async {
+            let mut moment = std::pin::pin!(tokio::time::sleep(REOPEN_EVERY));
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut moment => break,
+                    () = self.shared.wake.notified() => break,
+                    work = self.receiver.recv() => match work {
+                        Some(work) => work.finish(Err(broken.clone().into())),
+                        None => break,
+                    },
+                }
+            }
+        });
+    }
+
+    /// Tries to open the file anew.
+    fn open_anew(&self, desk: &mut WriterDesk) {
+        match (desk.reopening)(desk.last_seq) {
+            Ok(conn) => {
+                desk.conn = conn;
+                *locked(&self.shared.broken) = None;
+                tracing::info!("the store `{}` works again: it is whole, and has all that was accepted", desk.path);
+            }
+            Err(Reopened::NotYet(error)) => tracing::debug!(error, "the store still cannot be opened anew"),
+            Err(Reopened::Damaged(what)) => {
+                self.break_down(
+                    &format!("the store `{}` was damaged when its disk failed ({what}): restart the router, which says what is missing", desk.path),
+                    false,
+                );
+            }
+        }
     }
 }
 
@@ -495,17 +606,57 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_an_error_of_the_disk_nothing_is_written_any_more_and_reading_goes_on() {
+    async fn in_a_file_that_is_damaged_nothing_is_written_any_more_and_reading_goes_on() {
         let (_directory, store) = open();
         store.publish(event(10)).await.unwrap();
-        let disk_error = || rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC), None);
-        let broken = store.shared.writer.write::<(), _>(move |_| Err(disk_error())).await;
-        assert!(matches!(broken, Err(WriteError::Broken(_))), "{broken:?}");
+        let damaged = || rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), None);
+        let broken = store.shared.writer.write::<(), _>(move |_| Err(damaged())).await;
+        assert!(matches!(broken, Err(WriteError::Broken { heals: false, .. })), "{broken:?}");
         let Err(TransportError::Refused(sentence)) = store.publish(event(10)).await else { panic!("it was stored") };
         assert!(sentence.contains("restart the router"), "{sentence}");
         let error = store.set_state(&"a".parse().unwrap(), "s", Some(serde_json::json!(1))).await.unwrap_err();
         assert!(error.message.contains("restart the router") && !error.full);
         assert_eq!(store.events(&EventQuery::default()).await.unwrap().len(), 1);
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn after_a_failed_sync_the_file_is_opened_anew_and_has_what_was_accepted() {
+        let (_directory, store) = open();
+        store.publish(event(10)).await.unwrap();
+        let broken = store.shared.writer.write::<(), _>(move |_| Err(disk_error())).await;
+        assert!(matches!(broken, Err(WriteError::Broken { heals: true, .. })), "{broken:?}");
+        // It heals by itself, and until then whoever comes is told to try again.
+        loop {
+            match store.publish(event(10)).await {
+                Ok(_) => break,
+                Err(TransportError::Unavailable(sentence)) => assert!(sentence.contains("is opened anew"), "{sentence}"),
+                Err(error) => panic!("{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(store.shared.writer.works(), Ok(()));
+        assert_eq!(store.events(&EventQuery::default()).await.unwrap().len(), 2);
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_what_it_was_when_it_is_opened_anew_is_not_written_again() {
+        let (directory, store) = open();
+        store.publish(event(10)).await.unwrap();
+        let path = directory.path().join("router.db");
+        // As if the disk had lost the event.
+        Connection::open(&path).unwrap().execute_batch("DELETE FROM events; DELETE FROM sqlite_sequence").unwrap();
+        let broken = store.shared.writer.write::<(), _>(move |_| Err(disk_error())).await;
+        assert!(matches!(broken, Err(WriteError::Broken { heals: true, .. })), "{broken:?}");
+        let sentence = loop {
+            match store.publish(event(10)).await {
+                Err(TransportError::Refused(sentence)) => break sentence,
+                Err(TransportError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(sentence.contains("events 1 to 1, which were accepted, are missing"), "{sentence}");
         store.close().await;
     }
 
