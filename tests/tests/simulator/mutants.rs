@@ -134,7 +134,9 @@ fn workspace(at: &Path) {
     let begin = whole.find("members = [").expect("the workspace has members");
     let end = begin + whole[begin..].find(']').expect("the list has an end");
     let members = "members = [\"router/api\", \"router/core\", \"router/testkit\", \"tests\"";
-    let manifest = format!("{}{members}{}", &whole[..begin], &whole[end..]).replace("default-members = [\"router/cli\"]", "");
+    let manifest = format!("{}{members}{}", &whole[..begin], &whole[end..]);
+    // Those are not in the copy.
+    let manifest: String = manifest.lines().filter(|line| !line.starts_with("default-members")).map(|line| format!("{line}\n")).collect();
     fs::write(at.join("Cargo.toml"), manifest).expect("the manifest can be written");
     fs::copy(root().join("Cargo.lock"), at.join("Cargo.lock")).expect("the lock can be copied");
     let used = [
