@@ -140,12 +140,14 @@ fn a_full_disk_stops_what_comes_in_then_what_begins_and_both_go_on_when_there_is
     }
     eventually("the next one runs", || (lines(&home, "begun.log").len() > before).then_some(()));
 
-    // Nothing at all is left: the one that runs ends, and no other one begins.
-    disk.fill(0);
+    // The end of the reserve: the one that runs ends and is recorded, and no other one begins.
+    disk.fill(2 << 20);
     let begun = lines(&home, "begun.log");
     fs::write(&gate, "").expect("the gate can be opened");
     service.wait_for("no attempt begins").expect("the router says why it waits");
     assert_eq!(lines(&home, "begun.log"), begun, "nothing began whose fate could not be recorded");
+    // And then nothing at all is left.
+    disk.fill(0);
     assert_eq!(send(&service, 1_000), 507);
     disk.free();
     eventually("the rest is handled", || ((11..=20).all(|number| lines(&home, "handled.log").contains(&number))).then_some(()));

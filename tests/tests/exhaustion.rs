@@ -1,5 +1,5 @@
-//! The built program when something runs out: descriptors, threads, the reader of its log, memory for keys. It degrades, says so, spins
-//! nowhere, loses nothing, and goes on when it can.
+//! The built program when something runs out: descriptors, the reader of its log, memory for keys. It degrades, says so, spins nowhere,
+//! loses nothing, and goes on when it can.
 //!
 //! A handler that hangs or panics is in `pipeline/failures.rs`, one that blocks its thread in `core/src/crew/tests.rs`, the clock in
 //! `router/embedded/tests/behaviour/waiting.rs`, the disk in `disk.rs`.
@@ -14,8 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use router_tests::{Answer, Home, Service, binary, eventually, post, request};
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use router_tests::{Answer, Home, Service, eventually, post, request};
+use rustix::process::Pid;
 use serde_json::json;
 
 fn is_long() -> bool {
@@ -83,11 +83,6 @@ fn resident_kib(pid: u32) -> u64 {
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("it is a number")
 }
 
-#[expect(clippy::print_stderr, reason = "a test that is left out is said aloud")]
-fn skipped(what: &str) {
-    eprintln!("\n!!! NOT TESTED: {what} !!!\n");
-}
-
 #[test]
 fn without_descriptors_the_router_waits_spins_nowhere_and_goes_on() {
     let home = home();
@@ -124,46 +119,6 @@ fn without_descriptors_the_router_waits_spins_nowhere_and_goes_on() {
     let mut numbers = handled(&home);
     numbers.dedup();
     assert_eq!(numbers, (1..=10).collect::<Vec<_>>());
-    assert_eq!(count(&home, "SELECT count(*) FROM dead_letters"), 0);
-}
-
-#[test]
-fn without_processes_and_threads_events_come_in_and_wait() {
-    const NOBODY: &str = "65534";
-    let home = home();
-    let steps_down = rustix::process::geteuid().is_root();
-    if steps_down && !Command::new("setpriv").arg("--version").output().is_ok_and(|ran| ran.status.success()) {
-        return skipped("want of threads, since the superuser has no such limit and there is no `setpriv` (util-linux)");
-    }
-    let mut command = home.command(&["run", "--log-format", "json"]);
-    if steps_down {
-        // The built one may lie where only its owner looks. By a process of its own: see `surroundings.rs`.
-        let program = home.path().join("event-router");
-        let copied = Command::new("cp").arg(binary()).arg(&program).status().expect("`cp` runs");
-        let owned = Command::new("chown").args(["-R", &format!("{NOBODY}:{NOBODY}")]).arg(home.path()).status().expect("`chown` runs");
-        assert!(copied.success() && owned.success(), "the program can be given away");
-        let mut stranger = Command::new("setpriv");
-        stranger.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]).arg(program).args(command.get_args());
-        stranger.current_dir(home.path()).env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        command = stranger;
-    }
-    let mut service = Service::start(command);
-    let door = service.address();
-    assert_eq!(send(door, 1).expect("the door answers").status, 200);
-    eventually("the first one is handled", || is_done(&home).then_some(()));
-    let pid = i32::try_from(service.pid()).ok().and_then(Pid::from_raw).expect("a child has a pid");
-    let maximum = getrlimit(Resource::Nproc).maximum;
-    prlimit(Some(pid), Resource::Nproc, Rlimit { current: Some(1), maximum }).expect("the limit of a child can be set");
-    for number in 2..=10 {
-        assert_eq!(send(door, number).expect("the door answers").status, 200, "what needs no new thread goes on");
-    }
-    eventually("a command could not be started", || (count(&home, "SELECT count(*) FROM deliveries WHERE attempts > 0 OR state = 1") > 0).then_some(()));
-    assert!(service.ended().is_none());
-    assert_eq!(handled(&home), [1]);
-    prlimit(Some(pid), Resource::Nproc, Rlimit { current: maximum, maximum }).expect("the limit of a child can be lifted");
-    eventually("all is handled", || is_done(&home).then_some(()));
-    service.stop();
-    assert_eq!(handled(&home), (1..=10).collect::<Vec<_>>());
     assert_eq!(count(&home, "SELECT count(*) FROM dead_letters"), 0);
 }
 
@@ -210,7 +165,7 @@ fn a_log_that_nobody_reads_costs_lines_and_no_delivery() {
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the service runs");
     assert_eq!(child.wait().expect("a child can be waited for").code(), Some(0));
     let rest = reader.join().expect("the log is text");
-    assert!(rest.contains("dropped"), "the log says that lines are missing");
+    assert!(rest.contains("log lines are missing here"), "the log says that lines are missing");
 }
 
 /// Events in one request.

@@ -373,7 +373,7 @@ const ELSEWHERE: &[&str] = &["record_config", "archive", "record_fates", "keep_s
 const PIPELINE: &[&str] = &["router/core/src/worker.rs", "router/core/src/worker", "router/core/src/ledger.rs"];
 
 /// How far a failpoint may stand from its call, in lines.
-const NEAR: usize = 8;
+const NEAR: usize = 12;
 
 fn sources(path: &Path) -> Vec<(String, String)> {
     if path.is_dir() {
@@ -401,8 +401,8 @@ fn unguarded(file: &str, text: &str, writing: &BTreeSet<String>) -> Vec<String> 
     let has_point = |range: &[&str]| range.iter().any(|line| line.contains("failpoint::pass(") || line.contains("failpoint::fails("));
     let mut wrong = Vec::new();
     for (at, line) in lines.iter().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
-        // The memory's `forget` is the writing one; the worker's of that name calls it.
-        let calls = |verb: &str| line.contains(&format!(".{verb}("));
+        // By a port, or by the memory: the worker's own verbs of these names call them.
+        let calls = |verb: &str| ["store", "transport", "consumer"].iter().any(|port| line.contains(&format!("{port}.{verb}(")));
         let forgets = line.contains("memory.forget").then_some("forget");
         for verb in writing.iter().map(String::as_str).filter(|verb| calls(verb)).chain(forgets) {
             let before = &lines[at.saturating_sub(NEAR)..at];

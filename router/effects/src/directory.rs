@@ -33,7 +33,7 @@ const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CL
 ///
 /// # Errors
 ///
-/// `Refused` when it is no directory here, `Forbidden` when it leads out of the roots.
+/// `Refused` when it is no directory here, `Forbidden` when it leads out of the roots, `Unreachable` when the system has no room to open it.
 pub(crate) fn enter(cwd: &Path, roots: &[PathBuf]) -> Result<Entered, EffectError> {
     let shown = crate::command::shortened(&cwd.display().to_string());
     let error = |class, why: &str| EffectError::new(class, format!("`{shown}` {why}"));
@@ -56,7 +56,9 @@ pub(crate) fn enter(cwd: &Path, roots: &[PathBuf]) -> Result<Entered, EffectErro
         Err(Errno::ACCESS | Errno::PERM) => Err(error(EffectClass::Refused, "cannot be entered by the router's user")),
         // Before Linux 5.6 there is no `openat2`; a confinement that cannot be enforced is no confinement.
         Err(Errno::NOSYS) => Err(error(EffectClass::Forbidden, "cannot be confined by this system's kernel, which is older than Linux 5.6")),
-        Err(_) => Err(error(EffectClass::Refused, "is not a directory on this machine")),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::INVAL) => Err(error(EffectClass::Refused, "is not a directory on this machine")),
+        // No descriptors, no memory, a disk that fails: nothing that the event could be blamed for.
+        Err(errno) => Err(EffectError::new(EffectClass::Unreachable, format!("`{shown}` cannot be opened just now: {}", std::io::Error::from(errno)))),
     }
 }
 

@@ -42,9 +42,9 @@ const SESSIONS: u64 = 16;
 const REFUSED_EVERY: u64 = 10;
 /// Events that are accepted in each life before its end, at least; and how many more by chance.
 const EVENTS_OF_LIFE: u64 = 10;
-const EVENTS_BY_CHANCE: u64 = 60;
+const EVENTS_BY_CHANCE: u64 = 30;
 /// Publishers wait while more than this is accepted and not yet handled.
-const BACKLOG_MAX: u64 = 200;
+const BACKLOG_MAX: u64 = 100;
 /// Between two looks at what another process does.
 const LOOK: Duration = Duration::from_millis(5);
 /// For whatever takes milliseconds on a quiet machine.
