@@ -7,7 +7,7 @@
 use std::{
     fs,
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -185,13 +185,15 @@ impl StateDir {
         }
     }
 
-    /// The projects of a spool. Those that are gone are forgotten.
+    /// The projects of a spool. Those that are gone are forgotten, and so are those of other users than the spool's.
     #[must_use]
     pub fn known(spool: &Path) -> Vec<Self> {
+        let user = |path: &Path| fs::metadata(path).ok().filter(fs::Metadata::is_dir).map(|metadata| metadata.uid());
+        let owner = user(spool);
         let of = |path: &Path| {
             let root = whole_file::read(path, PATH_BYTES_MAX).ok().flatten().and_then(|bytes| String::from_utf8(bytes).ok()).map(PathBuf::from);
             let state = root.filter(|root| root.is_absolute()).map(|root| Self { root });
-            if state.as_ref().is_none_or(|state| !state.sessions().is_dir()) {
+            if owner.is_none() || state.as_ref().is_none_or(|state| user(&state.sessions()) != owner) {
                 let _ = fs::remove_file(path);
                 return None;
             }
