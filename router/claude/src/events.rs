@@ -168,7 +168,7 @@ pub fn end(session: &Session, reason: &str, working_directory: Option<String>, u
 }
 
 /// Costs are estimates, and say so.
-fn usage_meta(usage: &Usage) -> Vec<(&'static str, Value)> {
+pub(crate) fn usage_meta(usage: &Usage) -> Vec<(&'static str, Value)> {
     let mut meta = Vec::new();
     if usage.total_tokens.is_some() {
         meta.push(("cost_estimated", true.into()));

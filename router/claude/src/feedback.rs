@@ -13,6 +13,7 @@ use std::{
         unix::{fs::OpenOptionsExt as _, net::UnixStream},
     },
     path::{Path, PathBuf},
+    sync::mpsc::sync_channel,
     time::Duration,
 };
 
@@ -106,6 +107,17 @@ fn remembered(path: &Path) -> Vec<Told> {
 ///
 /// When the router does not answer within a moment, or not with what is asked for.
 pub fn last_run(socket: &Path, directory: &Path, patience: Duration) -> io::Result<Option<Value>> {
+    let (sender, receiver) = sync_channel(1);
+    let (socket, directory) = (socket.to_owned(), directory.to_owned());
+    // A router that stands still holds up whoever connects, and one that is slow has a byte to say now and then: somebody else has to do the
+    // waiting, and ends with the process.
+    std::thread::Builder::new().stack_size(256 * 1024).spawn(move || {
+        let _ = sender.send(ask(&socket, &directory, patience));
+    })?;
+    receiver.recv_timeout(patience).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn ask(socket: &Path, directory: &Path, patience: Duration) -> io::Result<Option<Value>> {
     let mut stream = connect(socket)?;
     let mut target = String::from("/api/v1/last-run?working_directory=");
     for byte in directory.as_os_str().as_encoded_bytes() {

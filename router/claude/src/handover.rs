@@ -6,7 +6,8 @@ use crate::{
     poke::poke,
     post::{Target, Verdict},
     settings::{Settings, is_loopback},
-    spool::{Drain, Spool},
+    spool::{Drain, Record, Spool},
+    unread::{self, Finished},
     whole_file,
 };
 
@@ -41,9 +42,15 @@ pub enum HandedOver {
     Waits(String),
 }
 
-/// Hands over what waits. Never takes longer than its limits.
+/// How often one call reads on in the transcript of a session whose end waits (`unread.rs`), so many bytes each time, and how long that may
+/// take: what was read is kept each time, so that every call comes on.
+const UNREAD_PARTS: usize = 4;
+const UNREAD_BYTES: u64 = 1024 * 1024;
+const UNREAD: Duration = Duration::from_secs(1);
+
+/// Hands over what waits. Never takes longer than its limits, nor than `at_most`.
 #[must_use]
-pub fn hand_over(spool: &Spool, settings: &Settings, now_s: i64) -> HandedOver {
+pub fn hand_over(spool: &Spool, settings: &Settings, now_s: i64, at_most: Duration) -> HandedOver {
     match poke(spool) {
         Ok(true) => return HandedOver::Told,
         Ok(false) => {}
@@ -59,20 +66,23 @@ pub fn hand_over(spool: &Spool, settings: &Settings, now_s: i64) -> HandedOver {
     if !is_near && is_away(&away, now_s) {
         return HandedOver::Waits("it was away a moment ago".to_owned());
     }
-    let (sender, receiver) = sync_channel(1);
+    let (sender, receiver) = sync_channel(4);
     let spool = spool.clone();
-    let whole = limits.whole;
+    let mut limit = limits.whole.min(at_most);
     // Names are looked up without a limit of ours, so that somebody else has to do the waiting. What it holds goes with the process.
     let sending = move || {
-        let _ = sender.send(send(&spool, &target, &limits));
+        let _ = sender.send(Step::Done(send(&spool, &target, &limits, &|| drop(sender.try_send(Step::Reads)))));
     };
     if std::thread::Builder::new().stack_size(128 * 1024).spawn(sending).is_err() {
         return HandedOver::Waits("no thread can be started".to_owned());
     }
-    let result = match receiver.recv_timeout(whole) {
-        Ok(Ok(result)) => result,
-        Ok(Err(error)) => HandedOver::Waits(error.to_string()),
-        Err(_) => HandedOver::Waits("no answer came in time".to_owned()),
+    let result = loop {
+        match receiver.recv_timeout(limit) {
+            Ok(Step::Reads) => limit = UNREAD.min(at_most),
+            Ok(Step::Done(Ok(result))) => break result,
+            Ok(Step::Done(Err(error))) => break HandedOver::Waits(error.to_string()),
+            Err(_) => break HandedOver::Waits("no answer came in time".to_owned()),
+        }
     };
     if !is_near && matches!(result, HandedOver::Waits(_)) {
         let _ = whole_file::replace(&away, now_s.to_string().as_bytes());
@@ -85,7 +95,26 @@ fn is_away(path: &std::path::Path, now_s: i64) -> bool {
     since.is_some_and(|since| (0..AWAY_S).contains(&now_s.saturating_sub(since)))
 }
 
-fn send(spool: &Spool, target: &Target, limits: &Limits) -> io::Result<HandedOver> {
+/// What the one who sends tells the one who waits for it.
+enum Step {
+    /// A transcript is read, which may take longer than an answer.
+    Reads,
+    Done(io::Result<HandedOver>),
+}
+
+/// As [`unread::finish`], in parts.
+fn finish(body: &[u8], reads: &dyn Fn()) -> Finished {
+    let mut finished = Finished::NotYet;
+    for _ in 0..UNREAD_PARTS {
+        if finished == Finished::NotYet {
+            reads();
+            finished = unread::finish(body, UNREAD_BYTES);
+        }
+    }
+    finished
+}
+
+fn send(spool: &Spool, target: &Target, limits: &Limits, reads: &dyn Fn()) -> io::Result<HandedOver> {
     let Some(drain) = spool.drain()? else { return Ok(HandedOver::Busy) };
     let mut connection = match target.connect(limits.connecting, limits.answering) {
         Ok(connection) => connection,
@@ -99,7 +128,17 @@ fn send(spool: &Spool, target: &Target, limits: &Limits) -> io::Result<HandedOve
         }
         let mut done = 0;
         for record in &batch.records {
-            let verdict = if connection.is_open() { connection.send(record) } else { Verdict::NotNow("the connection was closed".to_owned()) };
+            let verdict = if !connection.is_open() {
+                Verdict::NotNow("the connection was closed".to_owned())
+            } else if record.key == unread::KEY {
+                match finish(&record.body, reads) {
+                    Finished::AsItWas => connection.send(record),
+                    Finished::Whole(body) => connection.send(&Record { body, ..record.clone() }),
+                    Finished::NotYet => Verdict::NotNow("its transcript is being read".to_owned()),
+                }
+            } else {
+                connection.send(record)
+            };
             if !settled(&drain, record, verdict.clone()) {
                 drain.acknowledge(&batch, done)?;
                 let Verdict::NotNow(why) = verdict else { return Ok(HandedOver::Sent(sent)) };
@@ -115,7 +154,7 @@ fn send(spool: &Spool, target: &Target, limits: &Limits) -> io::Result<HandedOve
     Ok(HandedOver::Sent(sent))
 }
 
-fn settled(drain: &Drain, record: &crate::spool::Record, verdict: Verdict) -> bool {
+fn settled(drain: &Drain, record: &Record, verdict: Verdict) -> bool {
     match verdict {
         Verdict::Accepted => true,
         Verdict::Refused(why) => {

@@ -9,13 +9,14 @@ use serde_json::{Map, Value};
 use crate::{
     content::{CONTENTS, cut},
     redact::Redaction,
+    shortened::{Shortened, kept_of},
 };
 
 /// Bytes of a hook's input; what comes after them is not read, and the input is then no JSON.
-pub const INPUT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub const INPUT_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
-/// Bytes of input that are read into memory; a longer one is parsed while it is read.
-const BUFFER_BYTES: u64 = 2 * 1024 * 1024;
+/// Bytes of input, with long texts cut already, that are read into memory; a longer one is parsed while it is read.
+const BUFFER_BYTES: u64 = 1024 * 1024;
 
 /// Bytes of one text that are kept.
 const TEXT_BYTES_MAX: usize = 32_000;
@@ -55,14 +56,16 @@ impl HookInput {
     /// # Errors
     ///
     /// [`NotJson`], also when reading fails.
-    pub fn read(mut reader: impl Read, redaction: Option<&Redaction>) -> Result<Self, NotJson> {
+    pub fn read(reader: impl Read, redaction: Option<&Redaction>) -> Result<Self, NotJson> {
+        let mut shortened = Shortened::new(reader.take(INPUT_BYTES_MAX));
         let mut first = Vec::new();
-        reader.by_ref().take(BUFFER_BYTES).read_to_end(&mut first).map_err(|error| NotJson(error.to_string()))?;
+        shortened.by_ref().take(BUFFER_BYTES).read_to_end(&mut first).map_err(|error| NotJson(error.to_string()))?;
         if (first.len() as u64) < BUFFER_BYTES {
-            return Self::parse(&first, redaction);
+            // A byte that is no text is no reason to lose the hook.
+            let text = String::from_utf8_lossy(&first);
+            return finish(&mut serde_json::Deserializer::from_str(&text), redaction);
         }
-        let rest = std::io::BufReader::new(reader.take(INPUT_BYTES_MAX - BUFFER_BYTES));
-        finish(&mut serde_json::Deserializer::from_reader(first.as_slice().chain(rest)), redaction)
+        finish(&mut serde_json::Deserializer::from_reader(first.as_slice().chain(std::io::BufReader::new(shortened))), redaction)
     }
 
     /// As [`HookInput::read`], of what is in memory.
@@ -71,7 +74,7 @@ impl HookInput {
     ///
     /// [`NotJson`].
     pub fn parse(bytes: &[u8], redaction: Option<&Redaction>) -> Result<Self, NotJson> {
-        finish(&mut serde_json::Deserializer::from_slice(bytes), redaction)
+        Self::read(bytes, redaction)
     }
 
     /// The tree.
@@ -170,9 +173,10 @@ impl<'de> Visitor<'de> for Keep<'_, '_> {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        let (text, length) = kept_of(text);
         // What stands at the top describes the hook; what stands deeper may be a file's.
         if self.depth > 1 && self.key.is_some_and(|key| CONTENTS.contains(&key)) {
-            return Ok(format!("[{} bytes]", text.len()).into());
+            return Ok(format!("[{length} bytes]").into());
         }
         let head = &text[..text.floor_char_boundary(TEXT_BYTES_MAX + BEYOND_BYTES)];
         let kept = match self.budget.redaction {
@@ -180,11 +184,11 @@ impl<'de> Visitor<'de> for Keep<'_, '_> {
             None => head.into(),
         };
         let limit = TEXT_BYTES_MAX.min(self.budget.bytes);
-        let kept = if text.len() <= limit && kept.len() <= limit {
+        let kept = if length <= limit && kept.len() <= limit {
             kept.into_owned()
         } else {
             let end = kept.floor_char_boundary(limit);
-            format!("{}… [{} bytes in all]", &kept[..end], text.len())
+            format!("{}… [{length} bytes in all]", &kept[..end])
         };
         self.budget.bytes = self.budget.bytes.saturating_sub(kept.len());
         Ok(kept.into())
@@ -279,8 +283,17 @@ mod tests {
         for text in ["", "{\"TODO\"}", "{} x", "{", "\u{0}"] {
             assert!(HookInput::parse(text.as_bytes(), None).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_odd_within_a_hook_costs_itself_and_not_the_hook() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        assert!(HookInput::parse(deep.as_bytes(), None).is_err());
-        let _ = HookInput::parse(format!("{{\"structuredPatch\":{deep},\"session_id\":\"s\"}}").as_bytes(), None);
+        assert_eq!(HookInput::parse(deep.as_bytes(), None).unwrap(), HookInput::empty());
+        for name in ["structuredPatch", "tool_response", "x"] {
+            let hook = HookInput::parse(format!("{{\"{name}\":{deep},\"session_id\":\"s\"}}").as_bytes(), None).unwrap();
+            assert_eq!(hook.text("session_id"), Some("s"), "{name}");
+        }
+        let hook = HookInput::parse(b"{\"prompt\":\"a\xff\xfeb\",\"error\":\"cut \\ud83d\"}", None).unwrap();
+        assert_eq!((hook.text("prompt"), hook.text("error")), (Some("a\u{fffd}\u{fffd}b"), Some("cut \u{fffd}")));
     }
 }

@@ -17,21 +17,28 @@ pub mod lock;
 pub mod members;
 pub mod poke;
 pub mod post;
+pub mod process;
 pub mod publisher;
+pub mod reaper;
+mod records;
 pub mod redact;
 pub mod session;
 pub mod settings;
 mod shapes;
+mod shortened;
 pub mod spool;
 pub mod state;
 mod transcript;
+pub mod unread;
 pub mod whole_file;
 
 pub use crate::{
     handover::HandedOver,
     input::HookInput,
     interface::Interface,
+    process::Process,
     publisher::{Call, Published},
+    reaper::Reaper,
     session::{Session, Surroundings},
     settings::{Settings, default_spool},
     spool::{Record, Spool},

@@ -14,29 +14,33 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::{
-    event::{Source, Told, envelope, start_id},
-    events::{self, Circumstances, Usage, end, events},
+    event::start_id,
+    events::{Circumstances, Usage, events},
     handover::{HandedOver, hand_over},
     input::HookInput,
     interface::Interface,
-    members::{Field, Members},
+    process::Process,
+    records::Writer,
     redact::Redaction,
     session::{SESSION_ID_BYTES_MAX, Session, Surroundings},
     settings::Settings,
     spool::{Appended, Place, Record, Spool},
     state::StateDir,
-    transcript, whole_file,
+    transcript::{self, Reading},
+    unread, whole_file,
 };
 
 /// For the project's lock. Without it the event is told, and not counted.
 const STATE_PATIENCE: Duration = Duration::from_millis(1_000);
 
-/// The same at the end of a session, which has a second and a half for everything.
-const STATE_PATIENCE_AT_END: Duration = Duration::from_millis(200);
-
 /// For the spool's lock, which is held for moments: only a holder that was stopped makes anybody wait.
 const SPOOL_PATIENCE: Duration = Duration::from_secs(10);
-const SPOOL_PATIENCE_AT_END: Duration = Duration::from_millis(400);
+
+/// The end of a session has a second and a half for everything. From the call's begin: when nobody waits any more for the project's lock,
+/// for the spool's, and for an answer.
+const STATE_UNTIL: Duration = Duration::from_millis(850);
+const SPOOL_UNTIL: Duration = Duration::from_millis(1_100);
+const ANSWER_UNTIL: Duration = Duration::from_millis(1_300);
 
 /// Abandoned sessions that are ended by one start of another.
 const ABANDONED_MAX: usize = 5;
@@ -58,6 +62,8 @@ pub struct Call<'a> {
     pub now: Timestamp,
     /// How long ago the call began, asked again and again: what is slow stops in time.
     pub elapsed: &'a dyn Fn() -> Duration,
+    /// Who calls the hook. Asked when a session begins.
+    pub process: &'a dyn Fn() -> Option<Process>,
     /// Random bytes: for a session without an id, an event without an identity, and the key of a new spool.
     pub random: &'a dyn Fn() -> [u8; 32],
 }
@@ -115,6 +121,7 @@ impl Call<'_> {
         let project = settings.project_dir.clone().or_else(|| around.root.clone().map(PathBuf::from)).unwrap_or_else(|| work.clone());
         published.working_directory = Some(work);
         let state = StateDir::open(&project, Some(directory)).map_err(|error| format!("the files of the session cannot be made: {error}"))?;
+        state.make_known(directory);
         let id = self.session_id(&hook, &state);
         hook.set("session_id", id.as_str().into());
         published.session_id = Some(id.clone());
@@ -122,7 +129,8 @@ impl Call<'_> {
         self.tell(&hook, &id, &state, &around, &project, &spool, &redaction, published)?;
         // What was left by others is handed over by whichever call comes next.
         if !published.events.is_empty() || spool.waiting().bytes > 0 {
-            published.handed_over = Some(hand_over(&spool, settings, self.now.as_second()));
+            let patience = self.patience(hook.event_name() == "SessionEnd", Duration::MAX, ANSWER_UNTIL);
+            published.handed_over = Some(hand_over(&spool, settings, self.now.as_second(), patience));
         }
         Ok(())
     }
@@ -143,25 +151,31 @@ impl Call<'_> {
         let name = hook.event_name();
         let is_end = name == "SessionEnd";
         // Before the lock: it may take a while, and others of the project would wait.
+        let mut is_unread = false;
         let usage = match name {
             "Stop" | "SessionEnd" | "PostCompact" => {
                 let path = hook.text("transcript_path").map(str::to_owned).or_else(|| state.load(id).and_then(|session| session.transcript_path));
                 path.map_or_else(Usage::default, |path| {
-                    transcript::usage(
-                        &state.tally(id),
-                        &transcript::resolved(&path, settings.home.as_deref()),
-                        settings.prices.as_deref(),
-                        is_end,
-                        self.elapsed,
-                    )
+                    let path = transcript::resolved(&path, settings.home.as_deref());
+                    let reading = transcript::read_in_time(&state.tally(id), &path, settings.prices.as_deref(), is_end, self.elapsed);
+                    is_unread = matches!(reading, Reading::Unfinished { .. });
+                    reading.usage()
                 })
             }
             _ => Usage::default(),
         };
-        let lock = state.lock(if is_end { STATE_PATIENCE_AT_END } else { STATE_PATIENCE }).map_err(|error| format!("the session's lock: {error}"))?;
+        // A lock that cannot be made costs the counting, not the event.
+        let lock = state.lock(self.patience(is_end, STATE_PATIENCE, STATE_UNTIL)).unwrap_or_else(|error| {
+            published.troubles.push(format!("the session's lock: {error}"));
+            None
+        });
         let mut session = state.load(id).unwrap_or_else(|| self.begun(hook, id, state, project));
         let seen_end = session.ended;
         session.note(hook, around, settings.messages, self.now);
+        session.redacted_paths.clone_from(&settings.redact_paths);
+        if session.process.is_none() || name == "SessionStart" {
+            session.process = (self.process)();
+        }
         if session.model.is_none() {
             session.model.clone_from(&usage.model);
         }
@@ -178,20 +192,30 @@ impl Call<'_> {
                 told.splice(before_turn..before_turn, thoughts);
             }
         }
-        let mut records: Vec<Record> = told.iter().map(|event| self.record(hook, event, id, redaction)).collect();
+        let writer = Writer {
+            host: &self.host,
+            now: self.now,
+            traceparent: settings.traceparent.as_deref(),
+            redaction,
+            home: settings.home.as_deref(),
+            prices: settings.prices.as_deref(),
+        };
+        if let Some(end) = told.iter_mut().find(|event| is_unread && event.key == unread::KEY) {
+            end.meta.extend(writer.unread(state, &session));
+        }
+        let mut records: Vec<Record> = told.iter().map(|event| writer.record(hook, event, id)).collect();
         let mut abandoned = Vec::new();
         if name == "SessionStart" {
             for mut old in state.abandoned(settings.abandoned_hours, self.now, ABANDONED_MAX).into_iter().filter(|old| old.session_id != id) {
-                let last = old.last_seen.unwrap_or(self.now);
-                let event = end(&old, "abandoned", None, &Usage::default(), last);
-                records.push(self.record(&HookInput::empty(), &event, &old.session_id, redaction));
+                let (event, record) = writer.abandoned(state, &old);
+                records.push(record);
                 told.push(event);
                 old.ended = true;
                 abandoned.push(old);
             }
         }
         if !records.is_empty() {
-            match spool.append(&records, if is_end { SPOOL_PATIENCE_AT_END } else { SPOOL_PATIENCE }).map_err(|error| format!("the spool: {error}"))? {
+            match spool.append(&records, self.patience(is_end, SPOOL_PATIENCE, SPOOL_UNTIL)).map_err(|error| format!("the spool: {error}"))? {
                 Appended::Waiting(place) => published.place = Some(place),
                 Appended::Full => return Err("the spool is full: the event is lost, and counted".to_owned()),
             }
@@ -241,19 +265,6 @@ impl Call<'_> {
         }
     }
 
-    fn record(&self, hook: &HookInput, told: &Told, session: &str, redaction: &Redaction) -> Record {
-        let mut payload = Members(vec![("payload", Field::Nested(told.payload.clone()))]);
-        redaction.members(&mut payload);
-        let payload = payload.0.pop().map_or(Field::Plain(serde_json::Value::Null), |(_, payload)| payload);
-        let mut meta = events::meta(hook, told);
-        if let Some(traceparent) = &self.settings.traceparent {
-            meta["traceparent"] = traceparent.as_str().into();
-        }
-        let source = Source { host: self.host.clone(), kind: "hook", app: "claude-code", meta: Some(meta) };
-        let correlation: Vec<Uuid> = told.correlation_ids.iter().copied().filter(|id| *id != told.id).collect();
-        Record { key: told.key.to_owned(), session: session.to_owned(), body: envelope(told.id, told.key, self.now, &source, &correlation, &payload) }
-    }
-
     fn fresh(&self) -> Uuid {
         let random = (self.random)();
         let mut bytes = [0; 16];
@@ -263,16 +274,27 @@ impl Call<'_> {
 
     /// The key of the spool's fingerprints, made once.
     fn key(&self, directory: &Path) -> [u8; 32] {
-        let path = directory.join("key");
-        let known = || whole_file::read(&path, 32).ok().flatten().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-        if let Some(key) = known() {
+        if let Some(key) = key_of(directory) {
             return key;
         }
         let key = (self.random)();
-        let _ = whole_file::replace(&path, &key);
+        let _ = whole_file::replace(&directory.join(KEY), &key);
         // Whoever was last has the key that stays.
-        known().unwrap_or(key)
+        key_of(directory).unwrap_or(key)
     }
+
+    /// How long something may take: less than `at_most` where the end of a session would not be over in time.
+    fn patience(&self, is_end: bool, at_most: Duration, until: Duration) -> Duration {
+        if is_end { until.saturating_sub((self.elapsed)()).min(at_most) } else { at_most }
+    }
+}
+
+/// Of a spool.
+const KEY: &str = "key";
+
+/// The key of a spool's fingerprints, if it has one already.
+pub(crate) fn key_of(directory: &Path) -> Option<[u8; 32]> {
+    whole_file::read(&directory.join(KEY), 32).ok().flatten().and_then(|bytes| bytes.try_into().ok())
 }
 
 /// The event that a session's other events belong to.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{content::cut, event::derived, input::HookInput};
+use crate::{content::cut, event::derived, input::HookInput, process::Process};
 
 /// Bytes of a session's id; a longer one is none.
 pub const SESSION_ID_BYTES_MAX: usize = 256;
@@ -74,6 +74,12 @@ pub struct Session {
     pub last_status: Option<String>,
     /// What the assistant said last, where messages are wanted.
     pub summary: Option<String>,
+    /// Who calls the hooks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+    /// Paths of events whose values its user does not want to be seen.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub redacted_paths: Vec<String>,
     /// Where Claude Code writes what was said.
     pub transcript_path: Option<String>,
     /// Bytes of the transcript in which thoughts were looked for.

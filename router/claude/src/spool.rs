@@ -11,6 +11,7 @@
 //! | `owner.lock` | held by the router that drains this spool, as long as it runs |
 //! | `poke` | the socket on which that router is told that there is something new |
 //! | `refused/` | events that the router found to be none, for people to look at |
+//! | `known/` | the projects whose sessions wait here: their abandoned ones are ended by the owner ([`crate::reaper`]) |
 //! | `lost` | how many events were not taken since the spool was full, or were damaged |
 //!
 //! Nothing is synced: what is written survives the death of every process, and not that of the machine. A spool that is full takes
@@ -21,9 +22,11 @@ use std::{
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use crate::frame::{RECORD_BYTES_MAX, Record};
@@ -45,6 +48,9 @@ const COMPACT_BYTES: u64 = 1024 * 1024;
 /// Files of events that came late.
 const LATE_MAX: usize = 1_000;
 
+/// Bytes that a look reads.
+const LOOK_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
 /// Refused events that are kept.
 const REFUSED_MAX: usize = 200;
 
@@ -53,6 +59,9 @@ const REFUSED_MAX: usize = 200;
 pub struct Spool {
     directory: PathBuf,
     bytes_max: u64,
+    /// What this process is done with, should it be impossible to note that: a disk that is full must not make it take the same again and
+    /// again.
+    done_here: Arc<Mutex<Option<Place>>>,
 }
 
 /// What became of an append.
@@ -80,6 +89,17 @@ pub struct Waiting {
     pub bytes_max: u64,
     /// Events that were lost.
     pub lost: Lost,
+}
+
+/// What is known of a spool by reading it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Events that wait.
+    pub events: u64,
+    /// When the oldest of them was told.
+    pub oldest: Option<Timestamp>,
+    /// What is known without reading.
+    pub waiting: Waiting,
 }
 
 /// Events that never reach a router, since the spool was made.
@@ -110,7 +130,7 @@ impl Spool {
     /// The spool of a directory that may not be there yet.
     #[must_use]
     pub fn at(directory: &Path, bytes_max: u64) -> Self {
-        Self { directory: directory.to_owned(), bytes_max }
+        Self { directory: directory.to_owned(), bytes_max, done_here: Arc::default() }
     }
 
     /// Where it is.
@@ -194,6 +214,9 @@ impl Spool {
     /// The file and its generation, made with its header if need be. With the lock of appending.
     fn file_to_append(&self) -> io::Result<(File, u64)> {
         let path = self.path("events");
+        if path.is_dir() {
+            self.set_aside(&path)?;
+        }
         let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)?;
         if file.metadata()?.len() == 0 {
             return self.begun(file);
@@ -202,11 +225,16 @@ impl Spool {
             Some(generation) => Ok((file, generation)),
             None => {
                 // No spool, or one whose header was cut: it is set aside, and looked at by people.
-                fs::rename(&path, self.path("events.damaged"))?;
-                self.count(|lost| lost.damaged += 1);
+                self.set_aside(&path)?;
                 self.begun(OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)?)
             }
         }
+    }
+
+    fn set_aside(&self, path: &Path) -> io::Result<()> {
+        fs::rename(path, self.path("events.damaged"))?;
+        self.count(|lost| lost.damaged += 1);
+        Ok(())
     }
 
     /// A file that has its header. Its generation is none of which something was noted.
@@ -218,7 +246,9 @@ impl Spool {
 
     /// How many bytes of a generation are done with, the header included.
     fn done(&self, generation: u64) -> u64 {
-        self.noted().filter(|(of, _)| *of == generation).map_or(HEADER_BYTES, |(_, offset)| offset.max(HEADER_BYTES))
+        let here = *self.done_here.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = [self.noted(), here.map(|place| (place.generation, place.offset))];
+        places.into_iter().flatten().filter(|(of, _)| *of == generation).map(|(_, offset)| offset).fold(HEADER_BYTES, u64::max)
     }
 
     /// What `done` says: a generation, and bytes of it.
@@ -259,6 +289,43 @@ impl Spool {
         });
         let late: u64 = self.late_files().iter().filter_map(|path| fs::metadata(path).ok()).map(|metadata| metadata.len()).sum();
         Waiting { bytes: bytes.unwrap_or(0) + late, bytes_max: self.bytes_max, lost: self.lost() }
+    }
+
+    /// What waits, event by event. Takes no lock and changes nothing: the answer may be that of a moment ago.
+    ///
+    /// # Errors
+    ///
+    /// When the spool is there and cannot be read.
+    pub fn look(&self) -> io::Result<Look> {
+        let mut look = Look { waiting: self.waiting(), ..Look::default() };
+        let mut bytes = Vec::new();
+        match File::open(self.path("events")) {
+            Ok(mut file) => {
+                let done = generation_of(&file)?.map_or(0, |generation| self.done(generation));
+                file.seek(SeekFrom::Start(done))?;
+                file.take(LOOK_BYTES_MAX).read_to_end(&mut bytes)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        for path in self.late_files() {
+            bytes.extend(whole_file::read(&path, LOOK_BYTES_MAX)?.unwrap_or_default());
+        }
+        let mut at = 0;
+        while at < bytes.len() {
+            match frame::next(&bytes[at..], true) {
+                Found::Record(record, count) => {
+                    at += count;
+                    look.events += 1;
+                    if look.oldest.is_none() {
+                        look.oldest = time_of(&record);
+                    }
+                }
+                Found::Damage(count) => at += count.max(1),
+                Found::More => break,
+            }
+        }
+        Ok(look)
     }
 
     fn lost(&self) -> Lost {
@@ -302,6 +369,15 @@ impl Spool {
     pub fn poke_path(&self) -> PathBuf {
         self.path("poke")
     }
+}
+
+/// When an event was told.
+fn time_of(record: &Record) -> Option<Timestamp> {
+    #[derive(Deserialize)]
+    struct Timed {
+        timestamp: Timestamp,
+    }
+    serde_json::from_slice::<Timed>(&record.body).ok().map(|timed| timed.timestamp)
 }
 
 fn header(generation: u64) -> [u8; 16] {
@@ -423,7 +499,9 @@ impl Drain {
     pub fn acknowledge(&self, batch: &Batch, count: usize) -> io::Result<()> {
         let place = if count >= batch.records.len() { batch.end } else { count.checked_sub(1).map(|last| batch.ends[last]) };
         let Some(place) = place else { return Ok(()) };
-        self.spool.set_done(place)?;
+        let noted = self.spool.set_done(place);
+        *self.spool.done_here.lock().unwrap_or_else(PoisonError::into_inner) = noted.is_err().then_some(place);
+        noted?;
         self.compact(place)
     }
 

@@ -7,14 +7,14 @@
 use std::{
     fs,
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use jiff::{Timestamp, ToSpan as _};
 
-use crate::{event::derived, lock::Lock, session::Session, whole_file};
+use crate::{event::derived, lock::Lock, process::Process, session::Session, whole_file};
 
 /// The file that `jq` is shown with.
 pub const TRACKING: &str = "session-tracking.json";
@@ -24,6 +24,13 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Files of sessions that are looked through for abandoned ones, and for those that may go.
 const FILES_MAX: usize = 2_000;
+
+/// Days after which a silent session is abandoned although its program still runs.
+const THERE_DAYS: i64 = 7;
+
+/// Projects that are looked through for abandoned sessions, and bytes of a path.
+const PROJECTS_MAX: usize = 1_000;
+const PATH_BYTES_MAX: u64 = 4_096;
 
 /// Ended sessions whose files are kept.
 const KEPT_MAX: usize = 500;
@@ -48,7 +55,9 @@ impl StateDir {
     /// When neither can be made.
     pub fn open(project: &Path, fallback: Option<&Path>) -> io::Result<Self> {
         let state = Self::of_project(project);
-        match state.make() {
+        // A directory that is gone stays gone.
+        let made = if project.is_dir() { state.make() } else { Err(io::ErrorKind::NotFound.into()) };
+        match made {
             Ok(()) => Ok(state),
             Err(error) => {
                 let Some(fallback) = fallback else { return Err(error) };
@@ -66,7 +75,9 @@ impl StateDir {
         }
         // A file system that can be read only refuses here, not when a session is saved.
         rustix::fs::access(&sessions, rustix::fs::Access::WRITE_OK).map_err(io::Error::from)?;
-        self.ignore()
+        // A list that cannot be added to keeps nobody from counting.
+        let _ = self.ignore();
+        Ok(())
     }
 
     /// Keeps the files out of the repository, without touching the project's own list.
@@ -90,7 +101,7 @@ impl StateDir {
             added.push_str(line);
             added.push('\n');
         }
-        fs::OpenOptions::new().append(true).create(true).mode(0o644).open(&path)?.write_all(added.as_bytes())
+        fs::OpenOptions::new().append(true).create(true).mode(0o644).custom_flags(whole_file::NOFOLLOW).open(&path)?.write_all(added.as_bytes())
     }
 
     /// The copy of the session that was active last.
@@ -147,17 +158,57 @@ impl StateDir {
     ///
     /// When a file cannot be written.
     pub fn save(&self, session: &Session) -> io::Result<()> {
-        let mut bytes = serde_json::to_vec_pretty(session)?;
-        bytes.push(b'\n');
+        let bytes = text(session)?;
         whole_file::replace(&self.file(&session.session_id), &bytes)?;
         whole_file::replace(&self.tracking(), &bytes)
     }
 
-    /// Sessions that have been silent for so long and have not ended, at most `max`. Files of ended sessions beyond a number go, the
-    /// oldest first.
+    /// Writes the file of a session that is over; the copy only if it is its own.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be written.
+    pub fn save_ended(&self, session: &Session) -> io::Result<()> {
+        if self.active().is_some_and(|active| active.session_id == session.session_id) {
+            return self.save(session);
+        }
+        whole_file::replace(&self.file(&session.session_id), &text(session)?)
+    }
+
+    /// Tells whoever owns the spool that this project has sessions.
+    pub fn make_known(&self, spool: &Path) {
+        let Some(root) = self.root.to_str() else { return };
+        let path = known_below(spool).join(derived(&["state", root]).to_string());
+        if !path.exists() && fs::DirBuilder::new().recursive(true).mode(0o700).create(known_below(spool)).is_ok() {
+            // Told again by the next hook.
+            let _ = whole_file::replace(&path, root.as_bytes());
+        }
+    }
+
+    /// The projects of a spool. Those that are gone are forgotten, and so are those of other users than the spool's.
+    #[must_use]
+    pub fn known(spool: &Path) -> Vec<Self> {
+        let user = |path: &Path| fs::metadata(path).ok().filter(fs::Metadata::is_dir).map(|metadata| metadata.uid());
+        let owner = user(spool);
+        let of = |path: &Path| {
+            let root = whole_file::read(path, PATH_BYTES_MAX).ok().flatten().and_then(|bytes| String::from_utf8(bytes).ok()).map(PathBuf::from);
+            let state = root.filter(|root| root.is_absolute()).map(|root| Self { root });
+            if owner.is_none() || state.as_ref().is_none_or(|state| user(&state.sessions()) != owner) {
+                let _ = fs::remove_file(path);
+                return None;
+            }
+            state
+        };
+        fs::read_dir(known_below(spool)).into_iter().flatten().flatten().take(PROJECTS_MAX).filter_map(|entry| of(&entry.path())).collect()
+    }
+
+    /// Sessions that have been silent for so long, have not ended, and of which nobody knows that their program still runs; at most `max`.
+    /// Files of ended sessions beyond a number go, the oldest first.
     #[must_use]
     pub fn abandoned(&self, hours: u64, now: Timestamp, max: usize) -> Vec<Session> {
         let Some(before) = i64::try_from(hours).ok().and_then(|hours| now.checked_sub(hours.hours()).ok()) else { return Vec::new() };
+        let long_before = now.checked_sub((THERE_DAYS * 24).hours()).map_or(before, |week| week.min(before));
+        let is_there = |session: &Session| session.process.as_ref().is_some_and(Process::is_alive) && session.last_seen.is_some_and(|seen| seen >= long_before);
         let mut found = Vec::new();
         let mut ended = Vec::new();
         for entry in fs::read_dir(self.sessions()).into_iter().flatten().flatten().take(FILES_MAX) {
@@ -173,7 +224,7 @@ impl StateDir {
             }
             if found.len() < max && modified < before {
                 match read(&path) {
-                    Some(session) if !session.ended && session.last_seen.is_some_and(|seen| seen < before) => found.push(session),
+                    Some(session) if !session.ended && session.last_seen.is_some_and(|seen| seen < before) && !is_there(&session) => found.push(session),
                     _ => ended.push((modified, path)),
                 }
             } else {
@@ -191,6 +242,17 @@ impl StateDir {
         }
         found
     }
+}
+
+fn text(session: &Session) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(session)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// One file for each project, which has its path.
+fn known_below(spool: &Path) -> PathBuf {
+    spool.join("known")
 }
 
 fn tally_of(file: &Path) -> PathBuf {

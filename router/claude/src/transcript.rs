@@ -1,6 +1,7 @@
 //! What only the transcript knows: tokens, their price, and thoughts. Read from where the last call stopped.
 //!
-//! Until a session's transcript is read to its end its numbers are null: a part of a sum is no sum.
+//! Until a session's transcript is read to its end its numbers are null: a part of a sum is no sum. At the end of a session they are filled
+//! in by whoever takes the event from the spool (`unread.rs`).
 
 use std::{
     fs::File,
@@ -24,13 +25,14 @@ use crate::{
 const TALLY_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Bytes of a transcript between two looks at the time.
-const PART_BYTES: u64 = 4 * 1024 * 1024;
+pub(crate) const PART_BYTES: u64 = 1024 * 1024;
 
 /// When a call stops reading, from its begin: what is left is for the next one.
 const READING: Duration = Duration::from_millis(200);
 
-/// The same at the end of a session, after which nobody goes on. Claude Code kills a hook there after a second and a half.
-const READING_AT_END: Duration = Duration::from_millis(900);
+/// The same at the end of a session, where Claude Code kills a hook after a second and a half. Whoever takes the event from the spool goes
+/// on from there (`unread.rs`).
+pub(crate) const READING_AT_END: Duration = Duration::from_millis(600);
 
 /// Bytes of a transcript in which thoughts are looked for at the end of one turn.
 const THOUGHTS_BYTES_MAX: u64 = 2 * 1024 * 1024;
@@ -41,41 +43,60 @@ const THOUGHTS_MAX: usize = 20;
 /// Bytes of one that are looked at.
 const THOUGHT_BYTES_MAX: usize = 36_000;
 
-/// What the session cost so far; empty while that is not known. `known` is the file in which a call leaves for the next one what it read.
-pub(crate) fn usage(known: &Path, transcript: &Path, prices: Option<&Path>, is_end: bool, elapsed: &dyn Fn() -> Duration) -> Usage {
-    let before = whole_file::read(known, TALLY_BYTES_MAX).ok().flatten();
-    let mut tally: Tally = before.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok()).unwrap_or_default();
-    let limit = if is_end { READING_AT_END } else { READING };
-    let mut is_read = false;
-    loop {
-        match tally.read_on(transcript, PART_BYTES) {
-            Ok(true) => {
-                is_read = true;
-                break;
-            }
-            Ok(false) if elapsed() < limit => {}
-            Ok(false) | Err(_) => break,
+/// What came of reading a transcript.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Reading {
+    /// It was read to its end.
+    Known(Box<Usage>),
+    /// It goes on. Whether the next one can go on where this one stopped.
+    Unfinished { is_kept: bool },
+    /// There is none, or it cannot be read.
+    Missing,
+}
+
+impl Reading {
+    /// What is known; nothing of a part, since a part of a sum is no sum.
+    pub(crate) fn usage(self) -> Usage {
+        match self {
+            Self::Known(usage) => *usage,
+            Self::Unfinished { .. } | Self::Missing => Usage::default(),
         }
     }
-    if let Ok(bytes) = serde_json::to_vec(&tally)
-        && before.as_ref() != Some(&bytes)
-    {
-        // If it cannot be kept, the next call begins anew.
-        let _ = whole_file::replace(known, &bytes);
-    }
+}
+
+/// Reads until the time for it is over.
+pub(crate) fn read_in_time(known: &Path, transcript: &Path, prices: Option<&Path>, is_end: bool, elapsed: &dyn Fn() -> Duration) -> Reading {
+    let limit = if is_end { READING_AT_END } else { READING };
+    read(known, transcript, prices, &mut || elapsed() < limit)
+}
+
+/// Reads on, as long as `go_on` says so after each part. `known` is the file in which a call leaves for the next one what it read.
+pub(crate) fn read(known: &Path, transcript: &Path, prices: Option<&Path>, go_on: &mut dyn FnMut() -> bool) -> Reading {
+    let before = whole_file::read(known, TALLY_BYTES_MAX).ok().flatten();
+    let mut tally: Tally = before.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok()).unwrap_or_default();
+    let is_read = loop {
+        match tally.read_on(transcript, PART_BYTES) {
+            Ok(true) => break true,
+            Ok(false) if go_on() => {}
+            Ok(false) => break false,
+            Err(_) => return Reading::Missing,
+        }
+    };
+    // If it cannot be kept, the next call begins anew.
+    let is_kept = serde_json::to_vec(&tally).is_ok_and(|bytes| before.as_ref() == Some(&bytes) || whole_file::replace(known, &bytes).is_ok());
     if !is_read {
-        return Usage::default();
+        return Reading::Unfinished { is_kept };
     }
     // Prices that cannot be read leave those that are built in.
     let prices = prices.and_then(|path| Prices::with_overrides(path).ok()).unwrap_or_else(Prices::builtin);
     let totals = tally.totals(&prices);
-    Usage {
+    Reading::Known(Box::new(Usage {
         total_tokens: Some(totals.tokens.total()),
         total_cost_usd: totals.cost_usd,
         model: totals.model,
         unknown_models: totals.unknown_models,
         prices_as_of: Some(totals.prices_as_of),
-    }
+    }))
 }
 
 /// Where a transcript is: hooks may write a home directory as `~`.
@@ -153,6 +174,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (path, known) = (directory.path().join("t.jsonl"), directory.path().join(".s.tally"));
         let fast = || Duration::ZERO;
+        let usage = |known: &Path, path: &Path, prices: Option<&Path>, is_end, elapsed: &dyn Fn() -> Duration| {
+            read_in_time(known, path, prices, is_end, elapsed).usage()
+        };
         assert_eq!(usage(&known, &path, None, false, &fast), Usage::default(), "there is no transcript");
         std::fs::write(&path, format!("{}\n", answer("m1"))).unwrap();
         let first = usage(&known, &path, None, false, &fast);

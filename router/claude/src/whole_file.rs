@@ -7,6 +7,9 @@ use std::{
     path::Path,
 };
 
+/// What is written lies where it is written, and nowhere that somebody's link leads to.
+pub(crate) const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+
 /// Writes a file under another name and gives it its own. Not synced: after a power failure it may be the old one, or empty.
 ///
 /// # Errors
@@ -16,7 +19,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(format!(".{}.new", std::process::id()));
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(NOFOLLOW).open(&unfinished)?;
         file.write_all(bytes)?;
         fs::rename(&unfinished, path)
     })();

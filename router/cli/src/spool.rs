@@ -15,11 +15,13 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use router_api::{Admin, AdminError, Clock, Publication, RoutingKey, TransportError};
 use router_claude::{
-    Record, Spool, default_spool, poke,
-    settings::SPOOL_BYTES_MAX_DEFAULT,
+    Reaper, Record, Spool, default_spool, poke,
+    settings::{ABANDONED_HOURS_DEFAULT, SPOOL_BYTES_MAX_DEFAULT},
     spool::{Batch, Drain},
+    unread::{self, Finished},
 };
 use router_core::config::Environment;
 use router_http::Readiness;
@@ -37,6 +39,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const EVENTS_MAX: usize = 256;
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Between looks for sessions that nobody ended.
+const REAP: Duration = Duration::from_secs(5 * 60);
+
+/// Bytes of a transcript that are read for the end of one session, whose numbers are null beyond that.
+const TRANSCRIPT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+
 /// Which spool a router drains.
 pub(crate) fn of_environment(environment: &dyn Environment) -> Option<Spool> {
     let variable = |name: &str| environment.variable(name).ok().flatten().filter(|value| !value.is_empty());
@@ -46,6 +54,19 @@ pub(crate) fn of_environment(environment: &dyn Environment) -> Option<Spool> {
         None => default_spool(variable),
     }?;
     Some(Spool::at(&directory, SPOOL_BYTES_MAX_DEFAULT))
+}
+
+/// What ends the abandoned sessions of a spool: as long after their last hook as hooks do it, and with the same prices.
+pub(crate) fn reaper(environment: &dyn Environment, spool: &Spool, host: String) -> Reaper {
+    let variable = |name: &str| environment.variable(name).ok().flatten().filter(|value| !value.is_empty());
+    let hours = variable("BLOODBANK_ABANDONED_HOURS").and_then(|value| value.parse().ok()).filter(|hours| *hours > 0);
+    Reaper {
+        spool: spool.clone(),
+        hours: hours.unwrap_or(ABANDONED_HOURS_DEFAULT),
+        host,
+        home: variable("HOME").map(Into::into),
+        prices: variable("EVENT_ROUTER_PRICES").map(Into::into),
+    }
 }
 
 /// What monitors are told.
@@ -86,6 +107,7 @@ impl SpoolFigures {
 /// Drains the spool until `stopping`.
 pub(crate) struct Draining {
     pub(crate) spool: Spool,
+    pub(crate) reaper: Reaper,
     pub(crate) admin: Arc<dyn Admin>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) figures: Arc<SpoolFigures>,
@@ -139,7 +161,14 @@ impl Draining {
         self.readiness.note(None);
         info!("events of Claude Code's hooks come in from the spool `{}`", self.spool.directory().display());
         let mut told_error = String::new();
+        let mut reaped_at = None;
         loop {
+            let now = self.clock.now();
+            // Also when the clock was set back.
+            if reaped_at.is_none_or(|at| now.duration_since(at).unsigned_abs() >= REAP) {
+                reaped_at = Some(now);
+                self.reap(now).await?;
+            }
             let wait = match self.drain(stopping).await {
                 Ok(()) => {
                     if !std::mem::take(&mut told_error).is_empty() {
@@ -170,6 +199,15 @@ impl Draining {
                 return Ok(true);
             }
         }
+    }
+
+    /// Ends what was abandoned. The ends wait in the spool like everything else.
+    async fn reap(&self, now: Timestamp) -> io::Result<()> {
+        let reaper = self.reaper.clone();
+        for session in blocking(move || Ok(reaper.reap(now))).await? {
+            info!(session, "a session of Claude Code that nobody ended is ended as abandoned");
+        }
+        Ok(())
     }
 
     /// Takes everything that waits.
@@ -236,9 +274,26 @@ impl Draining {
         end
     }
 
+    /// The end of a session with what its transcript comes to, where its hook had no time to read that to its end.
+    async fn finished(&self, record: &Record) -> Vec<u8> {
+        let body = record.body.clone();
+        let finishing = blocking(move || {
+            Ok(match unread::finish(&body, TRANSCRIPT_BYTES_MAX) {
+                Finished::AsItWas => body,
+                Finished::Whole(whole) => whole,
+                Finished::NotYet => match unread::without_note(&body) {
+                    Finished::Whole(without) => without,
+                    Finished::AsItWas | Finished::NotYet => body,
+                },
+            })
+        });
+        finishing.await.unwrap_or_else(|_| record.body.clone())
+    }
+
     async fn hand_in(&self, record: &Record) -> Result<(), Refusal> {
         let key = RoutingKey::new(record.key.as_str()).map_err(|error| Refusal::Ever(format!("its key is none: {error}")))?;
-        match self.admin.accept(Publication::new(key, record.body.clone())).await {
+        let body = if record.key == unread::KEY { self.finished(record).await } else { record.body.clone() };
+        match self.admin.accept(Publication::new(key, body)).await {
             Ok(_) => Ok(()),
             Err(error @ (AdminError::Invalid(_) | AdminError::Transport(TransportError::Unsupported(_)))) => Err(Refusal::Ever(error.to_string())),
             Err(error) => Err(Refusal::Now(error.to_string())),

@@ -2,6 +2,7 @@
 //! but for what CI said at the end of a turn, where that was asked for.
 
 mod debug;
+mod patient;
 mod system;
 
 use std::{
@@ -12,9 +13,9 @@ use std::{
     time::Duration,
 };
 
-use router_claude::{Call, HandedOver, Interface, Published, Settings, feedback};
+use router_claude::{Call, HandedOver, Interface, Process, Published, Settings, feedback};
 
-use crate::{debug::say, system::Started};
+use crate::{debug::say, patient::Patient, system::Started};
 
 /// With `BLOODBANK_DEBUG`, how long is waited for the router to take the events.
 const TAKING: Duration = Duration::from_secs(1);
@@ -51,10 +52,18 @@ fn call(started: &Started) {
         directory: std::env::current_dir().unwrap_or_else(|_| "/".into()),
         now: system::now(),
         elapsed: &|| started.elapsed(),
+        process: &|| Process::behind(std::os::unix::process::parent_id()),
         random: &system::random,
     };
     // Nobody types JSON: at a terminal there is no input.
-    let published = if stdin().is_terminal() { call.publish(b"{}".as_slice()) } else { call.publish(stdin().lock()) };
+    let published = if stdin().is_terminal() {
+        call.publish(b"{}".as_slice())
+    } else {
+        match Patient::of(stdin()) {
+            Ok(patient) => call.publish(patient),
+            Err(_) => call.publish(stdin().lock()),
+        }
+    };
     if settings.debug {
         tell(started, &published);
     }

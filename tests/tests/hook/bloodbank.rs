@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::world::*;
 
 /// Answers every request the same way; keeps the bodies.
-fn bloodbank(status: &'static str, body: &'static str) -> (String, Arc<Mutex<Vec<Value>>>) {
+pub fn bloodbank(status: &'static str, body: &'static str) -> (String, Arc<Mutex<Vec<Value>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let bodies: Arc<Mutex<Vec<Value>>> = Arc::default();

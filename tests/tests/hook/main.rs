@@ -2,6 +2,8 @@
 
 mod agreement;
 mod bloodbank;
+mod endings;
+mod hostile;
 mod kinds;
 mod quiet;
 mod storm;

@@ -342,3 +342,219 @@ fn the_last_red_run_of_a_directory_is_what_the_agent_would_be_told() {
     assert!(desk.run(&["claude", "feedback"]).code(0).stdout.contains("feedback is off"));
     service.stop();
 }
+
+/// What a hook hands to the agent.
+fn handed(said: &[String]) -> Option<String> {
+    let said: Vec<&String> = said.iter().filter(|text| !text.is_empty()).collect();
+    assert!(said.len() <= 1, "one hook says something: {said:?}");
+    let output: Value = serde_json::from_str(said.first()?).expect("Claude Code reads JSON");
+    assert_eq!(output.as_object().map(serde_json::Map::len), Some(1), "{output}");
+    assert_eq!(output["hookSpecificOutput"]["hookEventName"], "Stop");
+    Some(output["hookSpecificOutput"]["additionalContext"].as_str().expect("a text").to_owned())
+}
+
+#[test]
+fn an_agent_that_stops_is_told_of_a_red_run_once_and_of_nothing_else() {
+    let desk = Desk::new();
+    let service = desk.serve();
+    let _ = desk.install(&["--feedback", "--url", &format!("http://{}", service.address())]).code(0);
+    let run = |id: &str, status: &str, output: &str| {
+        let payload = json!({ "status": status, "exit_code": 1, "command": "pytest -q", "working_directory": desk.project(), "output_tail": output });
+        service.send("ci.run.finished", &json!({ "event_id": id, "event_type": "ci.run.finished", "payload": payload }));
+    };
+    let stop = |session: &'static str, is_active: bool| handed(&Player { desk: &desk, session }.tell("Stop", None, &json!({ "stop_hook_active": is_active })));
+    assert_eq!(stop("s-1", false), None, "there was no run");
+    run("r-1", "failed", &format!("{}the very end\n", "a line of output\n".repeat(5_000)));
+    // A machine that is busy may not answer within the quarter of a second that the hook waits; the next stop asks again.
+    let told = eventually("the agent is told", || stop("s-1", false));
+    assert!(told.contains("has failed: exit code 1") && told.trim_end().ends_with("the very end"), "{told}");
+    assert!(told.chars().count() <= 8_000, "{}", told.len());
+    assert_eq!((stop("s-1", false), stop("s-1", false)), (None, None), "once");
+    assert_eq!(stop("s-2", true), None, "it goes on because of a hook");
+    for event in ["SubagentStop", "SessionEnd", "SessionStart", "UserPromptSubmit"] {
+        assert_eq!(handed(&Player { desk: &desk, session: "s-3" }.tell(event, None, &json!({ "agent_id": "a" }))), None, "{event}");
+    }
+    eventually("another agent is told too", || stop("s-2", false));
+    service.stop();
+    assert_eq!(stop("s-4", false), None, "the router is away");
+}
+
+#[test]
+fn a_router_that_takes_its_time_holds_up_no_agent() {
+    let desk = Desk::new();
+    let _ = desk.install(&["--feedback"]).code(0);
+    let settings: Value = serde_json::from_str(&desk.settings()).expect("JSON");
+    let socket = PathBuf::from(settings["env"]["EVENT_ROUTER_SOCKET"].as_str().expect("the settings name it"));
+    fs::create_dir_all(socket.parent().expect("a file lies in a directory")).expect("a directory can be made");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).expect("the socket can be made");
+    // One that never answers, and one that has a byte to say now and then, for ever.
+    let serving = std::thread::spawn(move || {
+        let silent = listener.accept();
+        let (mut talker, _) = listener.accept().expect("somebody asks");
+        while talker.write_all(b" ").is_ok() {
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+        drop(silent);
+    });
+    for session in ["s-1", "s-2"] {
+        assert_eq!(handed(&Player { desk: &desk, session }.tell("Stop", None, &json!({ "stop_hook_active": false }))), None, "{session}");
+    }
+    serving.join().expect("the hooks have hung up");
+}
+
+#[test]
+fn a_person_at_a_terminal_is_asked_and_only_a_yes_changes_anything() {
+    if Command::new("script").arg("--version").output().is_err() {
+        eprintln!("`script` is not installed, so nobody can sit at a terminal here");
+        return;
+    }
+    let desk = Desk::new();
+    let ask = |verb: &str, answer: &str| {
+        let hook = hook_binary().display().to_string();
+        let more = if verb == "install" { format!(" --hook '{hook}'") } else { String::new() };
+        let router = desk.command(&[]).get_program().to_string_lossy().into_owned();
+        let mut terminal = Command::new("script");
+        terminal.args(["--quiet", "--return", "--command", &format!("'{router}' claude {verb}{more}"), "/dev/null"]).current_dir(desk.project());
+        let known = desk.command(&[]);
+        terminal.env_clear().envs(known.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("TERM", "dumb");
+        let mut child = terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("`script` runs");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        let _ = stdin.write_all(answer.as_bytes());
+        // Kept open: a terminal that hangs up is another story.
+        let mut said = String::new();
+        let _ = std::io::Read::read_to_string(&mut child.stdout.take().expect("a pipe"), &mut said);
+        let code = child.wait().expect("it ends").code();
+        drop(stdin);
+        (code, said)
+    };
+    for answer in ["n\n", "\n", "of course\n"] {
+        let (code, said) = ask("install", answer);
+        assert!(code == Some(1) && said.contains("Change this? [y/N]") && said.contains("nothing was changed"), "{answer:?}: {code:?} {said}");
+        assert!(!desk.has(".claude/settings.json"), "{answer:?}");
+    }
+    let (code, said) = ask("install", "Y\n");
+    assert!(code == Some(0) && said.contains("installed"), "{code:?} {said}");
+    assert!(desk.settings().contains("SessionEnd"));
+    let (code, _) = ask("uninstall", "\n");
+    assert!(code == Some(1) && desk.settings().contains("SessionEnd"));
+    let (code, said) = ask("uninstall", "yes\n");
+    assert!(code == Some(0) && said.contains("uninstalled"), "{code:?} {said}");
+}
+
+/// What the original integration's document has a user type, set or look at, line by line, and what of it stands in our page's table.
+const DOCUMENT: &[&str] = &[
+    // Quick start
+    "mise run start",
+    "python -m event_producers.http",
+    ".claude/hooks/test-integration.sh",
+    "✅ Bloodbank is running",
+    "✅ Hook script is executable",
+    "✅ Session start event processed",
+    "✅ Tool action event processed",
+    "python watch_events.py --pattern \"session.thread.#\"",
+    "management",
+    // Schemas
+    "session.thread.agent.action",
+    "session.thread.start",
+    "session.thread.end",
+    // Configuration
+    "BLOODBANK_ENABLED",
+    "BLOODBANK_DEBUG",
+    "BLOODBANK_URL",
+    "export BLOODBANK_ENABLED=false",
+    "export BLOODBANK_DEBUG=true",
+    "BLOODBANK_DEBUG=true claude 2>&1 \\| grep bloodbank-publisher",
+    // Architecture
+    "bloodbank-publisher.sh",
+    "bloodbank.events.v1",
+    ".claude/session-tracking.json",
+    ".claude/sessions/{session-id}.json",
+    // Use cases
+    "@consumer.subscribe",
+    "track_tool_usage",
+    "track_costs",
+    "auto_test",
+    "cat .claude/sessions/{session-id}.json \\| jq",
+    "bb replay-session {session-id}",
+    "productivity_metrics",
+    // 33GOD
+    "sync_worktree",
+    "sync_session",
+    "trigger_pipeline",
+    // Troubleshooting
+    "curl http://localhost:8682/healthz",
+    "RABBIT_URL",
+    "bloodbank/.env",
+    "echo '{\"tool_name\": \"Test\"}' \\| .claude/hooks/bloodbank-publisher.sh tool-action",
+    "ls -l .claude/hooks/bloodbank-publisher.sh",
+    "chmod +x .claude/hooks/",
+    "jq '.hooks.PostToolUse' .claude/settings.json",
+    "jq '.env.BLOODBANK_ENABLED' .claude/settings.json",
+    "rm -f .claude/session-tracking.json",
+    "cat .claude/session-tracking.json \\| jq",
+    "echo '{}' \\| .claude/hooks/bloodbank-publisher.sh session-end manual",
+    // Files and endpoints
+    ".claude/settings.json",
+    ".claude/hooks/README.md",
+    ".claude/hooks/setup.md",
+    "claude_code.py",
+    "/events/claude-code/tool-action",
+    "/events/claude-code/session-start",
+    "/events/claude-code/session-end",
+    "/events/claude-code/message",
+    "/events/claude-code/error",
+    "/events/claude-code/thinking",
+    // Future enhancements
+    "Message Events",
+    "Thinking Events",
+    "Error Events",
+    "Context Snapshots",
+    "Correlation Tracking",
+    "Cost Attribution",
+];
+
+#[test]
+fn every_line_of_the_original_document_has_its_place_in_the_table() {
+    let page = fs::read_to_string(workspace().join("docs/claude-code.md")).expect("the page is there");
+    let section = page.split("\n## From the integration document\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("the page has the table");
+    let rows: Vec<Vec<&str>> = section.lines().filter_map(|line| line.strip_prefix("| ")).map(|row| row.split(" | ").collect()).collect();
+    for wanted in DOCUMENT {
+        assert!(rows.iter().any(|row| row[0].contains(wanted)), "`{wanted}` has no row");
+    }
+    assert!(rows.iter().all(|row| row.len() == 2 && !row[1].trim_end_matches('|').trim().is_empty()), "each has an answer");
+    let readme = fs::read_to_string(workspace().join("README.md")).expect("the README is there");
+    assert!(readme.contains("[`docs/claude-code.md`](docs/claude-code.md)"), "the README leads there");
+    // What the answers tell people to type is understood, and what they point to is there.
+    let desk = Desk::new();
+    let mut commands = 0;
+    for command in section.split('`').skip(1).step_by(2).filter_map(|code| code.strip_prefix("event-router ")) {
+        let words: Vec<&str> =
+            command.split(' ').take_while(|word| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') && !word.starts_with('-')).collect();
+        let _ = desk.run(&[&words[..], &["--help"]].concat()).code(0);
+        commands += 1;
+    }
+    assert!(commands >= 10, "{commands}");
+    for link in section.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+        assert!(workspace().join("docs").join(link).exists(), "`{link}` is not there");
+    }
+}
+
+#[test]
+fn the_documented_lines_of_jq_find_what_they_show() {
+    let desk = Desk::new();
+    let _ = desk.install(&["--shims"]).code(0);
+    let settings: Value = serde_json::from_str(&desk.settings()).expect("JSON");
+    assert_eq!(settings["env"]["BLOODBANK_ENABLED"], "true", "a text, as the document shows it");
+    assert!(settings["hooks"]["PostToolUse"].as_array().is_some_and(|groups| !groups.is_empty()));
+    let _ = Player { desk: &desk, session: "s-1" }.tell("PostToolUse", Some("Bash"), &json!({ "tool_use_id": "t-1" }));
+    for file in ["session-tracking.json", "sessions/s-1.json"] {
+        let state: Value = serde_json::from_str(&desk.home.read(&format!("shop/.claude/{file}"))).expect("JSON");
+        assert_eq!((&state["session_id"], &state["tools_used"]), (&json!("s-1"), &json!({ "Bash": 1 })));
+        for member in ["started_at", "working_directory", "git_branch", "turn_number"] {
+            assert!(state.get(member).is_some(), "`{member}` is not in `{file}`");
+        }
+    }
+    for script in ["bloodbank-publisher.sh", "test-integration.sh"] {
+        assert!(fs::metadata(desk.project().join(".claude/hooks").join(script)).expect("it is there").permissions().mode() & 0o111 != 0, "{script}");
+    }
+}

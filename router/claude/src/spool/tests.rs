@@ -24,7 +24,7 @@ fn append(spool: &Spool, name: &str) -> Place {
 }
 
 fn names(batch: &Batch) -> Vec<String> {
-    batch.records.iter().map(|record| serde_json::from_slice::<serde_json::Value>(&record.body).unwrap()["n"].as_str().unwrap().to_owned()).collect()
+    batch.records.iter().map(|record| serde_json::from_slice::<serde_json::Value>(&record.body).unwrap()["n"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
 fn take_all(spool: &Spool) -> Vec<String> {
@@ -214,4 +214,51 @@ fn many_at_once_lose_nothing_while_one_takes_and_compacts() {
         let expected: Vec<String> = (0..50).map(|number| format!("{writer}-{number}")).collect();
         assert_eq!(of, expected.iter().collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn what_is_done_with_is_not_taken_again_where_that_cannot_be_noted() {
+    let (_directory, spool) = spool();
+    // As good as a disk that is full.
+    fs::create_dir(spool.directory().join("done")).unwrap();
+    for name in ["a", "b"] {
+        append(&spool, name);
+        let drain = spool.drain().unwrap().unwrap();
+        let batch = drain.batch(10, 1024 * 1024).unwrap();
+        assert_eq!(names(&batch), [name]);
+        assert!(drain.acknowledge(&batch, 1).is_err());
+    }
+    fs::remove_dir(spool.directory().join("done")).unwrap();
+    append(&spool, "c");
+    assert_eq!(take_all(&spool), ["c"]);
+    // Whoever comes later knows it too.
+    append(&spool, "d");
+    assert_eq!(take_all(&Spool::at(spool.directory(), 1024 * 1024)), ["d"]);
+}
+
+#[test]
+fn a_look_counts_what_waits_and_takes_nothing() {
+    let (_directory, spool) = spool();
+    assert_eq!(spool.look().unwrap(), Look { waiting: spool.waiting(), ..Look::default() });
+    append(&spool, "a");
+    let timed = |time: &str| Record { body: format!("{{\"timestamp\":\"{time}\"}}").into_bytes(), ..record("") };
+    spool.append(&[timed("2030-01-02T03:04:05.000006+00:00"), timed("2031-01-02T03:04:05Z")], PATIENCE).unwrap();
+    let held = Lock::at_once(&spool.path("append.lock")).unwrap();
+    spool.append(&[record("late")], Duration::from_millis(1)).unwrap();
+    drop(held);
+    for _ in 0..2 {
+        let look = spool.look().unwrap();
+        assert_eq!((look.events, look.oldest), (4, Some("2030-01-02T03:04:05.000006Z".parse().unwrap())));
+    }
+    assert_eq!(take_all(&spool).len(), 4);
+    assert_eq!(spool.look().unwrap().events, 0);
+}
+
+#[test]
+fn a_directory_where_the_events_should_be_is_set_aside() {
+    let (_directory, spool) = spool();
+    fs::create_dir(spool.path("events")).unwrap();
+    append(&spool, "a");
+    assert_eq!(take_all(&spool), ["a"]);
+    assert!(spool.path("events.damaged").is_dir());
 }

@@ -6,6 +6,7 @@ use router_api::{
     Admin as _, Cancellation, Effect, EffectContext, EffectKind, EffectPort, EffectReply, EffectRequest, Endpoint, HttpRequest, Method, RouteState,
     RouterStatus,
 };
+use router_claude::spool::{Look, Waiting};
 use router_effects::{Performer, PerformerOptions};
 use router_http::AdminClient;
 use serde::Serialize;
@@ -15,6 +16,7 @@ use crate::{
     args::{Global, HealthArgs},
     commands::block_on,
     setup::{self, InvalidConfig},
+    spool,
     terminal::{BAD, GOOD, Output, WARN, counted, harmless, styled},
 };
 
@@ -46,6 +48,7 @@ pub(crate) fn run(global: &Global, args: &HealthArgs, out: &mut Output) -> anyho
         },
     };
     let healthy = answer.is_ok();
+    let spool = spool_of(global);
     if args.json.json {
         let (said, status) = answer.map_or_else(|why| (why, None), |well| (well.said, well.status));
         out.json(&HealthAnswer {
@@ -56,6 +59,7 @@ pub(crate) fn run(global: &Global, args: &HealthArgs, out: &mut Output) -> anyho
             version: status.as_ref().map(|status| status.version.clone()),
             routes_on: status.as_ref().map(|status| names(status, |state| state != RouteState::Disabled)),
             routes_paused: status.as_ref().map(|status| names(status, |state| state == RouteState::Paused)),
+            spool,
         })?;
     } else {
         match answer {
@@ -66,6 +70,9 @@ pub(crate) fn run(global: &Global, args: &HealthArgs, out: &mut Output) -> anyho
                 }
             }
             Err(why) => out.line(format_args!("{} {}", styled(BAD, "unhealthy:"), harmless(&why)))?,
+        }
+        if let Some(spool) = spool {
+            out.line(format_args!("spool: {}", harmless(&spool.sentence())))?;
         }
     }
     Ok(if healthy { Ended::Well } else { Ended::Badly })
@@ -83,6 +90,58 @@ struct HealthAnswer {
     version: Option<String>,
     routes_on: Option<Vec<String>>,
     routes_paused: Option<Vec<String>>,
+    /// Where hooks leave their events; null where there is none.
+    spool: Option<SpoolAnswer>,
+}
+
+/// What waits in the spool that the environment names, which a router on this machine drains.
+#[derive(Serialize)]
+struct SpoolAnswer {
+    directory: String,
+    waiting_events: u64,
+    waiting_bytes: u64,
+    oldest_at: Option<jiff::Timestamp>,
+    /// Events that the router found to be none; the last of them are kept there.
+    refused: u64,
+    lost_full: u64,
+    lost_damaged: u64,
+    /// Why the rest is not known.
+    error: Option<String>,
+}
+
+fn spool_of(global: &Global) -> Option<SpoolAnswer> {
+    let spool = spool::of_environment(&setup::environment(global).ok()?).filter(|spool| spool.directory().is_dir())?;
+    let (look, error) = spool.look().map_or_else(|error| (Look { waiting: spool.waiting(), ..Look::default() }, Some(error.to_string())), |look| (look, None));
+    let Waiting { bytes, lost, .. } = look.waiting;
+    Some(SpoolAnswer {
+        directory: spool.directory().display().to_string(),
+        waiting_events: look.events,
+        waiting_bytes: bytes,
+        oldest_at: look.oldest,
+        refused: lost.refused,
+        lost_full: lost.full,
+        lost_damaged: lost.damaged,
+        error,
+    })
+}
+
+impl SpoolAnswer {
+    fn sentence(&self) -> String {
+        let mut said = match (&self.error, self.waiting_events) {
+            (Some(error), _) => format!("`{}` cannot be read: {error}", self.directory),
+            (None, 0) => format!("nothing waits in `{}`", self.directory),
+            (None, count) => {
+                let since = self.oldest_at.map(|at| format!(", the oldest since {at:.0}")).unwrap_or_default();
+                format!("{} in `{}`{since}", counted(count, "event waits", "events wait"), self.directory)
+            }
+        };
+        for (count, what) in [(self.refused, "refused by the router"), (self.lost_full, "lost since it was full"), (self.lost_damaged, "damaged")] {
+            if count > 0 {
+                said.push_str(&format!("; {count} {what}"));
+            }
+        }
+        said
+    }
 }
 
 /// A router answers.

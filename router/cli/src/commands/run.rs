@@ -100,7 +100,9 @@ async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result
     let embedded = open_store(&config, &clock).await?;
     let key = store_key::of_store(&config.store.path, &*chance)?;
     let observer = Arc::new(LogObserver::new(Arc::clone(&clock)));
-    let spool = spool::of_environment(&setup::environment(&global)?);
+    let environment = setup::environment(&global)?;
+    let spool = spool::of_environment(&environment);
+    let reaper = spool.as_ref().map(|spool| spool::reaper(&environment, spool, host_name()));
     let figures = SpoolFigures::of(spool.clone());
     let telemetry = RouterTelemetry::new(Arc::clone(&clock), &config.store.path, Arc::clone(&figures));
     let (watch, alerts) = dead_letter_alerts(Arc::clone(&clock), Arc::clone(&chance), host_name());
@@ -132,7 +134,8 @@ async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result
     let interrupted = interrupted(&config, &*embedded).await;
     // The doors are bound before a route starts, so that a taken port costs nothing; they answer when the routes are there.
     let stopping = CancellationToken::new();
-    let draining = spool.map(|spool| Draining { spool, admin: Arc::clone(&admin), clock, figures, readiness: telemetry.readiness() });
+    let draining =
+        spool.zip(reaper).map(|(spool, reaper)| Draining { spool, reaper, admin: Arc::clone(&admin), clock, figures, readiness: telemetry.readiness() });
     let served = match doors(&config, admin).await {
         Ok(doors) => {
             let begun = tokio::select! {
