@@ -24,6 +24,9 @@ pub enum Held {
     States,
     /// The end of an event, on the embedded transport.
     Ends,
+    /// That the event is done, which on RabbitMQ is written before the delivery is acknowledged. The write does not fail, since an
+    /// acknowledgement would follow: it does not come to its end.
+    Inbox,
 }
 
 impl Held {
@@ -33,6 +36,14 @@ impl Held {
             Self::Results => "UPDATE ON ledger",
             Self::States => "INSERT ON plugin_state",
             Self::Ends => "UPDATE OF state ON deliveries WHEN NEW.state = 2",
+            Self::Inbox => "INSERT ON inbox",
+        }
+    }
+
+    fn does(self) -> &'static str {
+        match self {
+            Self::Inbox => "SELECT count(*) FROM endless;",
+            _ => "SELECT RAISE(ABORT, 'the test holds it');",
         }
     }
 }
@@ -66,7 +77,8 @@ impl World {
 
     /// What the router may not write into its store from now on, until [`World::free`]: see `tests/ledger_kills.rs`.
     pub fn hold(&self, held: &[Held]) {
-        let trigger = |held: &Held| format!("CREATE TRIGGER held_{held:?} BEFORE {} BEGIN SELECT RAISE(ABORT, 'the test holds it'); END;", held.what());
+        let endless = "CREATE VIEW IF NOT EXISTS endless AS WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT 1 FROM numbers) SELECT n FROM numbers;";
+        let trigger = |held: &Held| format!("{endless}CREATE TRIGGER held_{held:?} BEFORE {} BEGIN {} END;", held.what(), held.does());
         self.sql(&held.iter().map(trigger).collect::<String>());
     }
 
@@ -76,10 +88,18 @@ impl World {
 
     /// Has the route done this event, for good?
     pub fn is_done(&self, route: &str, id: &str) -> bool {
+        self.count("SELECT count(*) FROM inbox WHERE route = ?1 AND key = ?2", &[&route, &id]) > 0
+    }
+
+    /// How many things plugins remember.
+    pub fn remembered(&self) -> i64 {
+        self.count("SELECT count(*) FROM plugin_state", &[])
+    }
+
+    fn count(&self, query: &str, parameters: &[&dyn rusqlite::ToSql]) -> i64 {
         let store = rusqlite::Connection::open_with_flags(self.home.store(), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the store can be read");
         store.busy_timeout(std::time::Duration::from_secs(60)).expect("it is a number");
-        let found = store.query_row("SELECT count(*) FROM inbox WHERE route = ?1 AND key = ?2", [route, id], |row| row.get::<_, i64>(0));
-        found.expect("the query fits the schema") > 0
+        store.query_row(query, parameters, |row| row.get(0)).expect("the query fits the schema")
     }
 
     fn sql(&self, text: &str) {
