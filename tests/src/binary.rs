@@ -61,6 +61,9 @@ fn built(name: &str) -> PathBuf {
     // Built even if it is there: cargo knows whether it is up to date, and an old one would test the past.
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build.args(["build", "--quiet", "--locked", "--package", name]).current_dir(workspace());
+    if target_dir().ends_with("release") {
+        build.arg("--release");
+    }
     if let Some(target) = target_dir().parent() {
         build.env("CARGO_TARGET_DIR", target);
     }

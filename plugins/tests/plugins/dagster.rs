@@ -215,7 +215,10 @@ async fn all_that_is_wrong_with_the_options_comes_at_once() {
         "location": "{{ working_directory }}", "job": "", "run_config": ["x"], "timeout_ms": 0,
         "tags": { "33god/event_id": "x", "with space": "x" }, "api_token": "secret\n",
     });
-    assert_eq!(wrong_fields::<Dagster>(&test, options).await, ["api_token", "job", "location", "run_config", "tags.33god/event_id", "tags.with space", "timeout_ms", "url"]);
+    assert_eq!(
+        wrong_fields::<Dagster>(&test, options).await,
+        ["api_token", "job", "location", "run_config", "tags.33god/event_id", "tags.with space", "timeout_ms", "url"]
+    );
 }
 
 fn run_tag(request: &router_api::HttpRequest, key: &str) -> Option<String> {
