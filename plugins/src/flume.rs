@@ -111,15 +111,17 @@ impl Handler for Records {
             [] => Ok(Outcome::skipped("nothing is known of the session: its id is too long, or only routers told of it")),
             told if told.iter().all(|(told, _)| matches!(told, Told::Newer(_))) => Ok(Outcome::skipped("the server has a newer record")),
             told => {
-                cx.note(told.iter().map(|(told, session)| said(told, session)).collect::<Vec<_>>().join("; "));
+                cx.note(told.iter().map(|(told, session)| said(told, session, cx.is_dry_run())).collect::<Vec<_>>().join("; "));
                 Ok(Outcome::Done)
             }
         }
     }
 }
 
-fn said(told: &Told, session: &Session) -> String {
+fn said(told: &Told, session: &Session, is_dry_run: bool) -> String {
     match told {
+        // Nobody was asked.
+        _ if is_dry_run => format!("{} session, version {}", session.state.name(), session.version),
         Told::Kept(status) => format!("{} session, version {}: answered {status}", session.state.name(), session.version),
         Told::Newer(status) => format!("version {} is old: answered {status}", session.version),
     }

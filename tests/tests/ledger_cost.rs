@@ -13,7 +13,7 @@ use serde_json::json;
 
 /// Of each route in each round.
 const EVENTS: usize = 400;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 8;
 
 /// Longer than a round takes on a slow machine under load.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -57,21 +57,30 @@ fn handled(home: &Home, key: &str) -> usize {
     store.query_row(query, [key], |row| row.get::<_, i64>(0)).map_or(0, |count| usize::try_from(count).unwrap_or(0))
 }
 
-/// Events a second.
-fn measured(home: &Home, service: &Service, name: &str, round: usize) -> f64 {
-    home.run(&["routes", "pause", name]).code(0);
+/// Processor time of a process so far, in milliseconds.
+fn processor_ms(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the router runs");
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    // User and system time, in ticks, of which Linux tells a hundred a second.
+    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>() * 10.0
+}
+
+/// Events a second, and milliseconds of processor time for each event.
+fn measured(home: &Home, service: &Service, name: &str, round: usize) -> (f64, f64) {
+    let _ = home.run(&["routes", "pause", name]).code(0);
     let key = format!("{name}.{round}");
     for number in 0..EVENTS {
         let id = format!("{name}-{round}-{number}");
         service.send(&key, &json!({ "event_id": id, "event_type": key, "payload": { "session_id": "s-1", "text": "x".repeat(500) } }));
     }
-    let begun = Instant::now();
-    home.run(&["routes", "resume", name]).code(0);
+    let (begun, before) = (Instant::now(), processor_ms(service.pid()));
+    let _ = home.run(&["routes", "resume", name]).code(0);
     while handled(home, &key) < EVENTS {
-        assert!(begun.elapsed() < PATIENCE, "{name}: {} of {EVENTS} events are handled", handled(home, &key));
+        assert!(begun.elapsed() < PATIENCE, "{name}: not all of {EVENTS} events are handled");
         std::thread::park_timeout(Duration::from_millis(5));
     }
-    f64::from(u32::try_from(EVENTS).expect("it is small")) / begun.elapsed().as_secs_f64()
+    let events = f64::from(u32::try_from(EVENTS).expect("it is small"));
+    (events / begun.elapsed().as_secs_f64(), (processor_ms(service.pid()) - before) / events)
 }
 
 fn median(mut figures: Vec<f64>) -> f64 {
@@ -90,25 +99,31 @@ fn the_ledger_costs_what_the_page_says() {
     };
     let home = Home::new(&ROUTES.map(route).concat());
     let service = home.serve();
-    let mut rates: [Vec<f64>; 4] = Default::default();
+    let (mut rates, mut costs): ([Vec<f64>; 4], [Vec<f64>; 4]) = Default::default();
     for round in 0..=ROUNDS {
-        for (place, (name, ..)) in ROUTES.into_iter().enumerate() {
-            let rate = measured(&home, &service, name, round);
-            // The first one warms up.
+        // Each is the first one as often.
+        let mut order = [0, 1, 2, 3];
+        order.rotate_left(round % 4);
+        for place in order {
+            let (rate, cost) = measured(&home, &service, ROUTES[place].0, round);
+            // The first round warms up.
             if round > 0 {
                 rates[place].push(rate);
+                costs[place].push(cost);
             }
         }
     }
     service.stop();
+    let ratio = |with: &[f64], without: &[f64]| median(with.iter().zip(without).map(|(with, without)| with / without).collect());
     for pair in 0..2 {
-        let (noted, plain) = (&rates[2 * pair], &rates[2 * pair + 1]);
-        let ratio = median(plain.iter().zip(noted).map(|(plain, noted)| plain / noted).collect());
+        let (noted, plain) = (2 * pair, 2 * pair + 1);
         println!(
-            "{} at a time: {:.0} events a second with the ledger, {:.0} without; without it {ratio:.2} times as many (medians of {ROUNDS} rounds)",
-            ROUTES[2 * pair].1,
-            median(noted.clone()),
-            median(plain.clone())
+            "{} at a time: with the ledger {:.0} events a second, {:.2} of those without; {:.2} ms of processor time for each, {:.2} times that without (medians of {ROUNDS} rounds)",
+            ROUTES[noted].1,
+            median(rates[noted].clone()),
+            ratio(&rates[noted], &rates[plain]),
+            median(costs[noted].clone()),
+            ratio(&costs[noted], &costs[plain]),
         );
     }
 }

@@ -158,6 +158,7 @@ async fn a_dry_run_sends_nothing() {
     let test = TestContext::new().shadow();
     let handler = built::<Flume>(&test, json!({ "base": "http://records.example" })).await;
     let handled = test.handle(handler.as_ref(), [start().session("s-1")]).await;
+    assert!(handled.note.as_deref().is_some_and(|note| note.starts_with("active session") && !note.contains("answered")), "{:?}", handled.note);
     assert_eq!((is_done(&handled), handled.would), (true, vec!["would send: PUT http://records.example/sessions/s-1".to_owned()]));
     assert!(test.effects.requests().is_empty());
 }
