@@ -90,7 +90,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
 
 #[test]
 #[ignore = "measures: tests/run --ledger"]
-fn the_ledger_costs_what_the_page_says() {
+fn what_the_ledger_costs() {
     let address = target();
     let route = |(name, concurrency, ledger): (&str, u32, bool)| {
         format!(

@@ -194,20 +194,6 @@ fn a_changed_session_is_one_run_of_a_real_dagster_whatever_happens_on_the_way() 
             service = world.serve();
             once(&service, &killed);
         }
-        // On RabbitMQ the end is the acknowledgement: it is killed when all is remembered, and before that.
-        if transport == Transport::RabbitMq {
-            let killed = name(transport, "held-Inbox");
-            let before = world.remembered();
-            world.hold(&[Held::Inbox]);
-            burst(&service, &killed);
-            patiently(&format!("{killed}: the launch is remembered"), || (world.remembered() > before).then_some(()));
-            assert!(!world.is_done("pipeline", &format!("{killed}-3")), "{killed}: it is not at its end");
-            assert_eq!(dagster.runs_of(&killed), 1, "{killed}: it is launched");
-            drop(service.kill());
-            world.free(&[Held::Inbox]);
-            service = world.serve();
-            once(&service, &killed);
-        }
         assert_eq!(world.letters("pipeline"), Vec::<String>::new());
 
         assert_eq!(dagster.runs_of(&session), 1, "the fourth end changed nothing");
