@@ -13,10 +13,10 @@ pub(super) const PAUSE: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(2);
 
 /// How many come is counted for so long at least: a few that come together are not many.
-const COUNTED: Duration = Duration::from_millis(2);
+const COUNTED: Duration = Duration::from_millis(4);
 
 /// So many in a [`PAUSE`] are many.
-const MANY: u32 = 8;
+const MANY: u32 = 4;
 
 /// Decides between a pause and being woken.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn many_are_looked_for_once_in_a_while_and_few_are_waited_for() {
-        assert_eq!([0, 1, 7, 8, 125, 126].map(|in_each| pauses(500, in_each)), [false, false, false, true, true, false]);
+        assert_eq!([0, 1, 3, 4, 125, 126].map(|in_each| pauses(500, in_each)), [false, false, false, true, true, false]);
         assert_eq!([1, 4, 8].map(|in_each| pauses(8, in_each)), [false; 3], "a small window would run dry meanwhile");
     }
 
@@ -86,8 +86,8 @@ mod tests {
     fn a_stream_that_dries_up_is_waited_for_again() {
         let mut pace = Pace::new(500);
         (0..40).for_each(|_| pace.came());
-        assert!(pace.pauses(Duration::from_millis(2)));
-        assert!(pace.pauses(Duration::from_millis(3)), "it may go on");
-        assert!(!pace.pauses(Duration::from_millis(4)));
+        assert!(pace.pauses(Duration::from_millis(4)));
+        assert!(pace.pauses(Duration::from_millis(5)), "it may go on");
+        assert!(!pace.pauses(Duration::from_millis(8)));
     }
 }
