@@ -160,7 +160,6 @@ enum Phase {
     Over,
 }
 
-#[expect(clippy::large_enum_variant, reason = "one at a time, and a box for each event costs more")]
 enum Looked {
     Delivery(Delivery),
     Nothing,
