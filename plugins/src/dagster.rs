@@ -25,6 +25,7 @@ use self::{
     follow::{FOLLOW_MS_MAX, Follow},
     params::{ASSET_JOB, Params, TAG_EVENT, TAG_HANDLING, TAG_SESSION},
 };
+use crate::token;
 
 /// Launches a Dagster job, or materializes assets.
 ///
@@ -124,6 +125,12 @@ impl Plugin for Dagster {
                 told(format!("tags.{name}"), "is no name of a tag", "use 1 to 127 letters, digits and `-`, `_`, `.`, `/`");
             }
         }
+        if let Some(token) = &self.api_token
+            && let Err(wrong) = token::check("api_token", token)
+        {
+            error.problems.extend(wrong.problems);
+        }
+        let mut told = |field: String, message: &str, help: &str| error.problems.extend(BuildError::at(field, message).help(help).problems);
         if self.timeout_ms == 0 {
             told("timeout_ms".into(), "0 leaves no time to answer", "leave it out for 30000");
         }

@@ -11,6 +11,8 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::{page::not_a_page, token};
+
 /// Keeps a session's record up to date: `PUT {base}/sessions/{session_id}` with all that is known of the session.
 ///
 /// **Flume itself has no such endpoint**: it is a library, and its own `sessions` table wants a task and an employee. This plugin
@@ -23,7 +25,7 @@ use serde_json::{Value, json};
 /// as the header `Session-Version`, so that a server can refuse one that is older than its own: an answer of 409 or 412 means that a
 /// newer one is there, and the event is done. The header `Idempotency-Key` is the same for every repeat.
 ///
-/// Put `order_by = "session_id"` on the route. An event without session is skipped. An answer of 2xx means done; 408, 425, 429 and 5xx are
+/// Put `order_by = "session_id"` on the route. An event without session is skipped. An answer of 2xx means done, if it is no page of HTML; 408, 425, 429 and 5xx are
 /// tried again, with 502 to 504 stopping the route for a while; any other answer sends the event to the dead letters.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -59,6 +61,9 @@ impl Plugin for Flume {
                 "Flume has no session endpoint of its own: write the address of the service that keeps your session records, such as `base = \"http://127.0.0.1:8690\"`",
             );
             error.problems.extend(missing.problems);
+        }
+        if let Some(token) = &self.token {
+            let _ = error.collect(token::check("token", token));
         }
         if self.timeout_ms == 0 {
             error.problems.extend(BuildError::at("timeout_ms", "0 leaves no time to answer").problems);
@@ -106,15 +111,17 @@ impl Handler for Records {
             [] => Ok(Outcome::skipped("nothing is known of the session: its id is too long, or only routers told of it")),
             told if told.iter().all(|(told, _)| matches!(told, Told::Newer(_))) => Ok(Outcome::skipped("the server has a newer record")),
             told => {
-                cx.note(told.iter().map(|(told, session)| said(told, session)).collect::<Vec<_>>().join("; "));
+                cx.note(told.iter().map(|(told, session)| said(told, session, cx.is_dry_run())).collect::<Vec<_>>().join("; "));
                 Ok(Outcome::Done)
             }
         }
     }
 }
 
-fn said(told: &Told, session: &Session) -> String {
+fn said(told: &Told, session: &Session, is_dry_run: bool) -> String {
     match told {
+        // Nobody was asked.
+        _ if is_dry_run => format!("{} session, version {}", session.state.name(), session.version),
         Told::Kept(status) => format!("{} session, version {}: answered {status}", session.state.name(), session.version),
         Told::Newer(status) => format!("version {} is old: answered {status}", session.version),
     }
@@ -135,7 +142,7 @@ impl Records {
         if matches!(status, 409 | 412) {
             return Ok(Told::Newer(status));
         }
-        match reply.ok() {
+        match reply.ok().and_then(|reply| not_a_page(reply, "base")) {
             Ok(_) => Ok(Told::Kept(status)),
             Err(mut error) => {
                 match status {
@@ -152,7 +159,7 @@ impl Records {
 
 /// A record that was taken, or is older than the server's, need not be sent again.
 fn is_final(reply: &HttpReply) -> bool {
-    matches!(reply.status, 200..=299 | 409 | 412)
+    matches!(reply.status, 200..=299 | 409 | 412) && not_a_page(reply.clone(), "base").is_ok()
 }
 
 fn body(session: &Session) -> Value {

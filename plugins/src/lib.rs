@@ -36,4 +36,6 @@ pub mod exec;
 pub mod flume;
 pub mod imi;
 pub mod log;
+mod page;
+mod token;
 pub mod webhook;

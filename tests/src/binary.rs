@@ -69,6 +69,9 @@ fn built(name: &str) -> PathBuf {
             build.env_remove(variable);
         }
     }
+    if target_dir().ends_with("release") {
+        build.arg("--release");
+    }
     if let Some(target) = target_dir().parent() {
         build.env("CARGO_TARGET_DIR", target);
     }

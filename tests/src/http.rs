@@ -29,6 +29,13 @@ impl Answer {
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
+
+    /// Is the body as long as the head says? A server that is killed, or loses its patience, closes in the middle of it.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let told = self.head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+        told.is_none_or(|length| self.body.len() >= length)
+    }
 }
 
 /// Longer than any answer should take on a loaded machine.

@@ -205,6 +205,10 @@ fn outcome(reply: HttpReply, is_force: bool) -> Result<String, EffectError> {
     if !is_force {
         let reply = reply.ok()?;
         let said: String = String::from_utf8_lossy(&reply.body).trim().chars().take(80).collect();
+        // "1 change found", as a hook says it.
+        if !said.contains(" found") {
+            return Err(told(EffectClass::Failed, "the answer is none of a change hook: is `url` a Buildbot master?", excerpt(&reply.body)));
+        }
         return Ok(format!("Buildbot says: {said}"));
     }
     let Ok(body) = reply.json() else {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{only_one, writes::distinct};
+use crate::{page::not_a_page, token};
 
 /// A repository on GitHub, and what is started there.
 #[derive(Deserialize, JsonSchema)]
@@ -77,9 +78,7 @@ impl Dispatcher {
         if owner.is_none() {
             told("repository", "is no `owner/name`", "events choose no repository; make a route for each");
         }
-        if options.token.is_empty() || !options.token.chars().all(|c| ('!'..='~').contains(&c)) {
-            told("token", "is no token", "a line break at the end of a secret's file is the usual cause");
-        }
+        let token = token::check("token", &options.token);
         match (&options.workflow, &options.event_type) {
             (Some(workflow), None) if !is_name(workflow) => told("workflow", "is no name of a workflow's file", "such as `ci.yml`, without its directory"),
             (None, Some(event_type)) if event_type.is_empty() || event_type.chars().count() > 100 || event_type.contains("{{") => {
@@ -105,6 +104,7 @@ impl Dispatcher {
         if options.timeout_ms == 0 {
             told("timeout_ms", "0 leaves no time to answer", "leave it out for 15000");
         }
+        let _ = error.collect(token);
         let (Some((owner, name)), true) = (owner, error.problems.is_empty()) else { return Err(error) };
         let api = options.api.map_or_else(|| Endpoint::parse("https://api.github.com"), Ok)?;
         let (url, what) = match (options.workflow, options.event_type) {
@@ -158,8 +158,9 @@ impl Dispatcher {
         if request.body.len() > PAYLOAD_BYTES_MAX {
             return Err(HandlerError::reject(format!("the request becomes {} bytes long with this event, GitHub takes less than 64 KB", request.body.len())));
         }
-        let reply = cx.http(request).named("dispatch").final_when(|reply| (200..300).contains(&reply.status)).await?;
-        let reply = accepted(reply, cx)?;
+        let is_taken = |reply: &HttpReply| (200..300).contains(&reply.status) && not_a_page(reply.clone(), "api").is_ok();
+        let reply = cx.http(request).named("dispatch").final_when(is_taken).await?;
+        let reply = not_a_page(accepted(reply, cx)?, "api")?;
         let run = reply.json().ok().and_then(|run| run["html_url"].as_str().map(str::to_owned));
         cx.note(run.map_or_else(|| "GitHub took the dispatch".to_owned(), |url| format!("started {url}")));
         Ok(Outcome::Done)

@@ -30,7 +30,10 @@ impl Launch {
         })?;
         let message = || text(&answer, "message");
         Err(match answer["__typename"].as_str().unwrap_or_default() {
-            "LaunchRunSuccess" => return Ok(Self::Accepted { run: text(&answer["run"], "runId") }),
+            "LaunchRunSuccess" => match run_id(&answer["run"]) {
+                Some(run) => return Ok(Self::Accepted { run }),
+                None => error(EffectClass::Failed, "Dagster says that it launched a run, and not which", answer.to_string()),
+            },
             "PipelineNotFoundError" => return Ok(Self::JobNotFound { message: message() }),
             "RunConfigValidationInvalid" => {
                 let problems = answer["errors"].as_array().map_or(&[][..], Vec::as_slice);
@@ -69,7 +72,13 @@ pub(super) fn is_accepted(reply: &HttpReply) -> bool {
 pub(super) fn run_found(reply: HttpReply) -> Result<Option<String>, EffectError> {
     let answer = member(reply, "runsOrError")?;
     match answer["__typename"].as_str().unwrap_or_default() {
-        "Runs" => Ok(answer["results"].get(0).map(|run| text(run, "runId"))),
+        "Runs" => match answer["results"].get(0) {
+            None => Ok(None),
+            Some(run) => match run_id(run) {
+                Some(run) => Ok(Some(run)),
+                None => Err(error(EffectClass::Failed, "Dagster says that there is a run, and not which", answer.to_string())),
+            },
+        },
         "PythonError" => Err(python_error(&answer)),
         kind => Err(error(EffectClass::Failed, &format!("Dagster answers a look-up with `{kind}`"), text(&answer, "message"))),
     }
@@ -195,6 +204,15 @@ fn python_error(answer: &Value) -> EffectError {
     let class_name = text(answer, "className");
     let class = if class_name == "DagsterUserCodeUnreachableError" { EffectClass::Unreachable } else { EffectClass::Failed };
     error(class, &format!("Dagster failed with `{class_name}`"), text(answer, "message"))
+}
+
+/// A run's name: Dagster makes them of letters, digits and `-`.
+fn run_id(run: &Value) -> Option<String> {
+    run["runId"].as_str().filter(|id| is_run_id(id)).map(str::to_owned)
+}
+
+pub(super) fn is_run_id(id: &str) -> bool {
+    (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 fn text(value: &Value, name: &str) -> String {

@@ -10,6 +10,8 @@ use router_api::{Context, Envelope, HandlerError, RoutingKey};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::answer::is_run_id;
+
 /// Until the first look; each further one takes twice as long as the one before.
 const LOOK_FIRST: Duration = Duration::from_secs(2);
 /// Between two looks, at most.
@@ -68,8 +70,7 @@ impl Follow {
     pub(super) fn read(&self, event: &Envelope, cx: &Context) -> Result<Followed, HandlerError> {
         let foreign = || HandlerError::reject(format!("`{}` is what the plugin sends itself, and this one it has not sent", self.key));
         let followed: Followed = event.payload_as().map_err(|_| foreign())?;
-        let is_run = (1..=64).contains(&followed.run.len()) && followed.run.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        let is_own = is_run && followed.look > 0 && followed.route == cx.route().as_str();
+        let is_own = is_run_id(&followed.run) && followed.look > 0 && followed.route == cx.route().as_str();
         // A clock that was put back a little is no reason to give up a run.
         let is_in_time = left(followed.until, cx) <= 2 * Duration::from_millis(FOLLOW_MS_MAX);
         if is_own && is_in_time { Ok(followed) } else { Err(foreign()) }

@@ -422,6 +422,9 @@ async fn githubs_answers_lead_to_what_its_rules_say() {
         (413, vec![], "", Then::Never),
         (415, vec![], "", Then::Never),
         (422, vec![], "{\"message\":\"No ref found\"}", Then::Never),
+        // Something between here and GitHub has answered.
+        (200, vec![("content-type", "text/html")], "Please sign in", Then::Again),
+        (200, vec![], "<!doctype html>", Then::Again),
     ] {
         let handler = built::<Ci>(&test, github(json!({ "workflow": "ci.yml" }))).await;
         let reply = HttpReply {
@@ -519,8 +522,15 @@ async fn what_buildbot_answers_decides_by_its_body_first() {
     let handler = built::<Ci>(&test, buildbot(json!({ "scheduler": "force" }))).await;
     test.effects.once("force", |_| Ok(EffectReply::Http(HttpReply::new(200, "<html>"))));
     assert_eq!(then(&test.handle(handler.as_ref(), [write("/srv/app/a.py")]).await), Then::Again);
-    for (status, body, expected) in [(400, "unknown dialect", Then::Never), (401, "", Then::Never), (500, "trouble", Then::Again), (503, "", Then::Wait(None))]
-    {
+    for (status, body, expected) in [
+        (400, "unknown dialect", Then::Never),
+        (401, "", Then::Never),
+        (500, "trouble", Then::Again),
+        (503, "", Then::Wait(None)),
+        (200, "<html>", Then::Again),
+        (200, "", Then::Again),
+        (200, "{}", Then::Again),
+    ] {
         let handler = built::<Ci>(&test, buildbot(json!({ "change_hook": "base" }))).await;
         test.effects.once("change", move |_| Ok(EffectReply::Http(HttpReply::new(status, body))));
         assert_eq!(then(&test.handle(handler.as_ref(), [write("/srv/app/a.py")]).await), expected, "{status}");

@@ -141,6 +141,13 @@ async fn the_body_decides_before_the_status_does() {
         (200, launched(json!({ "__typename": "InvalidSubsetError", "message": "no such asset" })), EffectClass::Refused),
         (200, launched(json!({ "__typename": "RunConflict", "message": "x" })), EffectClass::Refused),
         (200, launched(json!({ "__typename": "SomethingNew" })), EffectClass::Failed),
+        // Half an answer: the run may be there, and the next try looks for it.
+        (200, launched(json!({ "__typename": "LaunchRunSuccess" })), EffectClass::Failed),
+        (200, launched(json!({ "__typename": "LaunchRunSuccess", "run": { "runId": "" } })), EffectClass::Failed),
+        (200, launched(json!({ "__typename": "LaunchRunSuccess", "run": { "runId": "a b\n" } })), EffectClass::Failed),
+        (200, launched(json!("LaunchRunSuccess")), EffectClass::Failed),
+        (200, json!({ "data": { "launchRun": null }, "errors": [{ "message": "Cannot return null" }] }), EffectClass::Failed),
+        (200, json!([launched(json!({ "__typename": "LaunchRunSuccess", "run": { "runId": "r-1" } }))]), EffectClass::Failed),
         (500, python("DagsterUserCodeUnreachableError"), EffectClass::Unreachable),
         (500, python("OperationalError"), EffectClass::Failed),
         (200, python("OperationalError"), EffectClass::Failed),
@@ -206,9 +213,12 @@ async fn all_that_is_wrong_with_the_options_comes_at_once() {
     let test = TestContext::new();
     let options = json!({
         "location": "{{ working_directory }}", "job": "", "run_config": ["x"], "timeout_ms": 0,
-        "tags": { "33god/event_id": "x", "with space": "x" },
+        "tags": { "33god/event_id": "x", "with space": "x" }, "api_token": "secret\n",
     });
-    assert_eq!(wrong_fields::<Dagster>(&test, options).await, ["job", "location", "run_config", "tags.33god/event_id", "tags.with space", "timeout_ms", "url"]);
+    assert_eq!(
+        wrong_fields::<Dagster>(&test, options).await,
+        ["api_token", "job", "location", "run_config", "tags.33god/event_id", "tags.with space", "timeout_ms", "url"]
+    );
 }
 
 fn run_tag(request: &router_api::HttpRequest, key: &str) -> Option<String> {

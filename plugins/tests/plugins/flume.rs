@@ -1,7 +1,7 @@
 //! `flume`: the whole record of a session for each request. On the built program: `tests/tests/integrations/flume.rs`.
 
 use plugins::flume::Flume;
-use router_api::{EffectClass, Method};
+use router_api::{EffectClass, EffectReply, HttpReply, Method};
 use router_testkit::{EventBuilder, TestContext, event};
 use serde_json::json;
 
@@ -89,6 +89,30 @@ async fn answers_decide_what_happens_next() {
 }
 
 #[tokio::test]
+async fn a_page_for_people_keeps_no_record() {
+    let test = TestContext::new();
+    let handler = built::<Flume>(&test, json!({ "base": "http://records.example" })).await;
+    for (status, headers, body) in [
+        (200, vec![("content-type", "text/html; charset=utf-8")], "Please sign in"),
+        (201, vec![("content-type", "TEXT/HTML")], ""),
+        (200, vec![], "\n <!DOCTYPE html><html>"),
+        (200, vec![("content-type", "application/json")], "<HTML><body>"),
+    ] {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let reply = HttpReply { headers, ..HttpReply::new(status, body) };
+        test.effects.once("session", move |_| Ok(EffectReply::Http(reply.clone())));
+        let handled = test.handle(handler.as_ref(), [start()]).await;
+        assert_eq!(class(&handled), EffectClass::Failed, "{body}");
+        assert!(effect_error(&handled).message.contains("a page for people"), "{}", effect_error(&handled));
+    }
+    // What a server of records says beside 2xx is its own.
+    for body in ["", "{\"kept\":true}", "kept <1>"] {
+        test.effects.once("session", move |_| Ok(EffectReply::Http(HttpReply::new(200, body))));
+        assert!(test.handle(handler.as_ref(), [start()]).await.result.is_ok(), "{body}");
+    }
+}
+
+#[tokio::test]
 async fn a_newer_record_on_the_other_side_is_no_failure() {
     let test = TestContext::new();
     let handler = built::<Flume>(&test, json!({ "base": "http://records.example" })).await;
@@ -134,6 +158,7 @@ async fn a_dry_run_sends_nothing() {
     let test = TestContext::new().shadow();
     let handler = built::<Flume>(&test, json!({ "base": "http://records.example" })).await;
     let handled = test.handle(handler.as_ref(), [start().session("s-1")]).await;
+    assert!(handled.note.as_deref().is_some_and(|note| note.starts_with("active session") && !note.contains("answered")), "{:?}", handled.note);
     assert_eq!((is_done(&handled), handled.would), (true, vec!["would send: PUT http://records.example/sessions/s-1".to_owned()]));
     assert!(test.effects.requests().is_empty());
 }
@@ -141,7 +166,8 @@ async fn a_dry_run_sends_nothing() {
 #[tokio::test]
 async fn a_missing_address_is_told_with_what_to_write() {
     let test = TestContext::new();
-    assert_eq!(wrong_fields::<Flume>(&test, json!({ "timeout_ms": 0 })).await, ["base", "timeout_ms"]);
+    assert_eq!(wrong_fields::<Flume>(&test, json!({ "timeout_ms": 0, "token": "secret\n" })).await, ["base", "timeout_ms", "token"]);
+    assert_eq!(wrong_fields::<Flume>(&test, json!({ "base": "http://records.example", "token": "" })).await, ["token"]);
     let error = test.build::<Flume>(json!({})).await.err().unwrap();
     assert!(error.problems[0].help.as_deref().unwrap().contains("no session endpoint"));
 }

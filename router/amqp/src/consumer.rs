@@ -49,9 +49,11 @@ use crate::{
 };
 
 mod held;
+mod pace;
 mod tending;
 
 use held::{Held, HeldBack};
+use pace::{PAUSE, Pace};
 
 /// What is finished above something unfinished is acknowledged after this.
 const GAP_DELAY: Duration = Duration::from_millis(50);
@@ -100,6 +102,7 @@ pub(crate) async fn take(session: Session, route: RouteName, queue: String, pref
             stream,
             stash: VecDeque::new(),
             held: HeldBack::new(usize::from(prefetch).div_ceil(4)),
+            pace: Pace::new(prefetch),
             heard_at: Duration::ZERO,
         }),
         changed: Notify::new(),
@@ -143,6 +146,7 @@ struct Hand {
     stash: VecDeque<Delivery>,
     /// Still to wait, in hand.
     held: HeldBack,
+    pace: Pace,
     /// When something last came, or the queue was last looked at.
     heard_at: Duration,
 }
@@ -157,7 +161,7 @@ enum Phase {
 }
 
 enum Looked {
-    Delivery(Box<Delivery>),
+    Delivery(Delivery),
     Nothing,
     Over,
 }
@@ -184,19 +188,21 @@ impl Shared {
             if hand.phase != Phase::Open {
                 return Looked::Over;
             }
-            if let Some(held) = hand.held.pop(self.now()) {
+            if hand.held.next_at().is_some()
+                && let Some(held) = hand.held.pop(self.now())
+            {
                 match self.wait_on(&mut hand, held) {
-                    Some(delivery) => return Looked::Delivery(Box::new(delivery)),
+                    Some(delivery) => return Looked::Delivery(delivery),
                     None => continue,
                 }
             }
             if let Some(delivery) = hand.stash.pop_front() {
-                return Looked::Delivery(Box::new(delivery));
+                return Looked::Delivery(delivery);
             }
             match Pin::new(&mut hand.stream).poll_next(cx) {
                 Poll::Ready(Some(Ok(message))) => {
                     if let Some(delivery) = self.admit(&mut hand, message) {
-                        return Looked::Delivery(Box::new(delivery));
+                        return Looked::Delivery(delivery);
                     }
                 }
                 Poll::Ready(Some(Err(error))) => self.end(&mut hand, &Failure::of("its channel", &error).to_string()),
@@ -214,6 +220,7 @@ impl Shared {
     fn admit(self: &Arc<Self>, hand: &mut Hand, message: lapin::message::Delivery) -> Option<Delivery> {
         let now = self.now();
         hand.heard_at = now;
+        hand.pace.came();
         let tag = message.delivery_tag;
         if tag >> TAG_BITS != 0 || !hand.window.take(tag) {
             self.end(hand, "the broker counts its deliveries in another way than it should");
@@ -312,6 +319,11 @@ impl Shared {
     }
 }
 
+/// For a look that is not waited for.
+fn unwoken() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
 /// How a delivery is recorded on the broker before it is acknowledged.
 enum How {
     RetryIn { delay: Duration, failure: AttemptRecord },
@@ -323,14 +335,26 @@ impl Consumer for AmqpConsumer {
     async fn next(&self) -> Option<Result<Delivery, TransportError>> {
         let shared = &self.shared;
         // The common case, without a timer or a notification.
-        let mut looked = poll_fn(|cx| Poll::Ready(shared.look(cx))).await;
+        let mut looked = shared.look(&mut unwoken());
         loop {
             match looked {
-                Looked::Delivery(delivery) => return Some(Ok(*delivery)),
+                Looked::Delivery(delivery) => return Some(Ok(delivery)),
                 Looked::Over => return None,
                 Looked::Nothing => {}
             }
-            let at = shared.hand().held.next_at();
+            let (at, pauses) = {
+                let mut hand = shared.hand();
+                (hand.held.next_at(), hand.pace.pauses(shared.now()))
+            };
+            if pauses {
+                tokio::select! {
+                    biased;
+                    () = shared.changed.notified() => {}
+                    () = tokio::time::sleep(PAUSE) => {}
+                }
+                looked = shared.look(&mut unwoken());
+                continue;
+            }
             let held = async {
                 match at {
                     Some(at) => tokio::time::sleep(at.saturating_sub(shared.now())).await,
@@ -351,8 +375,8 @@ impl Consumer for AmqpConsumer {
     }
 
     fn take(&self) -> Option<Delivery> {
-        match self.shared.look(&mut Context::from_waker(Waker::noop())) {
-            Looked::Delivery(delivery) => Some(*delivery),
+        match self.shared.look(&mut unwoken()) {
+            Looked::Delivery(delivery) => Some(delivery),
             Looked::Nothing | Looked::Over => None,
         }
     }

@@ -13,6 +13,7 @@ use crate::{
     observe::RouterEvent,
     parts::RouteParts,
     policy::Failure,
+    worker::Beginning,
 };
 
 /// What is run.
@@ -31,6 +32,8 @@ pub(crate) struct Run<'a> {
     pub cancellation: &'a Cancellation,
     /// Something newer is wanted instead.
     pub overtaken: &'a Cancellation,
+    /// Told when the handler begins.
+    pub beginning: &'a Arc<Beginning>,
 }
 
 /// How it ended.
@@ -54,6 +57,8 @@ pub(crate) enum Ended {
     Cancelled,
     /// The same, since something newer is wanted.
     Superseded,
+    /// Its turn has not come; it is to be asked for again.
+    NotBegun,
 }
 
 /// After a deadline or a cancellation the handler's future is dropped; one that blocks its thread is left behind after this
@@ -96,8 +101,17 @@ impl Run<'_> {
         }
         let handler: Arc<dyn Handler> = Arc::clone(&self.route.handler);
         let handling = {
-            let cx = Arc::clone(&cx);
-            crew::work(async move { handler.handle(&event, &cx).await })
+            let (cx, beginning) = (Arc::clone(&cx), Arc::clone(self.beginning));
+            crew::work(async move {
+                if !beginning.begin() {
+                    // Nobody waits for it: it is dropped before long.
+                    std::future::pending::<()>().await;
+                }
+                let outcome = handler.handle(&event, &cx).await;
+                // Here, not where its end is heard of: what is done is not charged for the death of the process.
+                beginning.unmark();
+                outcome
+            })
         };
         // What was left of an earlier run took none of this one's time.
         let late_at = if self.suspect { parts.clock.monotonic() + config.timeout } else { deadline };
@@ -113,6 +127,7 @@ impl Run<'_> {
             Came::Late => None,
             // The handlers' runtime is shutting down, which is no fault of the event.
             Came::Gone => return Ended::Cancelled,
+            Came::NotBegun => return Ended::NotBegun,
         };
         let Some(result) = result else {
             canceller.cancel();

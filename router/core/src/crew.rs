@@ -3,6 +3,9 @@
 //! A handler gets a task of its own. Where the last ones were done the moment they were begun ([`QUICK`], [`QUICK_AFTER`]), the next ones
 //! take turns in one task instead, which spares two thread switches for each event; one that does wait after all gets its task then.
 //!
+//! Quick ones are asked for in larger numbers than the route may run at once, so that one task takes many turns before it ends. What has not
+//! begun by then counts for nothing: as soon as a turn was not quick, those that would be too many come back as [`Came::NotBegun`].
+//!
 //! Taking turns is serial, so it must never cost what tasks side by side would give:
 //!
 //! * A turn that takes longer than [`QUICK`] ends the turns of those that come later. A handler that computes is therefore run side by side
@@ -34,6 +37,12 @@ mod tests;
 /// So many handlers in a row must have been done at once before the next ones take turns.
 const QUICK_AFTER: u32 = 64;
 
+/// More than so many do not count …
+const QUICK_MAX: u32 = 2 * QUICK_AFTER;
+
+/// … and one that was not makes up for so many: a thread that was stood aside for another program looks slow as well.
+const SLOW: u32 = QUICK_AFTER / 3;
+
 /// A handler that takes longer than this before it is done or waits is not quick. About what a route's loop needs for an event: serial
 /// turns of that length keep up with it.
 const QUICK: Duration = Duration::from_micros(20);
@@ -54,14 +63,15 @@ pub(crate) struct Crew {
     desk: Arc<Desk>,
 }
 
-#[derive(Default)]
 struct Desk {
+    /// So many may have begun at the same time.
+    at_once: usize,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Will take turns, oldest first. Not more than the route runs at once.
+    /// Will take turns, oldest first.
     waiting: VecDeque<Arc<Seat>>,
     /// The task in which turns are taken, if there is one; an older one has been given up.
     taking: Option<u64>,
@@ -73,8 +83,10 @@ struct State {
     /// Turns begun, and how many that were at the last look.
     turns: u64,
     turns_seen: u64,
-    /// Handlers in a row that were done at once.
+    /// Handlers that were done at once; see [`SLOW`].
     quick: u32,
+    /// Those that somebody waits for, begun or not.
+    live: usize,
     /// Whose time runs, by when it is over.
     deadlines: BTreeMap<(Duration, u64), Arc<Seat>>,
     numbers: u64,
@@ -86,6 +98,18 @@ impl State {
         (self.taking, self.look_at, self.quick) = (None, None, 0);
         (std::mem::take(&mut self.waiting), std::mem::take(&mut self.told))
     }
+
+    /// Takes those out of `waiting` that would be more than `at_once` with those that have begun.
+    fn surplus(&mut self, at_once: usize) -> VecDeque<Arc<Seat>> {
+        self.waiting.retain(|seat| !seat.is_unwanted());
+        let begun = self.live.saturating_sub(self.waiting.len());
+        let may = at_once.saturating_sub(begun).min(self.waiting.len());
+        self.waiting.split_off(may)
+    }
+
+    fn learn(&mut self, is_quick: bool) {
+        self.quick = if is_quick { (self.quick + 1).min(QUICK_MAX) } else { self.quick.saturating_sub(SLOW) };
+    }
 }
 
 impl Desk {
@@ -93,16 +117,23 @@ impl Desk {
         self.state.lock().expect("no code panics while it holds the desk")
     }
 
-    /// A handler was done at once, or was not.
+    /// A handler was done at once, or was not. After one that was not, of those that wait for their turns as many stay as may run at once.
     fn learn(&self, is_quick: bool) {
-        let mut state = self.state();
-        state.quick = if is_quick { state.quick.saturating_add(1) } else { 0 };
+        let surplus = {
+            let mut state = self.state();
+            state.learn(is_quick);
+            if is_quick { VecDeque::new() } else { state.surplus(self.at_once) }
+        };
+        surplus.iter().for_each(|seat| tell(seat.end(Came::NotBegun)));
     }
 
     /// Whose turn it is, for the task `number`, which has ended the turn of `before`. `None` ends that task.
     fn next(&self, number: u64, before: Option<Waker>) -> Option<Arc<Seat>> {
         let mut state = self.state();
         let (next, wakers) = if state.taking == Some(number) {
+            if before.is_some() {
+                state.learn(true);
+            }
             state.told.extend(before);
             let next = state.waiting.pop_front();
             match next {
@@ -121,9 +152,14 @@ impl Desk {
 }
 
 impl Crew {
-    /// Nobody runs yet.
-    pub(crate) fn new(runtime: Handle, clock: Arc<dyn Clock>) -> Self {
-        Self { runtime, clock, desk: Arc::default() }
+    /// Nobody runs yet; so many may at once.
+    pub(crate) fn new(runtime: Handle, clock: Arc<dyn Clock>, at_once: usize) -> Self {
+        Self { runtime, clock, desk: Arc::new(Desk { at_once: at_once.max(1), state: Mutex::default() }) }
+    }
+
+    /// May be asked for more than run at once.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.desk.state().quick >= QUICK_AFTER
     }
 
     /// Runs `work`, whose time is over at `deadline`; one that is to take turns begins with the next [`Crew::begin`]. Dropping what comes
@@ -132,17 +168,29 @@ impl Crew {
         let seat = Arc::new(Seat::of(work));
         let mut state = self.desk.state();
         state.numbers += 1;
+        state.live += 1;
         let key = (deadline, state.numbers);
-        state.deadlines.insert(key, Arc::clone(&seat));
         let takes_turns = state.quick >= QUICK_AFTER;
+        let is_surplus = !takes_turns && state.live > self.desk.at_once;
+        if !is_surplus {
+            state.deadlines.insert(key, Arc::clone(&seat));
+        }
         if takes_turns {
             state.waiting.push_back(Arc::clone(&seat));
         }
         drop(state);
-        if !takes_turns {
+        if is_surplus {
+            tell(seat.end(Came::NotBegun));
+        } else if !takes_turns {
             self.begin_alone(&seat);
         }
         Running { crew: self, seat, key }
+    }
+
+    /// Who waits for a turn gets none any more.
+    pub(crate) fn begin_no_more(&self) {
+        let waiting = std::mem::take(&mut self.desk.state().waiting);
+        waiting.iter().for_each(|seat| tell(seat.end(Came::NotBegun)));
     }
 
     /// Lets those begin who wait for their turn. Called when all have been asked for that may run now, so that they are begun together:
@@ -171,7 +219,7 @@ impl Crew {
     /// Tells those whose time is over, and frees those who stand behind a handler that blocks its thread.
     pub(crate) fn look(&self, now: Duration) {
         let mut late = Vec::new();
-        let (mut stuck, mut told) = (VecDeque::new(), Vec::new());
+        let (mut stuck, mut surplus, mut told) = (VecDeque::new(), VecDeque::new(), Vec::new());
         {
             let mut state = self.desk.state();
             while let Some(first) = state.deadlines.first_entry().filter(|first| first.key().0 <= now) {
@@ -179,6 +227,7 @@ impl Crew {
             }
             if state.look_at.is_some_and(|at| at <= now) {
                 if state.turns == state.turns_seen {
+                    surplus = state.surplus(self.desk.at_once);
                     (stuck, told) = state.give_up_turns();
                 } else {
                     state.turns_seen = state.turns;
@@ -187,6 +236,7 @@ impl Crew {
             }
         }
         late.iter().filter_map(|seat| seat.is_late()).chain(told).for_each(Waker::wake);
+        surplus.iter().for_each(|seat| tell(seat.end(Came::NotBegun)));
         for seat in stuck {
             self.begin_alone(&seat);
         }
@@ -323,7 +373,12 @@ impl Running<'_> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        drop(self.crew.desk.state().deadlines.remove(&self.key));
+        let seat = {
+            let mut state = self.crew.desk.state();
+            state.live -= 1;
+            state.deadlines.remove(&self.key)
+        };
+        drop(seat);
         self.seat.abandon();
     }
 }

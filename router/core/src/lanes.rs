@@ -223,6 +223,15 @@ impl<I> Lanes<I> {
         self.schedule(key);
     }
 
+    /// The batch that was taken has not begun: it stands at the head of its lane as before.
+    pub fn put_back(&mut self, key: &LaneKey, mut batch: Batch<I>) {
+        batch.state = State::Ready;
+        let lane = self.lanes.entry(Arc::clone(key)).or_default();
+        lane.running = false;
+        lane.batches.push_front(batch);
+        self.schedule(key);
+    }
+
     /// Closes the burst that has collected longest, because the window is full. False if none is open.
     pub fn close_oldest_open(&mut self) -> bool {
         let oldest = self
@@ -321,7 +330,7 @@ impl<I> Lanes<I> {
         }
         if lane.is_waiting() {
             self.waiting.insert(Arc::clone(key));
-        } else {
+        } else if !self.waiting.is_empty() {
             self.waiting.remove(key);
         }
         if lane.running {
@@ -415,6 +424,18 @@ mod tests {
         lanes.advance(ms(1_000));
         assert_eq!(run(&mut lanes), Some(vec![1]));
         assert_eq!(lanes.held().0, 0);
+    }
+
+    #[test]
+    fn what_has_not_begun_is_the_head_of_its_lane_again() {
+        let mut lanes = plain();
+        for (lane, item) in [("a", 1), ("a", 2), ("b", 3)] {
+            push(&mut lanes, lane, item, 0);
+        }
+        let (a, head) = lanes.take_ready().expect("lane a is ready");
+        lanes.put_back(&a, head);
+        assert_eq!((lanes.held().0, lanes.next_due()), (0, None), "it waits for nothing");
+        assert_eq!([run(&mut lanes), run(&mut lanes), run(&mut lanes)], [Some(vec![3]), Some(vec![1]), None]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! dropped, the time before which it takes nothing. Read from the store when the route starts, kept up to date by the worker.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Mutex, MutexGuard},
 };
 
@@ -29,6 +29,8 @@ struct Known {
     /// Ids of bursts.
     dropped: BTreeSet<String>,
     skips_before: Option<Timestamp>,
+    /// Dedup keys of what is done and on its way into the inbox.
+    done: HashSet<String>,
 }
 
 /// The route's own state under this key holds the names of its parked lanes. A plugin cannot reach it: its keys do not begin
@@ -192,6 +194,24 @@ impl Memory {
             store.set_state(route, DROPPED, (!left.is_empty()).then(|| json!(left))).await?;
         }
         Ok(())
+    }
+
+    /// What has these dedup keys is done, and not in the inbox yet.
+    pub(crate) fn is_done(&self, keys: &[String]) {
+        self.known().done.extend(keys.iter().cloned());
+    }
+
+    /// The inbox has them, or nobody waits for it any more.
+    pub(crate) fn is_stored(&self, keys: &[String]) {
+        let mut known = self.known();
+        for key in keys {
+            known.done.remove(key);
+        }
+    }
+
+    /// Is it done, and not in the inbox yet?
+    pub(crate) fn knows_done(&self, key: &str) -> bool {
+        self.known().done.contains(key)
     }
 
     /// The route takes nothing that was stored before this.

@@ -80,6 +80,11 @@ impl RouteParts {
         self.config.order_by.is_some() || self.config.coalesce.is_some()
     }
 
+    /// Handlers that may run at once.
+    pub(crate) fn concurrency(&self) -> usize {
+        usize::try_from(self.config.concurrency).unwrap_or(usize::MAX).max(1)
+    }
+
     pub(crate) fn status(&self) -> Status {
         self.status.lock().expect("no code panics while it holds the status").clone()
     }

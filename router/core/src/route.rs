@@ -26,7 +26,7 @@ use crate::{
     observe::RouterEvent,
     parts::RouteParts,
     rate::TokenBucket,
-    worker::Item,
+    worker::{Item, Overtaking},
 };
 
 mod busy;
@@ -87,9 +87,14 @@ pub(crate) async fn run(route: Arc<RouteParts>, mut wishes: mpsc::Receiver<Wish>
             breaker: Breaker::new(route.config.breaker.clone()),
             bucket: route.config.rate.as_ref().map(TokenBucket::new),
             lanes: Lanes::new(limits),
-            running: Handlings::new(Arc::new(Crew::new(route.parts.handlers.clone(), Arc::clone(&route.parts.clock))), Arc::clone(&route.parts.clock)),
+            running: Handlings::new(
+                Arc::new(Crew::new(route.parts.handlers.clone(), Arc::clone(&route.parts.clock), route.concurrency())),
+                Arc::clone(&route.parts.clock),
+            ),
             handlings: 0,
+            behind: 0,
             in_lanes: HashMap::new(),
+            never: Overtaking::never(),
             epoch: 0,
             cancelled: 0,
             orders: orders.clone(),
@@ -128,8 +133,12 @@ struct RouteLoop<'a> {
     running: Handlings<Option<Ended>>,
     /// Handlings among them.
     handlings: usize,
+    /// Deliveries that are done and on their way to their settlement.
+    behind: usize,
     /// What runs in which lane, where the route must know.
     in_lanes: HashMap<LaneKey, InLane>,
+    /// For all of a route that lets nothing be overtaken.
+    never: Overtaking,
     breaker: Breaker,
     bucket: Option<TokenBucket>,
     /// Counts sessions: results of an earlier one must not touch this one's deliveries.
@@ -180,7 +189,9 @@ impl RouteLoop<'_> {
         }
         // Handlings of a lost session may still run; their results count for nothing, but they must not outlive the route.
         self.force.cancel();
-        while self.running.next().await.is_some() {}
+        while let Some(ended) = self.running.next().await {
+            self.forget_leftover(ended);
+        }
         self.cancelled
     }
 

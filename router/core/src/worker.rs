@@ -13,22 +13,25 @@
 use std::{
     future::Future,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use router_api::{
-    Cancellation, Consumer, DeadLetterReason, Emit, FailureClass, Fate, LedgerKey, Outcome, RecordedEffect, RouteMode,
-    failpoint::{self, Failpoint},
-};
+use router_api::{Cancellation, Consumer, DeadLetterReason, Emit, FailureClass, Fate, LedgerKey, Outcome, RecordedEffect, RouteMode};
 use tracing::Instrument;
 
-use self::bursts::{dropped, identity};
 pub(crate) use self::{
     aside::Aside,
+    beginning::Beginning,
+    behind::Behind,
     sorting::{Item, Sorted},
+};
+use self::{
+    beginning::{Awaited, Stage},
+    behind::Done,
+    bursts::{dropped, identity},
 };
 use crate::{
     attempt::{Ended, Run},
@@ -40,6 +43,8 @@ use crate::{
 };
 
 mod aside;
+mod beginning;
+mod behind;
 mod bursts;
 mod emits;
 mod failures;
@@ -48,12 +53,18 @@ mod settling;
 mod sorting;
 
 /// Says of a handling whether something newer is wanted instead, and why it ends then.
+#[derive(Clone)]
 pub(crate) struct Overtaking {
     pub cancellation: Cancellation,
     pub by: Arc<OnceLock<String>>,
 }
 
 impl Overtaking {
+    /// Of what nothing overtakes.
+    pub(crate) fn never() -> Self {
+        Self { cancellation: Cancellation::never(), by: Arc::default() }
+    }
+
     fn reason(&self) -> Option<String> {
         self.by.get().cloned()
     }
@@ -63,6 +74,10 @@ impl Overtaking {
 pub(crate) enum End {
     /// Settled, or held by the transport. `answered` says that the handler's target was reached.
     Settled { answered: bool },
+    /// It ended well and is on its way to its settlement: see [`Worker::end_behind`].
+    Behind(Box<Behind>),
+    /// Its handler's turn has not come: it is at the head of its lane again, as if nothing had been.
+    NotBegun { batch: Batch<Item> },
     /// Waits in hand, at the head of its lane. `answered` as above.
     Hold { batch: Batch<Item>, until: Duration, answered: bool },
     /// The target is down: the route is to stop for a while. The deliveries are back in their queue when the consumer closes.
@@ -89,6 +104,7 @@ impl Worker {
     /// Nothing that has not begun begins any more.
     pub(crate) fn leave(&self) {
         self.leaving.store(true, Ordering::SeqCst);
+        self.crew.begin_no_more();
     }
 
     /// See [`Worker::leave`].
@@ -153,21 +169,29 @@ impl Worker {
             return self.hold_for_the_store(batch, error);
         }
         let attempt = failed_before.saturating_add(1);
-        let started = route.parts.clock.monotonic();
         let newest = Arc::clone(&batch.items.last().expect("not empty, see above").event);
         let events = batch.items.len();
-        self.tell(RouterEvent::Started { route: self.name(), event: Arc::clone(&newest), attempt, events, lane: Some(lane.to_string()) });
-        let running = Running { worker: self, events, started };
-        let ended = self.attempt(lane, &batch, &identity, attempt, crashes, overtaking).await;
-        let elapsed = running.elapsed();
-        drop(running);
+        let beginning = Arc::new(Beginning {
+            route: Arc::clone(&self.route),
+            identity,
+            event: Arc::clone(&newest),
+            lane: Arc::clone(lane),
+            attempt,
+            events,
+            stage: Mutex::new(Stage::Waits),
+        });
+        let awaited = Awaited(Arc::clone(&beginning));
+        let ended = self.attempt(&batch, crashes, overtaking, &beginning).await;
+        let elapsed = beginning.end();
+        drop(awaited);
 
         let (fate, emits, effects) = match ended {
             // What did not end well is not wanted any more where something newer has come.
-            Ended::Superseded | Ended::Failed(_) | Ended::Unrecorded(_) if let Some(reason) = overtaking.reason() => {
+            Ended::Superseded | Ended::NotBegun | Ended::Failed(_) | Ended::Unrecorded(_) if let Some(reason) = overtaking.reason() => {
                 return if Box::pin(self.leave_unhandled(batch, reason)).await { End::Settled { answered: false } } else { End::Released };
             }
             Ended::Cancelled | Ended::Superseded => return End::Released,
+            Ended::NotBegun => return End::NotBegun { batch },
             Ended::Unrecorded(error) => return self.hold_for_the_store(batch, error),
             Ended::Failed(failure) => return Box::pin(self.failed(lane, batch, attempt, failure)).await,
             Ended::Done { outcome: Outcome::Done, emits, effects, note, wrote } => {
@@ -195,25 +219,19 @@ impl Worker {
         if batch.wrote {
             Box::pin(self.forget_unrecognised(&batch)).await;
         }
-        let oldest = batch.items.iter().map(|item| item.delivery.stored_at).min();
         // What failed in hand, or with the process, is part of what the event has been through.
         batch.items.iter_mut().for_each(|item| item.delivery.attempts = failed_before);
-        if !self.finish(std::mem::take(&mut batch.items), &fate).await {
-            return End::Released;
+        let behind = self.begin_behind(batch, Done { identity: beginning.identity.clone(), newest, attempt, fate, effects, elapsed });
+        if behind.is_slow() {
+            return End::Behind(Box::new(behind));
         }
-        self.forget(&batch, &identity).await;
-        if let Some(oldest) = oldest {
-            // A wall clock that was set back makes nothing younger than now.
-            let latency = Duration::try_from(route.parts.clock.now().duration_since(oldest)).unwrap_or_default();
-            self.tell(RouterEvent::Completed { route: self.name(), latency });
-        }
-        self.tell(RouterEvent::Finished { route: self.name(), event: newest, attempt, events, fate, effects, elapsed });
-        End::Settled { answered: true }
+        if self.end_behind(behind).await { End::Settled { answered: true } } else { End::Released }
     }
 
-    /// Runs the handler, marked as running so that the death of the process is noticed, and alone if it is suspected of that.
-    async fn attempt(&self, lane: &LaneKey, batch: &Batch<Item>, identity: &str, attempt: u32, crashes: u32, overtaking: &Overtaking) -> Ended {
+    /// Runs the handler, alone if it is suspected of the death of the process.
+    async fn attempt(&self, batch: &Batch<Item>, crashes: u32, overtaking: &Overtaking, beginning: &Arc<Beginning>) -> Ended {
         let route = &*self.route;
+        let attempt = beginning.attempt;
         // A repetition within a burst is settled with it, but the handler sees the event once.
         let first = |item: &Item, before: &[Item]| item.dedup.is_none() || before.iter().all(|other| other.dedup != item.dedup);
         let events: Vec<_> =
@@ -233,26 +251,20 @@ impl Worker {
         if overtaking.cancellation.is_cancelled() {
             return Ended::Superseded;
         }
-        failpoint::pass(Failpoint::AttemptBefore);
-        let slot = route.parts.store.begin_running(&route.config.name, identity);
-        failpoint::pass(Failpoint::AttemptBegun);
         let run = Run {
             route,
             crew: &self.crew,
             events,
-            lane: route.is_ordered().then(|| lane.to_string()),
+            lane: route.is_ordered().then(|| beginning.lane.to_string()),
             subject,
             attempt,
             suspect: crashes > 0,
             cancellation: &self.cancellation,
             overtaken: &overtaking.cancellation,
+            beginning,
         };
         let ended = run.run().instrument(span).await;
-        failpoint::pass(Failpoint::AttemptDone);
-        if let Some(slot) = slot {
-            route.parts.store.end_running(slot);
-        }
-        failpoint::pass(Failpoint::AttemptAfter);
+        beginning.unmark();
         ended
     }
 
@@ -270,25 +282,6 @@ impl Worker {
 
     fn tell(&self, event: RouterEvent) {
         self.route.parts.observers.tell(event);
-    }
-}
-
-/// An attempt under way. Tells its end when it is dropped, so that one that panics or is aborted does not count as running for ever.
-struct Running<'a> {
-    worker: &'a Worker,
-    events: usize,
-    started: Duration,
-}
-
-impl Running<'_> {
-    fn elapsed(&self) -> Duration {
-        self.worker.route.parts.clock.monotonic().saturating_sub(self.started)
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.worker.tell(RouterEvent::AttemptEnded { route: self.worker.name(), events: self.events, elapsed: self.elapsed() });
     }
 }
 

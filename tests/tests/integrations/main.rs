@@ -11,3 +11,4 @@ mod imi;
 mod rabbitmq;
 mod report;
 mod server;
+mod shown;

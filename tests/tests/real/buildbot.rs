@@ -42,7 +42,8 @@ impl Buildbot {
     }
 
     fn list(&self, what: &str) -> Vec<Value> {
-        let answer = get(self.address(), &format!("/api/v2/{what}")).expect("Buildbot answers").json();
+        let path = format!("/api/v2/{what}");
+        let answer = patiently("Buildbot answers", || get(self.address(), &path).filter(|answer| answer.status == 200)).json();
         let name = what.split(['?', '/']).next().unwrap_or_default();
         answer[name].as_array().unwrap_or_else(|| panic!("{answer}")).clone()
     }
@@ -56,7 +57,7 @@ impl Buildbot {
 fn routes(address: SocketAddr) -> String {
     let route = |name: &str, on: &str, with: &str| {
         format!(
-            "[[route]]\nname = \"{name}\"\non = [\"{on}\"]\ncoalesce = {{ by = \"working_directory\", quiet_ms = 2_000, max_wait_ms = 60_000 }}\nhandler = \"ci\"\n[route.with]\nprovider = \"buildbot\"\ntrigger = \"writes\"\n[route.with.buildbot]\nurl = \"http://{address}\"\n{with}\n"
+            "[[route]]\nname = \"{name}\"\non = [\"{on}\"]\ncoalesce = {{ by = \"working_directory\", quiet_ms = 6_000, max_wait_ms = 60_000 }}\nhandler = \"ci\"\n[route.with]\nprovider = \"buildbot\"\ntrigger = \"writes\"\n[route.with.buildbot]\nurl = \"http://{address}\"\n{with}\n"
         )
     };
     [

@@ -58,7 +58,7 @@ impl Dagster {
 
     fn ask(&self, query: &str, variables: &Value) -> Value {
         let body = json!({ "query": query, "variables": variables }).to_string();
-        patiently("Dagster answers", || post(self.address(), "/graphql", &body).filter(|answer| answer.status == 200)).json()
+        patiently("Dagster answers", || post(self.address(), "/graphql", &body).filter(|answer| answer.status == 200 && answer.is_whole())).json()
     }
 
     /// Statuses of the runs with this tag.

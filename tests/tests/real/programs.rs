@@ -87,8 +87,9 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("it is bound").port()
 }
 
+/// `None` when no answer came, or not all of one.
 pub fn get(address: SocketAddr, path: &str) -> Option<Answer> {
-    request(address, format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes())
+    request(address, format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes()).filter(Answer::is_whole)
 }
 
 /// Looks until `look` finds something, with more patience than `eventually` has: real programs are slow.

@@ -76,10 +76,13 @@ impl World {
 
     /// Has the route done this event, for good?
     pub fn is_done(&self, route: &str, id: &str) -> bool {
+        self.count("SELECT count(*) FROM inbox WHERE route = ?1 AND key = ?2", &[&route, &id]) > 0
+    }
+
+    fn count(&self, query: &str, parameters: &[&dyn rusqlite::ToSql]) -> i64 {
         let store = rusqlite::Connection::open_with_flags(self.home.store(), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the store can be read");
         store.busy_timeout(std::time::Duration::from_secs(60)).expect("it is a number");
-        let found = store.query_row("SELECT count(*) FROM inbox WHERE route = ?1 AND key = ?2", [route, id], |row| row.get::<_, i64>(0));
-        found.expect("the query fits the schema") > 0
+        store.query_row(query, parameters, |row| row.get(0)).expect("the query fits the schema")
     }
 
     fn sql(&self, text: &str) {

@@ -28,6 +28,8 @@ pub(crate) enum Came {
     Late,
     /// It was dropped: nobody wanted it any more, or the handlers' runtime shuts down.
     Gone,
+    /// It was not begun, and will not be: there are too many for what they take.
+    NotBegun,
 }
 
 /// See the module.

@@ -41,7 +41,7 @@ const NEVER: Duration = Duration::from_secs(1_000_000);
 fn crew(threads: usize) -> (Runtime, Hand, Crew) {
     let runtime = Builder::new_multi_thread().worker_threads(threads).build().unwrap();
     let clock = Hand::default();
-    let crew = Crew::new(runtime.handle().clone(), Arc::new(clock.clone()));
+    let crew = Crew::new(runtime.handle().clone(), Arc::new(clock.clone()), 8);
     (runtime, clock, crew)
 }
 
@@ -116,6 +116,77 @@ async fn those_behind_a_handler_that_blocks_its_thread_are_freed_by_the_next_loo
     assert!(crew.desk.state().quick < QUICK_AFTER, "whoever comes now has a task of its own");
     release.send(()).unwrap();
     assert!(is_done(&blocks.came().await));
+    runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn with_a_handler_that_waits_or_blocks_only_as_many_begin_as_may_run_at_once() {
+    let (runtime, clock, crew) = crew(2);
+    for blocks in [false, true] {
+        warmed(&crew).await;
+        let (release, held) = mpsc::channel::<()>();
+        let begun = Arc::new(AtomicU32::new(0));
+        let slow = {
+            let begun = Arc::clone(&begun);
+            work(async move {
+                begun.fetch_add(1, Ordering::SeqCst);
+                if blocks {
+                    let _ = held.recv();
+                } else {
+                    std::future::pending::<()>().await;
+                }
+                Ok(Outcome::Done)
+            })
+        };
+        let mut slow = crew.run(slow, NEVER);
+        let mut behind: Vec<_> = (0..20)
+            .map(|_| {
+                let begun = Arc::clone(&begun);
+                crew.run(
+                    work(async move {
+                        begun.fetch_add(1, Ordering::SeqCst);
+                        Ok(Outcome::Done)
+                    }),
+                    NEVER,
+                )
+            })
+            .collect();
+        crew.begin();
+        while begun.load(Ordering::SeqCst) == 0 {
+            thread::yield_now();
+        }
+        if blocks {
+            for _ in 0..2 {
+                clock.advance(LOOK_AFTER);
+                crew.look(clock.monotonic());
+            }
+        }
+        let mut came = [0, 0];
+        for behind in &mut behind {
+            match behind.came().await {
+                Came::Back(_) => came[0] += 1,
+                Came::NotBegun => came[1] += 1,
+                Came::Late | Came::Gone => panic!("neither is wanted"),
+            }
+        }
+        assert_eq!((came, begun.load(Ordering::SeqCst)), ([7, 13], 8), "eight may run at once, one of them is slow");
+        drop(behind);
+        let _ = release.send(());
+        slow.abandon();
+        slow.gone().await;
+    }
+    runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn who_waits_for_a_turn_when_nothing_is_to_begin_any_more_comes_back() {
+    let (runtime, _, crew) = crew(1);
+    warmed(&crew).await;
+    let mut waits = crew.run(at_once(), NEVER);
+    crew.begin_no_more();
+    assert!(matches!(waits.came().await, Came::NotBegun));
+    crew.begin();
+    assert!(is_done(&begun(&crew, at_once(), NEVER).came().await));
     runtime.shutdown_background();
 }
 

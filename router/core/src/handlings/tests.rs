@@ -42,7 +42,7 @@ impl Loop {
     fn new(threads: usize) -> Self {
         let handlers = Builder::new_multi_thread().worker_threads(threads).build().unwrap();
         let clock: Arc<dyn Clock> = Arc::new(Real(Instant::now()));
-        let crew = Arc::new(Crew::new(handlers.handle().clone(), Arc::clone(&clock)));
+        let crew = Arc::new(Crew::new(handlers.handle().clone(), Arc::clone(&clock), 1_000));
         Self { handlers: Some(handlers), handlings: Handlings::new(crew, clock) }
     }
 

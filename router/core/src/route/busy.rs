@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use router_api::{Cancellation, Canceller};
+use router_api::Canceller;
 
 use super::{RouteLoop, Session};
 use crate::{
@@ -31,7 +31,7 @@ impl RouteLoop<'_> {
     /// Notes what is about to run.
     pub(super) fn begins(&mut self, lane: &LaneKey, batch: &Batch<Item>) -> Overtaking {
         if !self.looks_at_busy_lanes() {
-            return Overtaking { cancellation: Cancellation::never(), by: Arc::default() };
+            return self.never.clone();
         }
         let (canceller, cancellation) = Canceller::new();
         let by = Arc::<OnceLock<String>>::default();
@@ -43,6 +43,9 @@ impl RouteLoop<'_> {
 
     /// A handling has ended. Returns by what it was overtaken, if it was.
     pub(super) fn ends(&mut self, lane: &LaneKey) -> Option<String> {
+        if self.in_lanes.is_empty() {
+            return None;
+        }
         self.in_lanes.remove(lane).and_then(|in_lane| in_lane.by.get().cloned())
     }
 

@@ -1,7 +1,8 @@
 //! What ends, and what that means for its lane, its session and the breaker.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use router_api::{BreakerState, RouteState};
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
 use crate::{
     lanes::LaneKey,
     observe::RouterEvent,
-    worker::{Aside, End, Worker},
+    worker::{Aside, Behind, End, Worker},
 };
 
 /// What one of `running` ends with; nothing where the router itself panicked.
@@ -19,7 +20,17 @@ pub(super) struct Ended {
     pub(super) epoch: u64,
     /// Deliveries that it had.
     pub(super) deliveries: usize,
-    pub(super) handling: Option<(LaneKey, End)>,
+    pub(super) part: Part,
+}
+
+/// Which part of a delivery's way it was.
+pub(super) enum Part {
+    /// In a lane, for a worker of its session.
+    Handling(LaneKey, Arc<Worker>, End),
+    /// Behind a handling. Not settled when its session is over.
+    Behind { settled: bool },
+    /// What needed no handling.
+    Aside,
 }
 
 impl RouteLoop<'_> {
@@ -30,11 +41,24 @@ impl RouteLoop<'_> {
             return;
         };
         let current = ended.epoch == self.epoch;
-        let Some((lane, end)) = ended.handling else {
-            if current {
-                session.in_hand = session.in_hand.saturating_sub(ended.deliveries);
+        let (lane, of, end) = match ended.part {
+            Part::Handling(lane, of, end) => (lane, of, end),
+            Part::Behind { settled } => {
+                self.behind = self.behind.saturating_sub(ended.deliveries);
+                if current {
+                    session.in_hand = session.in_hand.saturating_sub(ended.deliveries);
+                    if !settled {
+                        session.lose_what_was_released(worker);
+                    }
+                }
+                return;
             }
-            return;
+            Part::Aside => {
+                if current {
+                    session.in_hand = session.in_hand.saturating_sub(ended.deliveries);
+                }
+                return;
+            }
         };
         self.handlings -= 1;
         let overtaken = self.ends(&lane);
@@ -56,14 +80,26 @@ impl RouteLoop<'_> {
                 answered
             }
             End::Settled { answered } => {
-                self.lanes.finished(&lane);
-                if current {
-                    session.in_hand = session.in_hand.saturating_sub(ended.deliveries);
-                    if self.lanes.pending_of(&lane) * 2 <= self.backlog_max() && session.held_lanes.remove(&lane) {
-                        worker.consumer.free_lane(&lane);
-                    }
-                }
+                self.leaves_its_lane(&lane, ended.deliveries, worker, current.then_some(session));
                 answered
+            }
+            End::Behind(behind) => {
+                // Those that were duplicates left the batch, and our hands; the rest does so when it is settled.
+                let gone = ended.deliveries.saturating_sub(behind.deliveries());
+                self.go_on_behind(ended.epoch, of, *behind);
+                self.leaves_its_lane(&lane, gone, worker, current.then_some(session));
+                true
+            }
+            End::NotBegun { batch } if current && let Some(reason) = overtaken => {
+                session.in_hand = session.in_hand.saturating_sub(ended.deliveries.saturating_sub(batch.items.len()));
+                session.asides.push(Aside::Unhandled(Box::new(batch), reason));
+                self.lanes.finished(&lane);
+                false
+            }
+            End::NotBegun { batch } if current => {
+                session.in_hand = session.in_hand.saturating_sub(ended.deliveries.saturating_sub(batch.items.len()));
+                self.lanes.put_back(&lane, batch);
+                false
             }
             End::Pause { delay, error } => {
                 self.lanes.finished(&lane);
@@ -77,10 +113,13 @@ impl RouteLoop<'_> {
                 session.leave(SessionEnd::broken());
                 false
             }
+            End::NotBegun { .. } => {
+                self.lanes.finished(&lane);
+                false
+            }
             End::Hold { .. } | End::Released => {
-                // On a session that goes on, nobody would ever settle what was released, and its lane would go on without it.
-                if current && session.leaving.is_none() && !worker.is_leaving() {
-                    session.leave(SessionEnd::Lost { error: "a handling was released".to_owned() });
+                if current {
+                    session.lose_what_was_released(worker);
                 }
                 self.cancelled += u32::from(self.force.listener().is_cancelled());
                 self.lanes.finished(&lane);
@@ -92,6 +131,26 @@ impl RouteLoop<'_> {
             self.route.show_breaker(BreakerState::Closed);
             self.tell(RouterEvent::RouteResumed { route: self.route.config.name.clone() });
         }
+    }
+
+    /// What ran in it needs it no more; so many deliveries left our hands.
+    fn leaves_its_lane(&mut self, lane: &LaneKey, deliveries: usize, worker: &Worker, session: Option<&mut Session>) {
+        self.lanes.finished(lane);
+        let Some(session) = session else { return };
+        session.in_hand = session.in_hand.saturating_sub(deliveries);
+        if !session.held_lanes.is_empty() && self.lanes.pending_of(lane) * 2 <= self.backlog_max() && session.held_lanes.remove(lane) {
+            worker.consumer.free_lane(lane);
+        }
+    }
+
+    /// Also for a session that is over: what is done is worth remembering.
+    fn go_on_behind(&mut self, epoch: u64, worker: Arc<Worker>, behind: Behind) {
+        let deliveries = behind.deliveries();
+        self.behind += deliveries;
+        self.running.push(Box::pin(async move {
+            let settled = AssertUnwindSafe(worker.end_behind(behind)).catch_unwind().await;
+            settled.ok().map(|settled| Ended { epoch, deliveries, part: Part::Behind { settled } })
+        }));
     }
 
     /// Moves the lanes on; forgets frozen bursts whose members never came back. Returns what has ended meanwhile.
@@ -111,12 +170,19 @@ impl RouteLoop<'_> {
         self.running.during(forgotten).await.1
     }
 
-    /// A handling of a session that is over has ended; its result counts for nothing.
+    /// Something of a session that is over has ended; its result counts for nothing.
     pub(super) fn forget_leftover(&mut self, ended: Option<Ended>) {
-        if let Some(Ended { handling: Some((lane, _)), .. }) = ended {
-            self.handlings -= 1;
-            self.ends(&lane);
-            self.lanes.finished(&lane);
+        match ended {
+            Some(Ended { epoch, part: Part::Handling(lane, of, end), .. }) => {
+                self.handlings -= 1;
+                self.ends(&lane);
+                self.lanes.finished(&lane);
+                if let End::Behind(behind) = end {
+                    self.go_on_behind(epoch, of, *behind);
+                }
+            }
+            Some(Ended { deliveries, part: Part::Behind { .. }, .. }) => self.behind = self.behind.saturating_sub(deliveries),
+            Some(Ended { part: Part::Aside, .. }) | None => {}
         }
     }
 }

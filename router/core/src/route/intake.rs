@@ -56,8 +56,8 @@ impl RouteLoop<'_> {
                 self.lanes.push(&key, &identity, *item, alone, self.route.parts.clock.monotonic());
                 // A lane that floods the window would starve the others, where the transport can look past it. The missing
                 // members of a frozen burst have to come, though.
-                let floods = self.lanes.pending_of(&key) >= self.backlog_max() && !self.lanes.is_reassembling(&key);
-                if self.route.is_ordered() && floods && !self.looks_at_busy_lanes() && session.held_lanes.insert(Arc::clone(&key)) {
+                let floods = || self.lanes.pending_of(&key) >= self.backlog_max() && !self.lanes.is_reassembling(&key);
+                if self.route.is_ordered() && !self.looks_at_busy_lanes() && floods() && session.held_lanes.insert(Arc::clone(&key)) {
                     worker.consumer.hold_lane(&key);
                 }
             }

@@ -64,6 +64,13 @@ impl Session {
             self.leaving = Some(end);
         }
     }
+
+    /// On a session that goes on, nobody would ever settle what was released, and its lane would go on without it.
+    pub(super) fn lose_what_was_released(&mut self, worker: &Worker) {
+        if self.leaving.is_none() && !worker.is_leaving() {
+            self.leave(SessionEnd::Lost { error: "a handling was released".to_owned() });
+        }
+    }
 }
 
 impl RouteLoop<'_> {

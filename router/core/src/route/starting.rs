@@ -6,16 +6,27 @@ use futures_util::FutureExt;
 
 use super::{
     RouteLoop,
-    ending::Ended,
+    ending::{Ended, Part},
     session::{Session, SessionEnd},
 };
 use crate::worker::{Aside, End, Worker};
 
+/// Quick handlings that are asked for at once.
+const WAVE: usize = 64;
+
 impl RouteLoop<'_> {
-    /// Starts handlings as far as concurrency, the breaker and the rate allow. Returns how long the rate wants to wait.
+    /// Starts handlings as far as concurrency, the breaker, the rate and what is still behind allow. Returns how long the rate wants to wait.
     pub(super) fn start_what_may(&mut self, worker: &Arc<Worker>) -> Option<Duration> {
-        let at_once = if self.breaker.is_probing() { 1 } else { usize::try_from(self.route.config.concurrency).unwrap_or(usize::MAX).max(1) };
-        while self.handlings < at_once && self.lanes.has_ready() {
+        // What is done and not remembered yet would be done again after a kill: no more than is acknowledged together.
+        let behind_max = usize::try_from(self.route.config.prefetch / 5).unwrap_or(usize::MAX).max(1);
+        let concurrency = self.route.concurrency();
+        let at_once = match &self.bucket {
+            _ if self.breaker.is_probing() => 1,
+            // Quick ones take turns, however many are asked for; what the rate lets begin is to begin.
+            None if self.running.crew().is_quick() => concurrency.max(WAVE.min(behind_max - self.behind.min(behind_max))),
+            _ => concurrency,
+        };
+        while self.handlings < at_once && self.behind < behind_max && self.lanes.has_ready() {
             if let Some(bucket) = &mut self.bucket
                 && let Err(wait) = bucket.take(self.route.parts.clock.monotonic())
             {
@@ -29,7 +40,7 @@ impl RouteLoop<'_> {
             self.running.push(Box::pin(async move {
                 // The handler's panics are caught inside; this is for a bug of our own, which must not leave the lane busy for ever.
                 let end = AssertUnwindSafe(worker.process(&lane, batch, &overtaking)).catch_unwind().await.unwrap_or(End::Broken);
-                Some(Ended { epoch, deliveries, handling: Some((lane, end)) })
+                Some(Ended { epoch, deliveries, part: Part::Handling(lane, worker, end) })
             }));
         }
         None
@@ -48,7 +59,7 @@ impl RouteLoop<'_> {
             Some(Err(_)) => session.leave(SessionEnd::broken()),
             None => self.running.push(Box::pin(async move {
                 let settled = AssertUnwindSafe(settling).catch_unwind().await;
-                settled.ok().map(|()| Ended { epoch, deliveries, handling: None })
+                settled.ok().map(|()| Ended { epoch, deliveries, part: Part::Aside })
             })),
         }
     }

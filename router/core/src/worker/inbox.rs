@@ -18,6 +18,7 @@ impl Worker {
         let mut known = Vec::with_capacity(batch.items.len());
         for item in &batch.items {
             known.push(match &item.dedup {
+                Some(key) if self.route.memory.knows_done(key) => true,
                 Some(key) => parts.store.inbox_contains(&self.route.config.name, key, now).await.map_err(|error| error.to_string())?,
                 None => false,
             });

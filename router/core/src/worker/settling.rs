@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use router_api::{
-    AttemptRecord, DeadLetter, DeadLetterReason, Delivery, Envelope, Fate, InboxKey, LedgerKey, RouteMode, SettleError, Settlement,
+    AttemptRecord, BoxFuture, DeadLetter, DeadLetterReason, Delivery, Envelope, Fate, InboxKey, LedgerKey, RouteMode, SettleError, Settlement,
     failpoint::{self, Failpoint},
 };
 
@@ -15,32 +15,66 @@ pub(super) const RECORD_AGAIN_FIRST: Duration = Duration::from_millis(100);
 /// … up to this.
 pub(super) const RECORD_AGAIN_MAX: Duration = Duration::from_secs(5);
 
+/// Handled items, as they are settled.
+pub(super) struct Handled {
+    pub deliveries: Vec<Delivery>,
+    /// For a transport that keeps the inbox itself.
+    inbox: Vec<Option<InboxKey>>,
+}
+
+/// What is done, under way into an inbox that the transport does not keep.
+pub(super) struct Remembering {
+    pub keys: Vec<String>,
+    pub future: BoxFuture<'static, ()>,
+}
+
 impl Worker {
     /// Settles handled items as done. False when the session is over.
     pub(super) async fn finish(&self, items: Vec<Item>, fate: &Fate) -> bool {
+        let (handled, remembering) = self.remember(items);
+        if let Some(remembering) = remembering {
+            remembering.future.await;
+        }
+        self.settle_handled(handled, fate).await
+    }
+
+    /// Takes handled items apart: what is to be settled, and, where the transport does not remember what is done, how it is remembered. That
+    /// comes before the settlement and is never a condition of it: a failure is told, and at worst an event is handled twice.
+    pub(super) fn remember(&self, items: Vec<Item>) -> (Handled, Option<Remembering>) {
         let config = &self.route.config;
         // A shadow route has done nothing, so it remembers nothing: promoted to live, it must not skip.
         let expires_at = config.dedup.as_ref().filter(|_| config.mode == RouteMode::Live).map(|dedup| {
             let window = jiff::SignedDuration::try_from(dedup.window).unwrap_or(jiff::SignedDuration::MAX);
             self.route.parts.clock.now().checked_add(window).unwrap_or(jiff::Timestamp::MAX)
         });
-        let events = items.len();
-        let (mut deliveries, mut inbox) = (Vec::with_capacity(events), Vec::with_capacity(events));
+        let mut handled = Handled { deliveries: Vec::with_capacity(items.len()), inbox: Vec::with_capacity(items.len()) };
         for item in items {
-            inbox.push(item.dedup.zip(expires_at).map(|(key, expires_at)| InboxKey { key, expires_at }));
-            deliveries.push(item.delivery);
+            handled.inbox.push(item.dedup.zip(expires_at).map(|(key, expires_at)| InboxKey { key, expires_at }));
+            handled.deliveries.push(item.delivery);
         }
-        if !self.route.parts.transport.features().inbox_in_settlement {
-            let keys: Vec<InboxKey> = inbox.drain(..).flatten().collect();
-            // Written before the ack, never a condition of it: a failure is told, and at worst the event is handled twice.
-            if !keys.is_empty() {
-                failpoint::pass(Failpoint::InboxBefore);
-                if let Err(error) = self.route.parts.store.inbox_insert(&config.name, keys).await {
-                    self.tell(RouterEvent::StoreTrouble { error: error.to_string() });
-                }
-                failpoint::pass(Failpoint::InboxAfter);
+        if self.route.parts.transport.features().inbox_in_settlement {
+            return (handled, None);
+        }
+        let inbox: Vec<InboxKey> = handled.inbox.drain(..).flatten().collect();
+        if inbox.is_empty() {
+            return (handled, None);
+        }
+        let keys = inbox.iter().map(|inbox| inbox.key.clone()).collect();
+        let route = Arc::clone(&self.route);
+        let future = Box::pin(async move {
+            failpoint::pass(Failpoint::InboxBefore);
+            if let Err(error) = route.parts.store.inbox_insert(&route.config.name, inbox).await {
+                route.parts.observers.tell(RouterEvent::StoreTrouble { error: error.to_string() });
             }
-        }
+            failpoint::pass(Failpoint::InboxAfter);
+        });
+        (handled, Some(Remembering { keys, future }))
+    }
+
+    /// False when the session is over.
+    pub(super) async fn settle_handled(&self, handled: Handled, fate: &Fate) -> bool {
+        let Handled { deliveries, inbox } = handled;
+        let events = deliveries.len();
         self.settled(deliveries, || Settlement::Done { fates: vec![fate.clone(); events], inbox: inbox.clone() }).await
     }
 
