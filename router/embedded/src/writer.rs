@@ -18,7 +18,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{disk::Reserve, queue::locked, retention::Retention, schema, side_file::SideFile, store_time::StoreTime};
+use crate::{checkpoint::Checkpoints, disk::Reserve, queue::locked, retention::Retention, schema, side_file::SideFile, store_time::StoreTime};
 
 /// Work that waits for the writer at most; whoever brings more waits too.
 const WAITING_MAX: usize = 1_024;
@@ -205,6 +205,7 @@ pub(crate) struct WriterDesk {
     pub(crate) time: Arc<StoreTime>,
     pub(crate) reserve: Reserve,
     pub(crate) side_file: SideFile,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) retention: Retention,
     pub(crate) last_seq: i64,
     /// The store's path, for sentences.
@@ -212,15 +213,15 @@ pub(crate) struct WriterDesk {
 }
 
 impl WriterInbox {
-    /// Works until [`Writer::stop`], or until all handles are gone. Returns the connection.
-    pub(crate) fn run(mut self, mut desk: WriterDesk) -> Connection {
+    /// Works until [`Writer::stop`], or until all handles are gone. Returns what it worked with.
+    pub(crate) fn run(mut self, mut desk: WriterDesk) -> WriterDesk {
         // Only for waiting. No SQLite call happens inside `block_on`.
         let waiting = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let waiting = match waiting {
             Ok(runtime) => runtime,
             Err(error) => {
                 self.break_down(&format!("the writer of the store `{}` cannot wait: {error}", desk.path));
-                return desk.conn;
+                return desk;
             }
         };
         let mut group: Vec<Box<dyn Work>> = Vec::new();
@@ -237,7 +238,7 @@ impl WriterInbox {
                     for chunk in chunks(&mut group) {
                         self.commit_guarded(&mut desk, chunk);
                     }
-                    return desk.conn;
+                    return desk;
                 }
                 // Real time, not the clock's: it only decides when an idle writer looks whether there is something to tidy up, and a
                 // virtual clock must not be driven on by it.
@@ -252,7 +253,7 @@ impl WriterInbox {
                 });
                 match arrived {
                     Arrived::Work(Some(work)) => group.push(work),
-                    Arrived::Work(None) => return desk.conn,
+                    Arrived::Work(None) => return desk,
                     Arrived::Nothing => {}
                 }
             }
@@ -270,6 +271,8 @@ impl WriterInbox {
                     let error = self.judge(&desk, &error);
                     tracing::warn!(error = error.sentence(), "old events could not be removed");
                 }
+                // Behind the answers to whoever waited for the commit.
+                desk.checkpoints.tidy(&desk.conn);
             }
         }
     }
@@ -330,10 +333,8 @@ impl WriterInbox {
         match done {
             Ok(last) => {
                 self.shared.commits.fetch_add(1, Ordering::Relaxed);
-                if last > desk.last_seq {
-                    desk.last_seq = last;
-                    desk.side_file.note(u64::try_from(last).unwrap_or(0));
-                }
+                desk.last_seq = desk.last_seq.max(last);
+                desk.side_file.note(u64::try_from(desk.last_seq).unwrap_or(0), desk.checkpoints.place());
                 Ok(())
             }
             Err(error) => {

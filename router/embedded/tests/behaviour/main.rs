@@ -4,6 +4,7 @@
 mod archive;
 mod bench;
 mod clock;
+mod damage;
 mod durability;
 mod intake;
 mod keeping;

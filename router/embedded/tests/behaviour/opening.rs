@@ -141,7 +141,7 @@ async fn files_are_for_their_owner_alone_and_the_directory_is_made() {
         names.push(entry.file_name().into_string().unwrap());
     }
     names.sort();
-    assert_eq!(names, ["router.db", "router.db-shm", "router.db-wal", "router.db.lock", "router.db.running", "router.db.seq"]);
+    assert_eq!(names, ["router.db", "router.db-shm", "router.db-wal", "router.db.lock", "router.db.running", "router.db.seq", "router.db.sums"]);
     store.close().await;
 }
 
