@@ -21,7 +21,7 @@ pub enum Finding {
         /// The last number of the other store.
         last: u64,
     },
-    /// The end of the log is not there, and the store is one that need not wait for the disk (`sync = false`).
+    /// The end of the log is not there, and the store is one that need not wait for the disk (`synchronous = "normal"`).
     CommitsMissing {
         /// Frames that were written to the log and are not there.
         frames: u32,
@@ -51,7 +51,7 @@ impl fmt::Display for Finding {
                 write!(f, "the store is not the one that lay here before, which had accepted events up to number {last}")
             }
             Self::CommitsMissing { frames } => {
-                write!(f, "the last {frames} frames of the log are missing (`sync = false`): what was settled in them is handled again")
+                write!(f, "the last {frames} frames of the log are missing (`synchronous = \"normal\"`): what was settled in them is handled again")
             }
             Self::WrittenByAnother => {
                 f.write_str("another program has written in the store since the router left it; a check of everything found nothing wrong")

@@ -32,8 +32,15 @@
 //! # Files
 //!
 //! All have mode 0600. Beside `router.db` lie SQLite's own `-wal` and `-shm`; `router.db.lock`, held by whoever has the store
-//! open; `router.db.seq`, the last accepted event's number, by which a loss is noticed; and `router.db.running`, which names
-//! the handlings that ran when a process died. Copy the store while it is closed, or through SQLite's backup.
+//! open; `router.db.seq`, the last accepted event's number and where the log ended, by which a loss is noticed; `router.db.sums`, the
+//! checksums of the file's pages, by which damage is; and `router.db.running`, which names the handlings that ran when a process died.
+//! Copy the store while it is closed, or by [`back_up`].
+//!
+//! # Damage
+//!
+//! Before SQLite opens the file, the log is read frame by frame (`wal_scan.rs`) and the file page by page (`page_sums.rs`), and both are
+//! held against what was noted (`examine.rs`). What is not what was written is a [`Damage`], and the store is not opened; [`check`] tells
+//! everything, and [`repair`] brings back what can be.
 //!
 //! # Where to start reading
 //!

@@ -103,15 +103,15 @@ fn open(options: &EmbeddedOptions, clock: Arc<dyn Clock>, writer: Writer) -> Res
     let path = &options.path;
     let time = Arc::new(StoreTime::new(clock));
     let sqlite = |error: rusqlite::Error| OpenError::sqlite(path, &error);
-    if recognise(path)? {
-        let conn = connect(options, true)?;
+    let evidence = recognise(path)?;
+    if evidence.is_none() {
+        let conn = connect(options, true, None)?;
         created_at(&conn, &time).map_err(sqlite)?;
         conn.close().map_err(|(_, error)| sqlite(error))?;
     }
-    let Looked { noted, findings: looked, sums, place } = look(options, &time)?;
+    let Looked { noted, findings: looked, sums, place } = look(options, &time, evidence)?;
     let mut checkpoints = Checkpoints::new(path, sums, place);
-    let mut conn = connect(options, false)?;
-    checkpoints.attach(&mut conn).map_err(sqlite)?;
+    let conn = connect(options, false, Some(&checkpoints))?;
 
     let created = created_at(&conn, &time).map_err(sqlite)?;
     let mut side_file = SideFile::open(path, created).map_err(|error| OpenError::io("open the side file of", path, error))?;
@@ -177,13 +177,10 @@ pub(crate) fn open_alone(options: &EmbeddedOptions, clock: Arc<dyn Clock>, work:
     let sqlite = |error: rusqlite::Error| OpenError::sqlite(path, &error);
     let _lock = take_lock(options)?;
     let time = StoreTime::new(clock);
-    if recognise(path)? {
-        return Ok(());
-    }
-    let Looked { noted, sums, place, .. } = look(options, &time)?;
+    let Some(evidence) = recognise(path)? else { return Ok(()) };
+    let Looked { noted, sums, place, .. } = look(options, &time, Some(evidence))?;
     let mut checkpoints = Checkpoints::new(path, sums, place);
-    let mut conn = connect(options, false)?;
-    checkpoints.attach(&mut conn).map_err(sqlite)?;
+    let conn = connect(options, false, Some(&checkpoints))?;
     let worked = work(&conn).map_err(sqlite);
     if let Some(noted) = noted {
         // The log goes on from here, and ends in the file: what is noted of its end has to follow.
@@ -202,12 +199,15 @@ struct Looked {
     place: crate::side_file::Place,
 }
 
-/// Looks at everything that lies there before anything is written to it.
-fn look(options: &EmbeddedOptions, time: &StoreTime) -> Result<Looked, OpenError> {
+/// Looks at everything that lies there before anything is written to it. What was seen already need not be read again.
+fn look(options: &EmbeddedOptions, time: &StoreTime, seen: Option<Evidence>) -> Result<Looked, OpenError> {
     let path = &options.path;
     let sqlite = |error: rusqlite::Error| OpenError::sqlite(path, &error);
     let io = |doing: &'static str| move |error| OpenError::io(doing, path, error);
-    let evidence = Evidence::gather(path).map_err(io("read"))?;
+    let evidence = match seen {
+        Some(evidence) => evidence,
+        None => Evidence::gather(path).map_err(io("read"))?,
+    };
     let conn = examine::connect_to_look(path).map_err(sqlite)?;
     let damaged = |damages: &[crate::Damage]| OpenError::Damaged { path: path.clone(), what: damage::sentence(damages) };
     let found = schema::version(&conn).map_err(|error| unreadable(path, &evidence, &error))?;
@@ -242,8 +242,8 @@ fn unreadable(path: &Path, evidence: &Evidence, error: &rusqlite::Error) -> Open
     }
 }
 
-/// True for a file that is not there yet or empty; an error for one that is not ours, or that was there.
-fn recognise(path: &Path) -> Result<bool, OpenError> {
+/// What the files say, or nothing for a store that is not there yet or empty; an error for one that is not ours, or that was there.
+fn recognise(path: &Path) -> Result<Option<Evidence>, OpenError> {
     if path.is_dir() {
         return Err(OpenError::ForeignFile { path: path.to_owned(), what: "a directory".to_owned() });
     }
@@ -263,27 +263,31 @@ fn recognise(path: &Path) -> Result<bool, OpenError> {
     let mut head = Vec::new();
     file.take(100).read_to_end(&mut head).map_err(|error| OpenError::io("read", path, error))?;
     if head.is_empty() {
-        return Ok(true);
+        return Ok(None);
     }
     if head.len() < 100 || !head.starts_with(b"SQLite format 3\0") {
         return Err(foreign("not an SQLite database"));
     }
     let word = |at: usize| i32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     match word(68) {
-        schema::APPLICATION_ID => Ok(false),
+        schema::APPLICATION_ID => Ok(Some(evidence)),
         // A process may have died between SQLite's first page and our mark. Such a file has no tables, which is looked at later.
-        0 if evidence.compared.as_ref().is_none_or(|compared| compared.bad.is_empty()) => Ok(true),
+        0 if evidence.compared.as_ref().is_none_or(|compared| compared.bad.is_empty()) => Ok(None),
         _ => Err(foreign("an SQLite database of another program")),
     }
 }
 
-fn connect(options: &EmbeddedOptions, is_new: bool) -> Result<Connection, OpenError> {
+/// The connection that writes. Only a file that is just being made has no `checkpoints` yet: they must hear of every commit.
+fn connect(options: &EmbeddedOptions, is_new: bool, checkpoints: Option<&Checkpoints>) -> Result<Connection, OpenError> {
     let path = &options.path;
     let sqlite = |error: rusqlite::Error| OpenError::sqlite(path, &error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    let mut conn = Connection::open_with_flags(path, flags).map_err(sqlite)?;
     conn.busy_timeout(options.busy_timeout).map_err(sqlite)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(sqlite)?;
+    if let Some(checkpoints) = checkpoints {
+        checkpoints.attach(&mut conn).map_err(sqlite)?;
+    }
     conn.set_prepared_statement_cache_capacity(128);
     if conn.is_readonly(rusqlite::MAIN_DB).map_err(sqlite)? {
         return Err(OpenError::ReadOnly { path: path.clone() });

@@ -3,6 +3,7 @@
 
 mod archive;
 mod bench;
+mod checkpoints;
 mod clock;
 mod damage;
 mod durability;
