@@ -105,6 +105,16 @@ impl Evidence {
         self.bad_pages()
     }
 
+    /// The file has pages that were never copied into it by a router.
+    fn is_longer(&self, head: Head) -> bool {
+        self.bytes > u64::from(head.pages) * u64::from(head.page_bytes)
+    }
+
+    /// The page with the file's own header, schema number included.
+    pub(crate) fn is_header_bad(&self) -> bool {
+        self.compared.as_ref().is_some_and(|compared| compared.bad.contains(&1))
+    }
+
     fn bad_pages(&self) -> Option<Damage> {
         let bad = &self.compared.as_ref()?.bad;
         (!bad.is_empty()).then(|| Damage::Pages { count: bad.len() as u64, first: bad.iter().copied().take(PAGES_TOLD).collect() })
@@ -148,8 +158,16 @@ pub(crate) struct Judged {
     pub(crate) counted: Option<Counted>,
 }
 
-/// A connection that changes nothing: neither the file nor the log.
+/// A connection that changes nothing: neither the file nor the log. One thing has to be done before: a file that is just being made has a
+/// journal and no log, and what a dead process left in it is taken back by SQLite.
 pub(crate) fn connect_to_look(path: &Path) -> rusqlite::Result<Connection> {
+    let mut journal = path.as_os_str().to_owned();
+    journal.push("-journal");
+    if fs::metadata(&journal).is_ok_and(|metadata| metadata.len() > 0) {
+        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        schema::version(&conn)?;
+    }
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.execute_batch("PRAGMA query_only = ON; PRAGMA mmap_size = 0; PRAGMA cell_size_check = ON")?;
@@ -190,7 +208,7 @@ pub(crate) fn judge(evidence: &Evidence, conn: &Connection, syncs: bool, is_thor
     let mut pages = evidence.bad_pages().filter(|_| head.is_some() || is_single);
     let mut keeps_sums = head.is_some() && compared.unknown == 0 && compared.spoilt == 0;
     let log = match log {
-        Some(Damage::LogGone { .. }) if found.is_empty() && missing.is_none() && (pages.is_some() || head.is_none()) => {
+        Some(Damage::LogGone { .. }) if found.is_empty() && missing.is_none() && (pages.is_some() || head.is_none_or(|head| evidence.is_longer(head))) => {
             // Somebody copied the log into the file, as SQLite does at the end of every program: nothing of it is missing.
             judged.findings.push(Finding::WrittenByAnother);
             (pages, keeps_sums) = (None, false);
@@ -254,7 +272,8 @@ fn of_log(evidence: &Evidence, noted: Option<Noted>, head: Option<Head>, is_clea
                     // Rounds count up, and each is begun when the one before is in the file.
                     let is_later = |place: Place| (1..=ROUNDS_MAX).contains(&log.salts[0].wrapping_sub(place.salts[0]));
                     let is_other = |place: &Place| place.salts != log.salts && !is_complete(*place);
-                    let is_lost = |place: &Place| head.is_none_or(|head| head.complete.salts == place.salts) || !is_later(*place);
+                    // Of the round that was last copied, too little was; an earlier one was copied wholly before the next was begun.
+                    let is_lost = |place: &Place| head.is_some_and(|head| head.complete.salts == place.salts) || !is_later(*place);
                     place.filter(is_other).filter(is_lost).map(|place| Damage::LogGone { noted: place.frames })
                 }
             }

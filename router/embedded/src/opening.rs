@@ -208,17 +208,28 @@ fn look(options: &EmbeddedOptions, time: &StoreTime, seen: Option<Evidence>) -> 
         Some(evidence) => evidence,
         None => Evidence::gather(path).map_err(io("read"))?,
     };
-    let conn = examine::connect_to_look(path).map_err(sqlite)?;
+    let conn = examine::connect_to_look(path).map_err(|error| unreadable(path, &evidence, &error))?;
     let damaged = |damages: &[crate::Damage]| OpenError::Damaged { path: path.clone(), what: damage::sentence(damages) };
     let found = schema::version(&conn).map_err(|error| unreadable(path, &evidence, &error))?;
-    if found > schema::KNOWN {
+    let owner: i32 = conn.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(|error| unreadable(path, &evidence, &error))?;
+    if owner != schema::APPLICATION_ID && !evidence.is_header_bad() {
+        return Err(OpenError::ForeignFile { path: path.clone(), what: "an SQLite database of another program".to_owned() });
+    }
+    // A newer program keeps the sums of what it writes.
+    if found > schema::KNOWN && !evidence.is_header_bad() {
         return Err(OpenError::NewerSchema { path: path.clone(), found, known: schema::KNOWN });
     }
     let judged = examine::judge(&evidence, &conn, options.sync, false).map_err(|error| unreadable(path, &evidence, &error))?;
-    let page_bytes: u32 = conn.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(sqlite)?;
+    let page_bytes: u32 = conn.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(|error| unreadable(path, &evidence, &error))?;
+    let mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(|error| unreadable(path, &evidence, &error))?;
     conn.close().map_err(|(_, error)| sqlite(error))?;
     if !judged.damages.is_empty() {
         return Err(damaged(&judged.damages));
+    }
+    if mode != "wal" {
+        // A file that was repaired or copied: switching its log on writes in it beside the log, which must come before the sums.
+        connect(options, false, None)?.close().map_err(|(_, error)| sqlite(error))?;
+        return look(options, time, None);
     }
     let mut sums = PageSums::open(path, judged.head).map_err(io("open the sums of"))?;
     if judged.head.is_none() {
@@ -228,7 +239,11 @@ fn look(options: &EmbeddedOptions, time: &StoreTime, seen: Option<Evidence>) -> 
             _ => crate::side_file::Place::default(),
         };
         let head = Head { store: said.created.unwrap_or_else(|| time.now()), opening: said.openings, before: said.openings, complete, page_bytes, pages: 0 };
-        sums.make(path, evidence.in_log(), head).map_err(io("write the sums of"))?;
+        // A full disk must not keep the router from its queues; the next opening looks at everything again.
+        if let Err(error) = sums.make(path, evidence.in_log(), head) {
+            tracing::warn!(sums = %sums.path().display(), %error, "the sums of the store's pages cannot be made now");
+            sums.void().map_err(io("write the sums of"))?;
+        }
     }
     Ok(Looked { noted: evidence.note.noted(), findings: judged.findings, sums, place: evidence.place() })
 }
@@ -236,9 +251,9 @@ fn look(options: &EmbeddedOptions, time: &StoreTime, seen: Option<Evidence>) -> 
 /// SQLite cannot read it: if the pages are not what was written, that is why.
 fn unreadable(path: &Path, evidence: &Evidence, error: &rusqlite::Error) -> OpenError {
     match (evidence.of_no_store(), OpenError::sqlite(path, error)) {
-        (Some(damage), OpenError::Damaged { what, .. }) => OpenError::Damaged { path: path.to_owned(), what: format!("{damage}; SQLite says: {what}") },
-        (Some(damage), OpenError::ForeignFile { .. }) => OpenError::Damaged { path: path.to_owned(), what: damage.to_string() },
-        (_, other) => other,
+        (_, held @ OpenError::HeldByAnother { .. }) => held,
+        (Some(damage), _) => OpenError::Damaged { path: path.to_owned(), what: format!("{damage} (SQLite: {error})") },
+        (None, other) => other,
     }
 }
 
@@ -264,6 +279,10 @@ fn recognise(path: &Path) -> Result<Option<Evidence>, OpenError> {
     file.take(100).read_to_end(&mut head).map_err(|error| OpenError::io("read", path, error))?;
     if head.is_empty() {
         return Ok(None);
+    }
+    // What stands in the log counts, and SQLite tells whose it is.
+    if evidence.in_log().contains_key(&1) {
+        return Ok(Some(evidence));
     }
     if head.len() < 100 || !head.starts_with(b"SQLite format 3\0") {
         return Err(foreign("not an SQLite database"));

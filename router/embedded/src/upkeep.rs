@@ -172,7 +172,7 @@ impl Diagnosis {
             return Ok(Self::of(evidence, damages));
         }
         match judged(path, &evidence) {
-            Ok((judged, schema)) if schema > schema::KNOWN => {
+            Ok((judged, schema)) if schema > schema::KNOWN && !evidence.is_header_bad() => {
                 drop(judged);
                 Err(OpenError::NewerSchema { path: path.to_owned(), found: schema, known: schema::KNOWN }.into())
             }

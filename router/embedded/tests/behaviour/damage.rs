@@ -138,7 +138,9 @@ async fn sweep(is_closed: bool) {
         let Ok(bytes) = std::fs::read(image.path().join(name)) else { continue };
         let is_small = bytes.len() < 2_000;
         let step = if is_small { 1 } else { stride };
-        for at in (if is_small { 0 } else { first }..bytes.len()).step_by(step) {
+        // The header of the file decides what SQLite takes it for, so each of its bytes is tried.
+        let header = if is_small { 0 } else { 100 };
+        for at in (0..header).chain((if is_small { 0 } else { first }..bytes.len()).step_by(step)) {
             let mut flipped = bytes.clone();
             // One bit, and sometimes all of the byte.
             flipped[at] ^= if at % 5 == 2 { 0xff } else { 1 << (at % 8) };
