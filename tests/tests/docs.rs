@@ -23,6 +23,7 @@ const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
     ("docs/claude-code.md", "console project", "tests/tests/journeys/claude.rs", "docs/claude-code.md"),
     ("docs/claude-code.md", "text", "tests/tests/journeys/claude.rs", "docs/claude-code.md"),
     ("docs/operations.md", "console", "tests/tests/deploy.rs", "docs/operations.md"),
+    ("docs/operations.md", "text", "tests/tests/store/main.rs", "docs/operations.md"),
     ("docs/operations.md", "console build", "tests/tests/deploy.rs", "console build"),
     ("docs/operations.md", "console root", "tests/tests/deploy.rs", "console root"),
     ("docs/operations.md", "console docker", "tests/tests/deploy.rs", "console docker"),

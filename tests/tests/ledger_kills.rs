@@ -107,6 +107,8 @@ fn sql(home: &Home, text: &str) {
     let store = rusqlite::Connection::open(home.store()).expect("the store can be opened");
     store.busy_timeout(Duration::from_secs(60)).expect("it is a number");
     store.execute_batch(text).expect("it fits the schema");
+    // What another program has written is damage to the router; without its sums it looks at everything and goes on.
+    let _ = std::fs::remove_file(home.store().with_extension("db.sums"));
 }
 
 fn count(home: &Home, query: &str) -> i64 {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use router_api::{RouteName, RoutingKey, RoutingPattern};
 use router_core::config::LogFormat;
 
-pub(crate) use crate::commands::sessions::args::SessionsCommand;
+pub(crate) use crate::commands::{sessions::args::SessionsCommand, store::args::StoreCommand};
 use crate::commands::{
     health::HealthUrl,
     replay::{speed_of, time_of},
@@ -146,6 +146,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: SessionsCommand,
     },
+    /// Check, repair or copy the store's files, or give their free space back
+    Store {
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// Run one event through one route, writing nothing outside unless `--live`
     Try(TryArgs),
     /// Look at the configuration in force
@@ -203,6 +208,7 @@ impl Command {
             },
             Self::Health(args) => args.json.json,
             Self::Sessions { command } => command.wants_json(),
+            Self::Store { command } => command.wants_json(),
             Self::Run | Self::Demo(_) | Self::Schema(_) | Self::New { .. } | Self::Completions { .. } => false,
         }
     }

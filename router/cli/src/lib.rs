@@ -135,6 +135,7 @@ fn dispatch(line: CommandLine, out: &mut Output) -> anyhow::Result<Ended> {
         Command::Replay(args) => commands::replay::run(&global, &args, out),
         Command::Explain(args) => commands::explain::run(&global, &args, out),
         Command::Sessions { command } => commands::sessions::run(&global, &command, out),
+        Command::Store { command } => commands::store::run(&global, command, out),
         Command::Routes(args) => commands::routes::run(&global, args, out),
         Command::DeadLetters { command } => commands::dead_letters::run(&global, command, out),
         Command::Try(args) => commands::try_route::run(&global, &args, out),

@@ -79,8 +79,8 @@ pub struct Measures {
 impl Embedded {
     /// Opens the store, and makes it if it is not there.
     ///
-    /// Blocks for as long as SQLite needs: milliseconds, more after a crash with much in its log. In async code prefer
-    /// [`Embedded::open_waiting`], which blocks no task.
+    /// Reads all of it first, to see whether it is what was written: milliseconds, and for a large store as long as its disk needs. In async
+    /// code prefer [`Embedded::open_waiting`], which blocks no task.
     ///
     /// # Errors
     ///

@@ -32,8 +32,15 @@
 //! # Files
 //!
 //! All have mode 0600. Beside `router.db` lie SQLite's own `-wal` and `-shm`; `router.db.lock`, held by whoever has the store
-//! open; `router.db.seq`, the last accepted event's number, by which a loss is noticed; and `router.db.running`, which names
-//! the handlings that ran when a process died. Copy the store while it is closed, or through SQLite's backup.
+//! open; `router.db.seq`, the last accepted event's number and where the log ended, by which a loss is noticed; `router.db.sums`, the
+//! checksums of the file's pages, by which damage is; and `router.db.running`, which names the handlings that ran when a process died.
+//! Copy the store while it is closed, or by [`back_up`].
+//!
+//! # Damage
+//!
+//! Before SQLite opens the file, the log is read frame by frame (`wal_scan.rs`) and the file page by page (`page_sums.rs`), and both are
+//! held against what was noted (`examine.rs`). What is not what was written is a [`Damage`], and the store is not opened; [`check`] tells
+//! everything, and [`repair`] brings back what can be.
 //!
 //! # Where to start reading
 //!
@@ -41,22 +48,29 @@
 
 mod admin;
 mod archive;
+mod backup;
+mod checkpoint;
 mod consumer;
 mod damage;
 mod disk;
 mod embedded;
 mod event_row;
+mod examine;
 mod fetch;
+mod heal;
 mod intake;
 mod ledger;
 mod lock_file;
 mod opening;
 mod options;
 mod page;
+mod page_sums;
 mod queue;
 mod readers;
+mod repair;
 mod retention;
 mod running;
+mod salvage;
 mod schema;
 mod seen;
 mod sessions;
@@ -65,8 +79,15 @@ mod side_file;
 mod store;
 mod store_time;
 mod transport;
+mod upkeep;
+mod vacuum;
+mod wal_scan;
 mod writer;
 
-pub use damage::Finding;
+pub use backup::{BackedUp, back_up};
+pub use damage::{Damage, Finding};
 pub use embedded::{Embedded, Measures};
 pub use options::{EmbeddedOptions, OpenError};
+pub use repair::{Loss, Repaired, repair};
+pub use upkeep::{StoreCheck, UpkeepError, check};
+pub use vacuum::{Vacuumed, vacuum};

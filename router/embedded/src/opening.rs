@@ -13,28 +13,32 @@ use router_api::{
     Clock, DecodeLimits, RouteName,
     failpoint::{self, Failpoint},
 };
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags, config::DbConfig, params};
 
 use crate::{
     EmbeddedOptions, Finding, OpenError,
+    checkpoint::Checkpoints,
+    damage,
     disk::{Floor, Reserve},
+    examine::{self, Evidence},
     intake::Bindings,
     lock_file::{LockFile, private_file},
+    page_sums::{Head, PageSums, Sums},
     readers::Readers,
     retention::Retention,
     running::RunningFile,
     schema,
     side_file::{Noted, SideFile},
     store_time::StoreTime,
-    writer::{Reopened, Reopening, Writer, WriterDesk},
+    writer::{PROBED, Reopened, Reopening, Writer, WriterDesk},
 };
 
 /// In `meta`: 1 while the store is closed after a clean end.
 pub(crate) const CLEAN: &str = "clean";
 /// In `meta`: counts the openings.
-const OPENINGS: &str = "openings";
+pub(crate) const OPENINGS: &str = "openings";
 /// In `meta`: when the store was made, which tells it from others.
-const CREATED: &str = "created_at";
+pub(crate) const CREATED: &str = "created_at";
 
 /// SQLite 3.51.3, the first version without the bug that corrupts a log which is read and checkpointed at the same moment.
 const LIBRARY_MIN: i32 = 3_051_003;
@@ -80,8 +84,8 @@ pub(crate) fn start(
         match open(&options, clock, writer) {
             Ok((opened, desk)) => {
                 done(Ok(opened));
-                let conn = inbox.run(desk);
-                finish(conn);
+                let WriterDesk { conn, checkpoints, .. } = inbox.run(desk);
+                checkpoints.finish(conn);
                 drop(lock);
             }
             Err(error) => {
@@ -99,34 +103,33 @@ pub(crate) fn starter_failed(path: &Path) -> OpenError {
     OpenError::io("open", path, io::Error::other("the thread that opens the store panicked"))
 }
 
-/// Moves the log into the file, so that the file alone is whole.
-fn finish(conn: Connection) {
-    if let Err(error) = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
-        tracing::debug!(%error, "the log was not moved into the store at its end");
-    }
-    failpoint::pass(Failpoint::CheckpointAfter);
-    if let Err((_, error)) = conn.close() {
-        tracing::debug!(%error, "the store was not closed well");
-    }
-}
-
 fn open(options: &EmbeddedOptions, clock: Arc<dyn Clock>, writer: Writer) -> Result<(Opened, WriterDesk), OpenError> {
     let path = &options.path;
     let time = Arc::new(StoreTime::new(clock));
-    let is_new = recognise(path)?;
-    let conn = connect(options, is_new)?;
     let sqlite = |error: rusqlite::Error| OpenError::sqlite(path, &error);
+    let evidence = recognise(path)?;
+    if evidence.is_none() {
+        let conn = connect(options, true, None)?;
+        created_at(&conn, &time).map_err(sqlite)?;
+        conn.close().map_err(|(_, error)| sqlite(error))?;
+    }
+    let Looked { noted, findings: looked, sums, place } = look(options, &time, evidence)?;
+    let mut checkpoints = Checkpoints::new(path, sums, place);
+    let conn = connect(options, false, Some(&checkpoints))?;
 
     let created = created_at(&conn, &time).map_err(sqlite)?;
-    let (side_file, noted) = SideFile::open(path, created).map_err(|error| OpenError::io("open the side file of", path, error))?;
+    let mut side_file = SideFile::open(path, created).map_err(|error| OpenError::io("open the side file of", path, error))?;
     let openings = schema::meta(&conn, OPENINGS).map_err(sqlite)?.unwrap_or(0);
     let is_clean = schema::meta(&conn, CLEAN).map_err(sqlite)?.unwrap_or(1) == 1;
     let died = (!is_clean).then_some(openings).and_then(|opening| u64::try_from(opening).ok());
     let (mut running, ran) = RunningFile::open(path, died).map_err(|error| OpenError::io("open the file of running handlings of", path, error))?;
 
+    checkpoints.begin_opening(openings + 1).map_err(|error| OpenError::io("write the sums of", path, error))?;
     failpoint::pass(Failpoint::TakeOverBefore);
-    let taken_over = take_over(&conn, &time, TakingOver { created, noted, opening: openings + 1, ran: &ran }).map_err(sqlite)?;
+    let mut taken_over = take_over(&conn, &time, TakingOver { created, noted, opening: openings + 1, ran: &ran }).map_err(sqlite)?;
     failpoint::pass(Failpoint::TakeOverAfter);
+    side_file.note(u64::try_from(taken_over.last_seq).unwrap_or(0), checkpoints.place());
+    taken_over.findings.extend(looked);
     // Only now: before the commit above the slots were the only record of what ran.
     running.begin_opening(u64::try_from(openings + 1).unwrap_or(0)).map_err(|error| OpenError::io("write the file of running handlings of", path, error))?;
     failpoint::pass(Failpoint::OpeningAfter);
@@ -152,6 +155,7 @@ fn open(options: &EmbeddedOptions, clock: Arc<dyn Clock>, writer: Writer) -> Res
         time: Arc::clone(&time),
         reserve: Reserve::new(path, options.reserve_bytes),
         side_file,
+        checkpoints,
         retention: Retention::new(options.retention_age, options.retention_bytes_max, options.ledger_bytes_max),
         last_seq: taken_over.last_seq,
         reopening: reopening(options),
@@ -178,11 +182,11 @@ fn open(options: &EmbeddedOptions, clock: Arc<dyn Clock>, writer: Writer) -> Res
 /// How the writer opens the file anew after its disk has failed: as at first, and it must be whole and have what was accepted.
 fn reopening(options: &EmbeddedOptions) -> Reopening {
     let options = options.clone();
-    Box::new(move |last_seq| {
-        let conn = connect(&options, false).map_err(|error| Reopened::NotYet(error.to_string()))?;
+    Box::new(move |last_seq, now, checkpoints| {
+        let conn = connect(&options, false, Some(checkpoints)).map_err(|error| Reopened::NotYet(error.to_string()))?;
         let sqlite = |error: rusqlite::Error| Reopened::NotYet(error.to_string());
-        // Writes, if there is anything in the log: that shows whether the disk takes it again.
-        conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map_err(sqlite)?;
+        // A commit shows whether the disk takes it again.
+        schema::set_meta(&conn, PROBED, now).map_err(sqlite)?;
         let told: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(sqlite)?;
         if told != "ok" {
             return Err(Reopened::Damaged(told));
@@ -195,11 +199,107 @@ fn reopening(options: &EmbeddedOptions) -> Reopening {
     })
 }
 
-/// True for a file that is not there yet or empty; an error for one that is not ours.
-fn recognise(path: &Path) -> Result<bool, OpenError> {
-    let foreign = |what: &str| OpenError::ForeignFile { path: path.to_owned(), what: what.to_owned() };
+/// Opens the store for one piece of work, without its threads: nothing of its queues is touched, and whoever died before is still to be
+/// taken note of.
+pub(crate) fn open_alone(options: &EmbeddedOptions, clock: Arc<dyn Clock>, work: impl FnOnce(&Connection) -> rusqlite::Result<()>) -> Result<(), OpenError> {
+    let path = &options.path;
+    let sqlite = |error: rusqlite::Error| OpenError::sqlite(path, &error);
+    let _lock = take_lock(options)?;
+    let time = StoreTime::new(clock);
+    let Some(evidence) = recognise(path)? else { return Ok(()) };
+    let Looked { noted, sums, place, .. } = look(options, &time, Some(evidence))?;
+    let mut checkpoints = Checkpoints::new(path, sums, place);
+    let conn = connect(options, false, Some(&checkpoints))?;
+    let worked = work(&conn).map_err(sqlite);
+    if let Some(noted) = noted {
+        // The log goes on from here, and ends in the file: what is noted of its end has to follow.
+        let mut side_file = SideFile::open(path, noted.store).map_err(|error| OpenError::io("open the side file of", path, error))?;
+        side_file.note(noted.last, checkpoints.place());
+    }
+    checkpoints.finish(conn);
+    worked
+}
+
+/// What a look at the files came to.
+struct Looked {
+    noted: Option<Noted>,
+    findings: Vec<Finding>,
+    sums: PageSums,
+    place: crate::side_file::Place,
+}
+
+/// Looks at everything that lies there before anything is written to it. What was seen already need not be read again.
+fn look(options: &EmbeddedOptions, time: &StoreTime, seen: Option<Evidence>) -> Result<Looked, OpenError> {
+    let path = &options.path;
+    let sqlite = |error: rusqlite::Error| OpenError::sqlite(path, &error);
+    let io = |doing: &'static str| move |error| OpenError::io(doing, path, error);
+    let evidence = match seen {
+        Some(evidence) => evidence,
+        None => Evidence::gather(path).map_err(io("read"))?,
+    };
+    let conn = examine::connect_to_look(path).map_err(|error| unreadable(path, &evidence, &error))?;
+    let damaged = |damages: &[crate::Damage]| OpenError::Damaged { path: path.clone(), what: damage::sentence(damages) };
+    let found = schema::version(&conn).map_err(|error| unreadable(path, &evidence, &error))?;
+    let owner: i32 = conn.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(|error| unreadable(path, &evidence, &error))?;
+    if owner != schema::APPLICATION_ID && !evidence.is_header_bad() {
+        return Err(OpenError::ForeignFile { path: path.clone(), what: "an SQLite database of another program".to_owned() });
+    }
+    // A newer program keeps the sums of what it writes.
+    if found > schema::KNOWN && !evidence.is_header_bad() {
+        return Err(OpenError::NewerSchema { path: path.clone(), found, known: schema::KNOWN });
+    }
+    let judged = examine::judge(&evidence, &conn, options.sync, false).map_err(|error| unreadable(path, &evidence, &error))?;
+    let page_bytes: u32 = conn.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(|error| unreadable(path, &evidence, &error))?;
+    let mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(|error| unreadable(path, &evidence, &error))?;
+    conn.close().map_err(|(_, error)| sqlite(error))?;
+    if !judged.damages.is_empty() {
+        return Err(damaged(&judged.damages));
+    }
+    if mode != "wal" {
+        // A file that was repaired or copied: switching its log on writes in it beside the log, which must come before the sums.
+        connect(options, false, None)?.close().map_err(|(_, error)| sqlite(error))?;
+        return look(options, time, None);
+    }
+    let mut sums = PageSums::open(path, judged.head).map_err(io("open the sums of"))?;
+    if judged.head.is_none() {
+        let said = judged.said;
+        let complete = match evidence.sums {
+            Sums::Of(head) if said.created == Some(head.store) => head.complete,
+            _ => crate::side_file::Place::default(),
+        };
+        let head = Head { store: said.created.unwrap_or_else(|| time.now()), opening: said.openings, before: said.openings, complete, page_bytes, pages: 0 };
+        // A full disk must not keep the router from its queues; the next opening looks at everything again.
+        if let Err(error) = sums.make(path, evidence.in_log(), head) {
+            tracing::warn!(sums = %sums.path().display(), %error, "the sums of the store's pages cannot be made now");
+            sums.void().map_err(io("write the sums of"))?;
+        }
+    }
+    Ok(Looked { noted: evidence.note.noted(), findings: judged.findings, sums, place: evidence.place() })
+}
+
+/// SQLite cannot read it: if the pages are not what was written, that is why.
+fn unreadable(path: &Path, evidence: &Evidence, error: &rusqlite::Error) -> OpenError {
+    match (evidence.of_no_store(), OpenError::sqlite(path, error)) {
+        (_, held @ OpenError::HeldByAnother { .. }) => held,
+        (Some(damage), _) => OpenError::Damaged { path: path.to_owned(), what: format!("{damage} (SQLite: {error})") },
+        (None, other) => other,
+    }
+}
+
+/// What the files say, or nothing for a store that is not there yet or empty; an error for one that is not ours, or that was there.
+fn recognise(path: &Path) -> Result<Option<Evidence>, OpenError> {
     if path.is_dir() {
-        return Err(foreign("a directory"));
+        return Err(OpenError::ForeignFile { path: path.to_owned(), what: "a directory".to_owned() });
+    }
+    let evidence = Evidence::gather(path).map_err(|error| OpenError::io("read", path, error))?;
+    let foreign = |what: &str| match evidence.of_no_store() {
+        Some(damage) => OpenError::Damaged { path: path.to_owned(), what: damage.to_string() },
+        None => OpenError::ForeignFile { path: path.to_owned(), what: what.to_owned() },
+    };
+    if evidence.bytes == 0
+        && let Some(damage) = evidence.of_no_store()
+    {
+        return Err(OpenError::Damaged { path: path.to_owned(), what: damage.to_string() });
     }
     // Made here rather than by SQLite, which would let the umask decide who may read it. SQLite gives its own side files the mode
     // of this one.
@@ -207,26 +307,35 @@ fn recognise(path: &Path) -> Result<bool, OpenError> {
     let mut head = Vec::new();
     file.take(100).read_to_end(&mut head).map_err(|error| OpenError::io("read", path, error))?;
     if head.is_empty() {
-        return Ok(true);
+        return Ok(None);
+    }
+    // What stands in the log counts, and SQLite tells whose it is.
+    if evidence.in_log().contains_key(&1) {
+        return Ok(Some(evidence));
     }
     if head.len() < 100 || !head.starts_with(b"SQLite format 3\0") {
         return Err(foreign("not an SQLite database"));
     }
     let word = |at: usize| i32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     match word(68) {
-        schema::APPLICATION_ID => Ok(false),
+        schema::APPLICATION_ID => Ok(Some(evidence)),
         // A process may have died between SQLite's first page and our mark. Such a file has no tables, which is looked at later.
-        0 => Ok(true),
+        0 if evidence.compared.as_ref().is_none_or(|compared| compared.bad.is_empty()) => Ok(None),
         _ => Err(foreign("an SQLite database of another program")),
     }
 }
 
-fn connect(options: &EmbeddedOptions, is_new: bool) -> Result<Connection, OpenError> {
+/// The connection that writes. Only a file that is just being made has no `checkpoints` yet: they must hear of every commit.
+fn connect(options: &EmbeddedOptions, is_new: bool, checkpoints: Option<&Checkpoints>) -> Result<Connection, OpenError> {
     let path = &options.path;
     let sqlite = |error: rusqlite::Error| OpenError::sqlite(path, &error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    let mut conn = Connection::open_with_flags(path, flags).map_err(sqlite)?;
     conn.busy_timeout(options.busy_timeout).map_err(sqlite)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(sqlite)?;
+    if let Some(checkpoints) = checkpoints {
+        checkpoints.attach(&mut conn).map_err(sqlite)?;
+    }
     conn.set_prepared_statement_cache_capacity(128);
     if conn.is_readonly(rusqlite::MAIN_DB).map_err(sqlite)? {
         return Err(OpenError::ReadOnly { path: path.clone() });
@@ -250,7 +359,7 @@ fn connect(options: &EmbeddedOptions, is_new: bool) -> Result<Connection, OpenEr
         return Err(OpenError::io("switch on the write-ahead log of", path, source));
     }
     let synchronous = if options.sync { "FULL" } else { "NORMAL" };
-    let pragmas = format!("PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = ON; PRAGMA mmap_size = 0; PRAGMA wal_autocheckpoint = 1000;");
+    let pragmas = format!("PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = ON; PRAGMA mmap_size = 0;");
     conn.execute_batch(&pragmas).map_err(sqlite)?;
     schema::migrate(&conn).map_err(sqlite)?;
     Ok(conn)
@@ -260,6 +369,8 @@ fn connect_to_read(options: &EmbeddedOptions) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(&options.path, flags)?;
     conn.busy_timeout(options.busy_timeout)?;
+    // The writer copies the log; a reader that is closed last leaves it as it is.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.set_prepared_statement_cache_capacity(64);
     conn.execute_batch("PRAGMA query_only = ON; PRAGMA mmap_size = 0")?;
     Ok(conn)
@@ -291,7 +402,7 @@ fn take_over(conn: &Connection, time: &StoreTime, what: TakingOver<'_>) -> rusql
     let tx = conn.unchecked_transaction()?;
     let stored = schema::last_seq(&tx)?;
     let mut findings = Vec::new();
-    if let Some(Noted { store, last }) = what.noted
+    if let Some(Noted { store, last, .. }) = what.noted
         && last > u64::try_from(stored).unwrap_or(0)
     {
         if store == what.created {

@@ -91,11 +91,11 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// Its content makes no sense.
-    #[error("the store `{}` is damaged: {what}; keep a copy of it and its side files, then restore a backup or move it away", path.display())]
+    #[error("the store `{}` is damaged: {what}. Nothing was changed. `event-router store check` tells more, `event-router store repair --accept-loss` keeps a copy of all its files and goes on with what can be read", path.display())]
     Damaged {
         /// The store.
         path: PathBuf,
-        /// What SQLite says.
+        /// What is missing, or is not what was written.
         what: String,
     },
     /// The disk it lies on has no room.

@@ -20,7 +20,7 @@ use router_api::failpoint::{self, Failpoint};
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{disk::Reserve, queue::locked, retention::Retention, schema, side_file::SideFile, store_time::StoreTime};
+use crate::{checkpoint::Checkpoints, disk::Reserve, queue::locked, retention::Retention, schema, side_file::SideFile, store_time::StoreTime};
 
 /// Work that waits for the writer at most; whoever brings more waits too.
 const WAITING_MAX: usize = 1_024;
@@ -134,8 +134,8 @@ impl From<Break> for WriteError {
     }
 }
 
-/// Opens the file anew, given the number of the last event that was accepted.
-pub(crate) type Reopening = Box<dyn Fn(i64) -> Result<Connection, Reopened> + Send>;
+/// Opens the file anew, given the number of the last event that was accepted, the time, and who copies the log.
+pub(crate) type Reopening = Box<dyn Fn(i64, i64, &Checkpoints) -> Result<Connection, Reopened> + Send>;
 
 /// Why it could not be opened anew.
 pub(crate) enum Reopened {
@@ -251,6 +251,7 @@ pub(crate) struct WriterDesk {
     pub(crate) time: Arc<StoreTime>,
     pub(crate) reserve: Reserve,
     pub(crate) side_file: SideFile,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) retention: Retention,
     pub(crate) last_seq: i64,
     /// The store's path, for sentences.
@@ -258,19 +259,19 @@ pub(crate) struct WriterDesk {
     pub(crate) reopening: Reopening,
 }
 
-/// In `meta`: when a full disk was last found to have room again.
-const PROBED: &str = "probed_at";
+/// In `meta`: when a disk that was full, or failed, was last tried.
+pub(crate) const PROBED: &str = "probed_at";
 
 impl WriterInbox {
-    /// Works until [`Writer::stop`], or until all handles are gone. Returns the connection.
-    pub(crate) fn run(mut self, mut desk: WriterDesk) -> Connection {
+    /// Works until [`Writer::stop`], or until all handles are gone. Returns what it worked with.
+    pub(crate) fn run(mut self, mut desk: WriterDesk) -> WriterDesk {
         // Only for waiting. No SQLite call happens inside `block_on`.
         let waiting = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let waiting = match waiting {
             Ok(runtime) => runtime,
             Err(error) => {
                 self.break_down(&format!("the writer of the store `{}` cannot wait: {error}", desk.path), false);
-                return desk.conn;
+                return desk;
             }
         };
         let mut group: Vec<Box<dyn Work>> = Vec::new();
@@ -292,7 +293,7 @@ impl WriterInbox {
                     for chunk in chunks(&mut group) {
                         self.commit_guarded(&mut desk, chunk);
                     }
-                    return desk.conn;
+                    return desk;
                 }
                 // Real time, not the clock's: it only decides when an idle writer looks whether there is something to tidy up, and a
                 // virtual clock must not be driven on by it.
@@ -307,7 +308,7 @@ impl WriterInbox {
                 });
                 match arrived {
                     Arrived::Work(Some(work)) => group.push(work),
-                    Arrived::Work(None) => return desk.conn,
+                    Arrived::Work(None) => return desk,
                     Arrived::Nothing => {}
                 }
             }
@@ -325,6 +326,8 @@ impl WriterInbox {
                     let error = self.judge(&desk, &error);
                     tracing::warn!(error = error.sentence(), "old events could not be removed");
                 }
+                // Behind the answers to whoever waited for the commit.
+                desk.checkpoints.tidy(&desk.conn);
             }
         }
     }
@@ -394,10 +397,8 @@ impl WriterInbox {
             Ok(last) => {
                 self.shared.commits.fetch_add(1, Ordering::Relaxed);
                 self.shared.is_full.store(false, Ordering::SeqCst);
-                if last > desk.last_seq {
-                    desk.last_seq = last;
-                    desk.side_file.note(u64::try_from(last).unwrap_or(0));
-                }
+                desk.last_seq = desk.last_seq.max(last);
+                desk.side_file.note(u64::try_from(desk.last_seq).unwrap_or(0), desk.checkpoints.place());
                 failpoint::pass(Failpoint::GroupNoted);
                 Ok(())
             }
@@ -476,7 +477,7 @@ impl WriterInbox {
 
     /// Tries to open the file anew.
     fn open_anew(&self, desk: &mut WriterDesk) {
-        match (desk.reopening)(desk.last_seq) {
+        match (desk.reopening)(desk.last_seq, desk.time.now(), &desk.checkpoints) {
             Ok(conn) => {
                 desk.conn = conn;
                 *locked(&self.shared.broken) = None;

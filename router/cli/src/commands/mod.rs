@@ -19,6 +19,7 @@ pub(crate) mod routes;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod sessions;
+pub(crate) mod store;
 pub(crate) mod try_route;
 pub(crate) mod watch;
 

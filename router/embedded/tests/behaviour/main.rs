@@ -3,7 +3,9 @@
 
 mod archive;
 mod bench;
+mod checkpoints;
 mod clock;
+mod damage;
 mod durability;
 mod intake;
 mod keeping;

@@ -1,0 +1,210 @@
+//! A store of three events, with every byte of it flipped in turn and cut at every length: what was accepted is there, or it is said
+//! that it is not.
+//!
+//! All bytes of the log and of the side files are flipped in each run, and of the file every [`stride`]th, beginning elsewhere each
+//! time; `EVENT_ROUTER_TESTS_LONG` flips all of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use router_api::{DeadLetterReason, EventQuery, Settlement, Store, Transport};
+use router_embedded::{Embedded, EmbeddedOptions, OpenError};
+use tempfile::TempDir;
+
+use crate::{bench::*, clock::ManualClock};
+
+fn synced(directory: &Path) -> EmbeddedOptions {
+    EmbeddedOptions { sync: true, ..options(directory) }
+}
+
+/// What is known of each event: its key, its body, and what became of it.
+type Known = BTreeMap<u64, String>;
+
+async fn known(store: &Embedded) -> Known {
+    let events = store.events(&EventQuery { last: Some(100), ..EventQuery::default() }).await.unwrap();
+    let told = |event: router_api::ArchivedEvent| {
+        let mut fates: Vec<String> = event.deliveries.iter().map(|delivery| format!("{} {:?} {}", delivery.route, delivery.state, delivery.attempts)).collect();
+        fates.sort();
+        (event.seq, format!("{} {} {fates:?}", event.key, String::from_utf8_lossy(&event.body)))
+    };
+    events.into_iter().map(told).collect()
+}
+
+/// One is handled, one is given up on, one waits. As the death of its process leaves it, or closed.
+async fn three_events(is_closed: bool) -> (TempDir, Known) {
+    let bench = Bench::with(|options| options.sync = true);
+    bench.bind(&[("a", &["k"])]).await;
+    bench.publish_all("k", 0..3).await;
+    let consumer = bench.consume("a", 9).await;
+    let mut hand = take_many(&consumer, 3).await;
+    consumer.settle(vec![hand.remove(0)], handled(1)).await.unwrap();
+    consumer.settle(vec![hand.remove(0)], Settlement::Bury(Box::new(letter("a", DeadLetterReason::Rejected)))).await.unwrap();
+    drop((consumer, hand));
+    let image = if is_closed {
+        bench.store.close().await;
+        crash_image(bench.directory.path())
+    } else {
+        crash_image(bench.directory.path())
+    };
+    // As it is told when nothing is wrong.
+    let copy = crash_image(image.path());
+    let store = open(copy.path()).unwrap();
+    assert_eq!(store.findings(), []);
+    let known = known(&store).await;
+    assert_eq!(known.len(), 3);
+    drop(store);
+    (image, known)
+}
+
+fn open(directory: &Path) -> Result<Arc<Embedded>, OpenError> {
+    Embedded::open(synced(directory), Arc::new(ManualClock::default()))
+}
+
+fn store(directory: &Path) -> PathBuf {
+    directory.join("router.db")
+}
+
+/// Opens a damaged copy, and holds what is there against what was. Returns whether it was refused.
+async fn holds(known_before: &Known, directory: &Path, what: &str) -> bool {
+    match open(directory) {
+        Ok(opened) => {
+            let now = known(&opened).await;
+            drop(opened);
+            assert_eq!(&now, known_before, "{what}: it was opened, and something is different");
+            false
+        }
+        Err(OpenError::Damaged { .. } | OpenError::ForeignFile { .. } | OpenError::NewerSchema { .. }) => true,
+        Err(other) => panic!("{what}: {other:?}"),
+    }
+}
+
+/// Repairs it, and holds what is there, or is told to be lost, against what was.
+async fn repairs(known_before: &Known, directory: &Path, what: &str) -> bool {
+    let path = store(directory);
+    let now = "2026-01-02T03:04:05Z".parse().unwrap();
+    let repaired = router_embedded::repair(&path, true, now).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert!(repaired.is_done, "{what}");
+    let lost = repaired.lost.clone().unwrap_or_default();
+    let is_lost = |seq: &u64| lost.numbers.iter().any(|(first, last)| (*first..=*last).contains(seq));
+    let is_unknown = |seq: &u64| lost.fates.is_some_and(|(first, last)| (first..=last).contains(seq));
+    let opened = open(directory).unwrap_or_else(|error| panic!("{what}: after the repair: {error}\n{repaired:?}"));
+    let after = known(&opened).await;
+    drop(opened);
+    for (seq, was) in known_before {
+        match after.get(seq) {
+            Some(is) if is == was => {}
+            // Whoever accepts a loss is told which; the last commits may be handled again.
+            Some(is) => {
+                let content = |text: &str| text.split(" [").next().unwrap_or_default().to_owned();
+                assert_eq!(content(is), content(was), "{what}: event {seq} is another one\n{repaired:?}");
+                assert!(repaired.lost.is_some(), "{what}: the fate of event {seq} changed without a word: {was} {is}\n{repaired:?}");
+                assert!(is_unknown(seq) || is.contains("Queued") || lost.tables.len() + lost.queued_again as usize > 0, "{what}: {was} {is}\n{repaired:?}");
+            }
+            None => assert!(is_lost(seq), "{what}: event {seq} is neither there nor told to be lost\n{repaired:?}"),
+        }
+    }
+    assert!(after.keys().all(|seq| known_before.contains_key(seq)), "{what}: {after:?}");
+    repaired.lost.is_none()
+}
+
+fn is_long() -> bool {
+    std::env::var_os("EVENT_ROUTER_TESTS_LONG").is_some()
+}
+
+/// Of the file's bytes so many are left out between two that are flipped; a prime, so that the places differ from page to page.
+fn stride() -> (usize, usize) {
+    let stride = if is_long() { 1 } else { 3_001 };
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as usize);
+    (time % stride, stride)
+}
+
+/// Puts `bytes` in the place of a file, for as long as `try_it` takes.
+async fn damaged<T>(image: &Path, name: &str, bytes: &[u8], try_it: impl AsyncFnOnce(&Path) -> T) -> T {
+    let copy = crash_image(image);
+    std::fs::write(copy.path().join(name), bytes).unwrap();
+    try_it(copy.path()).await
+}
+
+async fn sweep(is_closed: bool) {
+    let (image, known) = three_events(is_closed).await;
+    let (first, stride) = stride();
+    let mut refused = BTreeMap::new();
+    let (mut healed, mut repaired) = (0, 0);
+    for name in ["router.db", "router.db-wal", "router.db.seq", "router.db.sums"] {
+        let Ok(bytes) = std::fs::read(image.path().join(name)) else { continue };
+        let is_small = bytes.len() < 2_000;
+        let step = if is_small { 1 } else { stride };
+        // The header of the file decides what SQLite takes it for, so each of its bytes is tried.
+        let header = if is_small { 0 } else { 100 };
+        for at in (0..header).chain((if is_small { 0 } else { first }..bytes.len()).step_by(step)) {
+            let mut flipped = bytes.clone();
+            // One bit, and sometimes all of the byte.
+            flipped[at] ^= if at % 5 == 2 { 0xff } else { 1 << (at % 8) };
+            let what = format!("byte {at} of `{name}` (first {first}, closed {is_closed})");
+            let is_refused = damaged(image.path(), name, &flipped, async |directory| {
+                let is_refused = holds(&known, directory, &what).await;
+                // A repair writes a store anew, which takes longer than to refuse one.
+                if is_refused && (is_long() || at % 3 == 0) {
+                    repaired += 1;
+                    healed += usize::from(repairs(&known, directory, &what).await);
+                }
+                is_refused
+            })
+            .await;
+            let counted: &mut (usize, usize) = refused.entry(name).or_default();
+            counted.0 += usize::from(is_refused);
+            counted.1 += 1;
+        }
+    }
+    println!("closed {is_closed}: refused {refused:?}; {healed} of {repaired} repairs lost nothing");
+    let of = |name: &str| refused.get(name).copied().unwrap_or_default();
+    let whole = if is_closed { "router.db" } else { "router.db-wal" };
+    assert!(of(whole).0 > 0 && of(whole).0 == of(whole).1, "{whole}: {refused:?}");
+    assert!(repaired > 0 && healed * 2 >= repaired, "a flipped bit is put right: {healed} of {repaired}");
+}
+
+#[tokio::test]
+async fn a_flipped_byte_of_a_closed_store_is_told_and_repaired() {
+    sweep(true).await;
+}
+
+#[tokio::test]
+async fn a_flipped_byte_of_a_store_whose_process_died_is_told_and_repaired() {
+    sweep(false).await;
+}
+
+#[tokio::test]
+async fn a_store_that_was_cut_is_told_and_repaired() {
+    for is_closed in [true, false] {
+        let (image, known) = three_events(is_closed).await;
+        let (first, stride) = stride();
+        let mut tried = BTreeSet::new();
+        for name in ["router.db", "router.db-wal", "router.db.seq", "router.db.sums"] {
+            let Ok(bytes) = std::fs::read(image.path().join(name)) else { continue };
+            let lengths = (0..bytes.len())
+                .filter(|length| *length == 0 || bytes.len() < 2_000 && length % 8 == 0 || length % (4 * stride) == first || *length + 1 == bytes.len());
+            for length in lengths {
+                let what = format!("`{name}` cut at {length} of {} (first {first}, closed {is_closed})", bytes.len());
+                damaged(image.path(), name, &bytes[..length], async |directory| {
+                    if holds(&known, directory, &what).await {
+                        tried.insert(name);
+                        repairs(&known, directory, &what).await;
+                    }
+                })
+                .await;
+            }
+            let what = format!("`{name}` removed (closed {is_closed})");
+            let copy = crash_image(image.path());
+            std::fs::remove_file(copy.path().join(name)).unwrap();
+            if holds(&known, copy.path(), &what).await {
+                repairs(&known, copy.path(), &what).await;
+            }
+        }
+        assert!(tried.contains("router.db"), "{tried:?}");
+        assert_eq!(tried.contains("router.db-wal"), !is_closed, "{tried:?}");
+    }
+}
