@@ -248,7 +248,7 @@ fn of_log(evidence: &Evidence, noted: Option<Noted>, head: Option<Head>, is_clea
     let is_complete = |place: Place| head.is_some_and(|head| head.complete.salts == place.salts && head.complete.frames >= place.frames);
     match &evidence.log {
         // A store that says that it was closed says so in its last commit.
-        Log::Nothing => place.filter(|place| !is_complete(*place) && !(head.is_none() && is_clean)).map(|place| Damage::LogGone { noted: place.frames }),
+        Log::Nothing => place.filter(|place| !(is_complete(*place) || head.is_none() && is_clean)).map(|place| Damage::LogGone { noted: place.frames }),
         Log::NoHeader { frames, commits, salts } => {
             let is_needed = match place {
                 Some(place) => !is_complete(place),

@@ -129,6 +129,7 @@ async fn damaged<T>(image: &Path, name: &str, bytes: &[u8], try_it: impl AsyncFn
     try_it(copy.path()).await
 }
 
+#[expect(clippy::print_stdout, reason = "how much was found and mended, for who reads the long form")]
 async fn sweep(is_closed: bool) {
     let (image, known) = three_events(is_closed).await;
     let (first, stride) = stride();
