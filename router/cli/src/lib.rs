@@ -13,6 +13,7 @@ mod event_line;
 mod fates;
 mod filter_text;
 mod hints;
+mod hook_prices;
 mod log;
 mod log_observer;
 mod log_pipe;
