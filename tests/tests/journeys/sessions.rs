@@ -213,10 +213,10 @@ fn prices_of_the_configuration_count_for_imports_and_hooks_and_what_is_wrong_in_
     for part in ["error[bad-prices]", "prices.toml:4:10", "output = -7", "a price is a number of dollars from 0"] {
         assert!(wrong.contains(part), "no `{part}` in\n{wrong}");
     }
-    home.run(&["sessions", "import", "projects"]).code(78);
+    let _ = home.run(&["sessions", "import", "projects"]).code(78);
 
     home.write("prices.toml", &format!("as_of = \"2027-01-15\"\n[[model]]\nnames = [\"own-model\"]\ninput = 1\noutput = 7\n{rates}"));
-    home.run(&["check"]).code(0);
+    let _ = home.run(&["check"]).code(0);
     let imported = home.run(&["sessions", "import", "projects", "--json"]).code(0).json();
     assert_eq!((&imported["stats"]["total"]["cost_usd"], &imported["prices"]["as_of"]), (&json!(7.0), &json!("2027-01-15")));
     let dry = home.run(&["sessions", "import", "projects", "--dry-run"]).code(0).stdout;
@@ -229,7 +229,7 @@ fn prices_of_the_configuration_count_for_imports_and_hooks_and_what_is_wrong_in_
     let service = home.serve();
     assert!(home.read("spool/prices.toml").contains("2027-01-15"), "{}", home.read("spool/prices.toml"));
     home.configure("");
-    home.run(&["config", "reload"]).code(0);
+    let _ = home.run(&["config", "reload"]).code(0);
     assert!(!home.path().join("spool/prices.toml").exists(), "they go with the configuration's");
     service.stop();
 }
