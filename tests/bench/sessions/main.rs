@@ -13,9 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
-use router_api::{ArchiveEntry, Clock, SeenEvent, Store as _};
+use router_api::{ArchiveEntry, Clock, SeenEvent, Store as _, Transport as _};
 use router_embedded::{Embedded, EmbeddedOptions};
 use serde_json::{Value, json};
 
@@ -31,7 +31,6 @@ const BY: [&str; 6] = ["tool", "model", "project", "branch", "day", "feature"];
 /// The machine's.
 struct Wall(Instant);
 
-#[async_trait]
 impl Clock for Wall {
     fn now(&self) -> Timestamp {
         Timestamp::now()
@@ -41,8 +40,8 @@ impl Clock for Wall {
         self.0.elapsed()
     }
 
-    async fn sleep(&self, duration: Duration) {
-        tokio::time::sleep(duration).await;
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
     }
 }
 
