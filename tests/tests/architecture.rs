@@ -14,7 +14,8 @@ use serde_json::Value;
 /// Each crate of the workspace and what it may depend on within it.
 const DIRECTIONS: &[(&str, &[&str])] = &[
     ("router-api", &[]),
-    ("router-core", &["router-api"]),
+    // It reads a file of prices when it checks a configuration.
+    ("router-core", &["router-api", "router-transcripts"]),
     ("router-effects", &["router-api"]),
     ("router-amqp", &["router-api"]),
     ("router-embedded", &["router-api"]),

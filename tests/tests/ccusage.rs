@@ -34,8 +34,13 @@ fn usage(input: u64, output: u64, cache_write: u64, cache_read: u64) -> Value {
 
 /// Tokens and dollars of all days, by `ccusage`.
 fn theirs(program: &str, directory: &Path) -> (u64, f64) {
+    report(program, &["daily"], directory)
+}
+
+fn report(program: &str, which: &[&str], directory: &Path) -> (u64, f64) {
     let ran = Command::new(program)
-        .args(["daily", "--json", "--offline", "--mode", "calculate"])
+        .args(which)
+        .args(["--json", "--offline", "--mode", "calculate"])
         .env("CLAUDE_CONFIG_DIR", directory)
         .env("TZ", "UTC")
         .output()
@@ -96,4 +101,37 @@ fn what_a_model_without_a_price_took_is_unknown_here_and_nothing_there() {
     let (our_tokens, our_cost) = ours(&home);
     assert_eq!((our_tokens, our_cost), (their_tokens, None));
     assert!(their_cost > 0.0);
+}
+
+#[test]
+fn a_price_of_another_day_and_one_that_they_have_not_are_told_apart() {
+    let Some(program) = program() else { return };
+    for (model, ours_is, theirs_is) in [
+        // Their table is older: more than 200,000 tokens cost more there, as far as they are more.
+        ("claude-sonnet-4-5", 250_000.0 * 3e-6 + 100.0 * 15e-6, 200_000.0 * 3e-6 + 50_000.0 * 6e-6 + 100.0 * 15e-6),
+        // Ours has this one, at its price for long requests.
+        ("claude-haiku-5-5", 250_000.0 * 0.5e-6 + 100.0 * 2.5e-6, 0.0),
+    ] {
+        let home = Home::new("");
+        home.write(&format!("claude/projects/-p/{ONE}.jsonl"), &line(1, ONE, "msg_01", "req_01", model, false, usage(250_000, 100, 0, 0)));
+        let (their_tokens, their_cost) = theirs(&program, &home.path().join("claude"));
+        let (our_tokens, our_cost) = ours(&home);
+        assert_eq!(our_tokens, their_tokens);
+        let our_cost = our_cost.expect("its price is known");
+        assert!((our_cost - ours_is).abs() < 1e-9 && (their_cost - theirs_is).abs() < 1e-9, "{model}: {our_cost} here, {their_cost} there");
+    }
+}
+
+#[test]
+fn an_answer_that_a_side_chain_replays_counts_twice_in_their_report_by_session_alone() {
+    let Some(program) = program() else { return };
+    let home = Home::new("");
+    let sonnet = "claude-sonnet-4-5-20250929";
+    let answer = |request: &str, is_sidechain| line(2, ONE, "msg_01", request, sonnet, is_sidechain, usage(20, 100, 400, 3_000));
+    home.write(&format!("claude/projects/-p/{ONE}.jsonl"), &answer("req_01", false));
+    home.write(&format!("claude/projects/-p/{ONE}/subagents/agent-1.jsonl"), &answer("req_99", true));
+    let directory = home.path().join("claude");
+    let (daily, by_session) = (theirs(&program, &directory), report(&program, &["claude", "session"], &directory));
+    assert_eq!((ours(&home).0, daily.0), (3_520, 3_520));
+    assert_eq!(by_session.0, 7_040);
 }

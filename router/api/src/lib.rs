@@ -55,7 +55,7 @@ pub use ledger::{Begun, DoneBefore, Intent, Ledger, LedgerEntry, LedgerKey, Ledg
 pub use names::{EventId, RouteName, RouteNameError, bytes_as_text};
 pub use plugin::{BuildContext, BuildError, BuildProblem, Plugin, Registration, Registry, RegistryError, RouteMode};
 pub use program::{Endpoint, Program, TargetUrl, display_argv};
-pub use session::{Session, SessionEnd, SessionError, SessionOrigin, SessionState, Sessions};
+pub use session::{ModelUsage, Session, SessionEnd, SessionError, SessionOrigin, SessionState, Sessions};
 pub use session_book::{
     ActiveSessions, KeptSession, RelatedSession, Relation, SESSION_SLOT_SECONDS, SessionEntry, SessionList, SessionQuery, SessionShown, SessionSlot,
     SessionStats, SessionsImported, StatsBy, StatsQuery, StatsRow, StoredSession, SumsQuery,

@@ -110,8 +110,11 @@ pub struct Session {
     /// Where this is known from.
     #[serde(default)]
     pub origin: SessionOrigin,
-    /// The language model.
+    /// The language model that it used last.
     pub model: Option<String>,
+    /// What each language model took, where its producer tells them apart; at most 200.
+    #[serde(default)]
+    pub models: BTreeMap<String, ModelUsage>,
     /// The machine that its events say they come from.
     pub host: Option<String>,
     /// The program that its events say they come from.
@@ -126,7 +129,8 @@ pub struct Session {
     pub commits: BTreeSet<String>,
     /// Tokens used, where any event says so.
     pub tokens: Option<u64>,
-    /// What it cost in US dollars, where any event says so; an estimate of its producer.
+    /// What it cost in US dollars, as an estimate of its producer; `None` where nobody said, or where the one who counted the most tokens
+    /// did not know.
     pub cost_usd: Option<f64>,
     /// How many errors there were.
     pub errors: u64,
@@ -137,6 +141,37 @@ pub struct Session {
     /// False when a limit was met, so that counts and lists are smaller than the truth: too many events to read at once, or too many
     /// tools, files or commits to list.
     pub is_complete: bool,
+}
+
+/// What one language model took of a session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ModelUsage {
+    /// Tokens that it read, and that came from no cache.
+    #[serde(default)]
+    pub input: u64,
+    /// Tokens that it wrote.
+    #[serde(default)]
+    pub output: u64,
+    /// Tokens that were put into the cache for five minutes.
+    #[serde(default)]
+    pub cache_write_5m: u64,
+    /// Tokens that were put into the cache for an hour.
+    #[serde(default)]
+    pub cache_write_1h: u64,
+    /// Tokens that were taken from the cache.
+    #[serde(default)]
+    pub cache_read: u64,
+    /// What they cost in US dollars, as an estimate; `None` where no price is known.
+    #[serde(default)]
+    pub cost_usd: Option<f64>,
+}
+
+impl ModelUsage {
+    /// All tokens.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        [self.input, self.output, self.cache_write_5m, self.cache_write_1h, self.cache_read].into_iter().fold(0, u64::saturating_add)
+    }
 }
 
 /// What the end of a session says.

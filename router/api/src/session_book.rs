@@ -1,5 +1,7 @@
 //! Sessions as they are kept, listed and added up: what the store keeps of each ([`SessionEntry`]), and the questions that it answers.
 
+use std::collections::{BTreeMap, btree_map::Entry};
+
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -39,8 +41,54 @@ pub struct SessionEntry {
 }
 
 impl SessionEntry {
-    /// Slots of one session; later ones are added to the last.
+    /// Rows of one session; later ones are added to the last.
     pub const SLOTS_MAX: usize = 2_000;
+
+    /// From rows in any order: those of one slot and model become one, and what is beyond [`SessionEntry::SLOTS_MAX`] is added to the last
+    /// row that there is, so that sums stay right.
+    #[must_use]
+    pub fn new(session: Session, rows: impl IntoIterator<Item = SessionSlot>) -> Self {
+        let mut slots: BTreeMap<(i64, Option<String>), SessionSlot> = BTreeMap::new();
+        for row in rows {
+            match slots.entry((row.slot, row.model.clone())) {
+                Entry::Vacant(free) => {
+                    free.insert(row);
+                }
+                Entry::Occupied(mut known) => known.get_mut().add(&row),
+            }
+        }
+        let mut slots: Vec<SessionSlot> = slots.into_values().collect();
+        let excess = slots.split_off(slots.len().min(Self::SLOTS_MAX));
+        if let Some(last) = slots.last_mut() {
+            excess.iter().for_each(|row| last.add(row));
+        }
+        Self { session, slots }
+    }
+}
+
+impl SessionSlot {
+    /// Nothing, then and of that model.
+    #[must_use]
+    pub fn empty(slot: i64, model: Option<String>) -> Self {
+        Self { slot, model, turns: 0, errors: 0, tokens: 0, cost_usd: None }
+    }
+
+    /// Tokens of which nobody knows what they cost.
+    fn is_unpriced(&self) -> bool {
+        self.tokens > 0 && self.cost_usd.is_none()
+    }
+
+    /// What is not known makes a sum that is not known.
+    fn add(&mut self, other: &Self) {
+        self.cost_usd = match (self.cost_usd, other.cost_usd) {
+            _ if self.is_unpriced() || other.is_unpriced() => None,
+            (Some(one), Some(more)) => Some(one + more),
+            (one, more) => one.or(more),
+        };
+        self.turns = self.turns.saturating_add(other.turns);
+        self.errors = self.errors.saturating_add(other.errors);
+        self.tokens = self.tokens.saturating_add(other.tokens);
+    }
 }
 
 /// What is kept of one session, by where it is known from.

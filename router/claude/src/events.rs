@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use router_transcripts::ModelTotals;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -15,6 +16,10 @@ use crate::{
     session::{Session, Surroundings, call, full_commit, is_main},
 };
 
+/// Models that one event tells of, and bytes of the name of one.
+const MODELS_MAX: usize = 20;
+const MODEL_BYTES_MAX: usize = 200;
+
 /// Tokens and their price, where the transcript tells.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Usage {
@@ -24,6 +29,8 @@ pub struct Usage {
     pub total_cost_usd: Option<f64>,
     /// The model that answered last.
     pub model: Option<String>,
+    /// What each model took.
+    pub models: Vec<ModelTotals>,
     /// Models without a price.
     pub unknown_models: Vec<String>,
     /// The day of which the prices are.
@@ -118,7 +125,8 @@ fn start(session: &Session, cx: &Circumstances<'_>) -> Told {
         ("mcp_servers", list(&session.mcp_servers)),
         ("started_at", naive(session.started_at.unwrap_or(cx.now)).into()),
     ]);
-    Told { key: "session.thread.start", id: start_id(&session.session_id, 0), correlation_ids: parents(session), payload, meta: Vec::new() }
+    let meta = session.parent.iter().map(|parent| ("parent_session_id", parent.as_str().into())).collect();
+    Told { key: "session.thread.start", id: start_id(&session.session_id, 0), correlation_ids: parents(session), payload, meta }
 }
 
 fn resumed(hook: &HookInput, session: &Session, cx: &Circumstances<'_>) -> Told {
@@ -173,6 +181,17 @@ pub(crate) fn usage_meta(usage: &Usage) -> Vec<(&'static str, Value)> {
     if usage.total_tokens.is_some() {
         meta.push(("cost_estimated", true.into()));
         meta.extend(usage.prices_as_of.clone().map(|day| ("prices_as_of", day.into())));
+    }
+    if !usage.models.is_empty() {
+        let of = |model: &ModelTotals| {
+            let tokens = model.tokens;
+            json!({
+                "input": tokens.input, "output": tokens.output, "cache_write_5m": tokens.cache_write_5m,
+                "cache_write_1h": tokens.cache_write_1h, "cache_read": tokens.cache_read, "cost_usd": model.cost_usd,
+            })
+        };
+        let models: serde_json::Map<_, _> = usage.models.iter().take(MODELS_MAX).map(|model| (cut(&model.model, MODEL_BYTES_MAX), of(model))).collect();
+        meta.push(("usage_by_model", models.into()));
     }
     if !usage.unknown_models.is_empty() {
         meta.push(("models_without_price", usage.unknown_models.clone().into()));

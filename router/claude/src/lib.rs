@@ -40,7 +40,7 @@ pub use crate::{
     publisher::{Call, Published},
     reaper::Reaper,
     session::{Session, Surroundings},
-    settings::{Settings, default_spool},
+    settings::{PRICES_FILE, Settings, default_spool},
     spool::{Record, Spool},
     state::StateDir,
 };

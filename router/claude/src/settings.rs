@@ -58,7 +58,8 @@ pub struct Settings {
     pub spool: Option<PathBuf>,
     /// `EVENT_ROUTER_SPOOL_MAX_MB`, in bytes.
     pub spool_bytes_max: u64,
-    /// `EVENT_ROUTER_PRICES`: a file that replaces and adds to the built-in prices.
+    /// `EVENT_ROUTER_PRICES`: a file that replaces and adds to the built-in prices; else the one that the router of this machine laid into
+    /// the spool.
     pub prices: Option<PathBuf>,
 }
 
@@ -70,7 +71,9 @@ impl Settings {
         let is_on = |name: &str| get(name).is_some_and(|value| !is_no(&value));
         let url = get("BLOODBANK_URL").unwrap_or_else(|| URL_DEFAULT.to_owned()).trim_end_matches('/').to_owned();
         let megabytes = get("EVENT_ROUTER_SPOOL_MAX_MB").and_then(|value| value.parse::<u64>().ok()).filter(|megabytes| *megabytes > 0);
-        let spool = get("EVENT_ROUTER_SPOOL").map(PathBuf::from).or_else(|| default_spool(get)).map(|base| spool_for(base, &url));
+        let base = get("EVENT_ROUTER_SPOOL").map(PathBuf::from).or_else(|| default_spool(get));
+        let prices = get("EVENT_ROUTER_PRICES").map(PathBuf::from).or_else(|| base.as_ref().map(|base| base.join(PRICES_FILE)));
+        let spool = base.map(|base| spool_for(base, &url));
         let paths = get("BLOODBANK_REDACT").unwrap_or_default();
         Self {
             enabled: !get("BLOODBANK_ENABLED").is_some_and(|value| is_no(&value)),
@@ -94,11 +97,14 @@ impl Settings {
             traceparent: get("TRACEPARENT").filter(|value| is_traceparent(value)),
             spool,
             spool_bytes_max: megabytes.map_or(SPOOL_BYTES_MAX_DEFAULT, |megabytes| megabytes.saturating_mul(1024 * 1024)),
-            prices: get("EVENT_ROUTER_PRICES").map(PathBuf::from),
+            prices,
             url,
         }
     }
 }
+
+/// In the spool: the prices of the router's configuration.
+pub const PRICES_FILE: &str = "prices.toml";
 
 /// Where hooks leave events for the router of this machine: what `run` drains.
 #[must_use]

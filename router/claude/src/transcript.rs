@@ -94,6 +94,7 @@ pub(crate) fn read(known: &Path, transcript: &Path, prices: Option<&Path>, go_on
         total_tokens: Some(totals.tokens.total()),
         total_cost_usd: totals.cost_usd,
         model: totals.model,
+        models: totals.models,
         unknown_models: totals.unknown_models,
         prices_as_of: Some(totals.prices_as_of),
     }))
@@ -127,6 +128,10 @@ pub(crate) fn thoughts(session: &mut Session, home: Option<&Path>, redaction: &R
 
 /// Whole lines from `until` on, which moves behind them.
 fn read_on(path: &Path, until: &mut u64) -> std::io::Result<Vec<u8>> {
+    // Of a pipe even the opening may never end.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    }
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     // A transcript that is shorter than it was is another one.

@@ -15,6 +15,7 @@ mod failpoints;
 mod fates;
 mod filter_text;
 mod hints;
+mod hook_prices;
 mod log;
 mod log_observer;
 mod log_pipe;

@@ -9,13 +9,14 @@ use router_api::{
     EventQuery, FollowRequest, Followed, Publication, Published, RedriveRequest, Redriven, Reloaded, RouteCommand, RouteCommanded, RouteName, RouterStatus,
     SessionEntry, SessionList, SessionQuery, SessionShown, SessionStats, SessionsImported, StatsQuery, StoredDeadLetter, TakenUp,
 };
+use router_claude::Spool;
 use router_core::{
     ApplyError, Router,
     config::{Config, Located, Origin},
 };
 use tracing::{error, info, warn};
 
-use crate::{args::Global, setup, system::SystemClock, systemd, terminal::counted};
+use crate::{args::Global, hook_prices, setup, system::SystemClock, systemd, terminal::counted};
 
 /// Loads and applies.
 pub(crate) struct Reloader {
@@ -29,13 +30,18 @@ pub(crate) struct Reloader {
     /// Where the configuration in force was read. Held from the reading of the next one until it is in force, or refused: of two
     /// reloads at once the one that read the older text must not come last.
     located: tokio::sync::Mutex<Located>,
+    /// What hooks look into, too.
+    spool: Option<Spool>,
 }
 
 impl Reloader {
-    pub(crate) fn new(router: Arc<Router>, global: Global, started_with: Config, located: Located) -> Self {
+    pub(crate) fn new(router: Arc<Router>, global: Global, started_with: Config, located: Located, spool: Option<Spool>) -> Self {
+        if let Some(spool) = &spool {
+            hook_prices::leave(spool, &started_with);
+        }
         let in_force = Mutex::new(started_with.hash.clone());
         let status_line = Mutex::new(status_line(&started_with));
-        Self { router, global, started_with, in_force, status_line, located: tokio::sync::Mutex::new(located) }
+        Self { router, global, started_with, in_force, status_line, located: tokio::sync::Mutex::new(located), spool }
     }
 
     /// Loads the configuration anew and applies it, and writes into the log what came of it.
@@ -111,6 +117,7 @@ impl Reloader {
         let setup::Setup { config, located: found, .. } = loaded.map_err(refused)?;
         let needs_restart = self.needs_restart(&config);
         let (hash, status_line) = (config.hash.clone(), status_line(&config));
+        let for_hooks = config.clone();
         let (enabled, applied) = match switched_on {
             None => (None, self.router.apply(config).await.map_err(ApplyError::into_admin_error)?),
             Some((route, request)) => {
@@ -119,6 +126,9 @@ impl Reloader {
             }
         };
         *located = found;
+        if let Some(spool) = &self.spool {
+            hook_prices::leave(spool, &for_hooks);
+        }
         if let Ok(mut in_force) = self.in_force.lock() {
             in_force.clone_from(&hash);
         }

@@ -11,6 +11,7 @@ mod merge;
 mod record;
 mod slots;
 mod stats;
+mod usage;
 
 use std::{
     collections::HashMap,
@@ -203,9 +204,9 @@ impl Projection {
         }
     }
 
-    /// What the archive says of session `id`, with when it did what.
-    async fn entry(&self, id: &str) -> Result<Option<SessionEntry>, StoreError> {
-        self.ask(id, &[], |record| record.entry(id)).await
+    /// What the archive says of session `id`, with when it did what, and the events that its start says it follows.
+    async fn entry(&self, id: &str) -> Result<Option<(SessionEntry, Vec<String>)>, StoreError> {
+        self.ask(id, &[], |record| Some((record.entry(id)?, record.follows()))).await
     }
 }
 

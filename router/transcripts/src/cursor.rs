@@ -2,7 +2,7 @@
 //! anew in a file that was replaced.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
     path::Path,
 };
@@ -38,6 +38,10 @@ impl Cursor {
     /// Hands lines to `each` until about `bytes_max` were read (always one line at least) and takes what was read off it. `each` says
     /// whether it could make anything of the line; a last line without its end counts as read only then. `Ok(true)`: that was the end.
     pub(crate) fn read_on(&mut self, path: &Path, bytes_max: &mut u64, mut each: impl FnMut(Found<'_>) -> bool) -> io::Result<bool> {
+        // Of a pipe even the opening may never end.
+        if !fs::metadata(path)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
+        }
         let mut file = File::open(path)?;
         if !self.is_same_file(&mut file)? {
             *self = Self::default();
@@ -108,7 +112,7 @@ pub(crate) enum Found<'l> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::Write as _};
+    use std::io::Write as _;
 
     use super::*;
 

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Reach, Slot, SlotUsage, Tokens, fingerprint::Fingerprints};
+use crate::{Reach, Slot, SlotUsage, Tokens, fingerprint::Fingerprints, line::Line};
 
 /// One answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,23 @@ pub(crate) struct Message {
 }
 
 impl Message {
+    /// The answer in a line, if it has one, for `owner`.
+    pub(crate) fn of(line: &mut Line, slot: Option<Slot>, owner: u32, models: &mut Models) -> Option<Self> {
+        let answer = line.answer.take()?;
+        Some(Self {
+            id: answer.id,
+            request: answer.request,
+            is_sidechain: line.is_sidechain,
+            model: models.number(answer.model.as_deref()),
+            is_fast: answer.is_fast,
+            says_speed: answer.says_speed,
+            slot,
+            owner,
+            tokens: answer.tokens,
+            cost_said: answer.cost_said,
+        })
+    }
+
     fn replaces(&self, known: &Self) -> bool {
         if self.is_sidechain != known.is_sidechain {
             return known.is_sidechain;

@@ -9,6 +9,7 @@
 
 mod cursor;
 mod dedupe;
+mod files;
 mod fingerprint;
 mod line;
 mod prices;
@@ -20,7 +21,7 @@ mod totals;
 mod work;
 
 pub use crate::{
-    prices::{Price, Prices, PricesError, Rates},
+    prices::{Price, Prices, PricesError, Rates, WrongPrices},
     slots::{SLOT_SECONDS, Slot, SlotUsage},
     survey::{SessionTranscript, Survey, SurveyLimits, survey},
     tally::Tally,

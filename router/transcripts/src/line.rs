@@ -208,6 +208,15 @@ impl Line {
         Some(line)
     }
 
+    /// As a line of a subagent's transcript, or of a session's own: nobody asks a subagent, and it is on no main chain.
+    pub(crate) fn within(mut self, is_subagent: bool) -> Self {
+        if is_subagent {
+            self.is_sidechain = true;
+            self.asked = None;
+        }
+        self
+    }
+
     fn of(raw: &Raw<'_>) -> Self {
         let mut line = Self {
             at: time(raw.timestamp),

@@ -13,8 +13,6 @@ use toml::Spanned;
 use crate::{Reach, SlotUsage, Tokens};
 
 static BUILTIN: &str = include_str!("prices.toml");
-/// A table of prices is no larger.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Dollars for a million tokens; beyond it a digit is wrong.
 const RATE_MAX: f64 = 100_000.0;
 
@@ -124,10 +122,24 @@ struct Above {
     cache_read: Spanned<f64>,
 }
 
-/// What is wrong, and where in the text.
-type Wrong = (Range<usize>, String);
+/// What is wrong in a text with prices.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct WrongPrices {
+    /// Where, in bytes.
+    pub span: Range<usize>,
+    /// What is wrong there.
+    pub why: String,
+}
+
+fn wrong(span: Range<usize>, why: impl Into<String>) -> WrongPrices {
+    WrongPrices { span, why: why.into() }
+}
 
 impl Prices {
+    /// A file with prices is no larger.
+    pub const FILE_BYTES_MAX: u64 = 1 << 20;
+
     /// The table that is built in.
     ///
     /// # Panics
@@ -145,20 +157,34 @@ impl Prices {
     /// When the file cannot be read, or says what makes no sense; with line and column.
     pub fn with_overrides(path: &Path) -> Result<Self, PricesError> {
         let unreadable = |error| PricesError::Unreadable { path: path.to_owned(), error };
-        let length = fs::metadata(path).map_err(unreadable)?.len();
-        if length > FILE_BYTES_MAX {
-            return Err(unreadable(io::Error::other(format!("it has {length} bytes, and a table of prices at most {FILE_BYTES_MAX}"))));
+        let metadata = fs::metadata(path).map_err(unreadable)?;
+        let length = metadata.len();
+        // What is no file may never end, or begin.
+        if !metadata.is_file() {
+            return Err(unreadable(io::Error::other("it is no file")));
+        }
+        if length > Self::FILE_BYTES_MAX {
+            return Err(unreadable(io::Error::other(format!("it has {length} bytes, and a table of prices at most {}", Self::FILE_BYTES_MAX))));
         }
         let text = fs::read_to_string(path).map_err(unreadable)?;
         let base = Self::builtin();
-        let mut prices = base.clone().with(&text).map_err(|(span, why)| {
-            let (line, column) = place(&text, span.start);
-            PricesError::Invalid { path: path.to_owned(), line, column, why }
+        let mut prices = base.clone().with(&text).map_err(|wrong| {
+            let (line, column) = place(&text, wrong.span.start);
+            PricesError::Invalid { path: path.to_owned(), line, column, why: wrong.why }
         })?;
         if prices.source == base.source {
             prices.source = format!("{}, and `{}`", base.source, path.display());
         }
         Ok(prices)
+    }
+
+    /// The built-in table, with the models of `text` in place of those with the same names.
+    ///
+    /// # Errors
+    ///
+    /// When it says what makes no sense.
+    pub fn over_builtin(text: &str) -> Result<Self, WrongPrices> {
+        Self::builtin().with(text)
     }
 
     /// The date of which the table holds, `2026-11-22`.
@@ -199,13 +225,13 @@ impl Prices {
         Some(rates.cost(&usage.tokens) * factor + usage.cost_said)
     }
 
-    fn with(mut self, text: &str) -> Result<Self, Wrong> {
-        let file: File = toml::from_str(text).map_err(|error| (error.span().unwrap_or_default(), error.message().to_owned()))?;
+    fn with(mut self, text: &str) -> Result<Self, WrongPrices> {
+        let file: File = toml::from_str(text).map_err(|error| wrong(error.span().unwrap_or_default(), error.message()))?;
         if let Some(as_of) = file.as_of {
             let span = as_of.span();
             let as_of = as_of.into_inner();
             if as_of.parse::<jiff::civil::Date>().is_err() {
-                return Err((span, format!("`as_of` is a date such as `2026-11-22`, not `{as_of}`")));
+                return Err(wrong(span, format!("`as_of` is a date such as `2026-11-22`, not `{as_of}`")));
             }
             self.as_of = as_of;
         }
@@ -221,7 +247,7 @@ impl Prices {
                     let reach = match above.tokens.get_ref() {
                         100_000 => Reach::Long,
                         200_000 => Reach::Longest,
-                        other => return Err((above.tokens.span(), format!("`tokens` is 100_000 or 200_000, not {other}"))),
+                        other => return Err(wrong(above.tokens.span(), format!("`tokens` is 100_000 or 200_000, not {other}"))),
                     };
                     let rates = self::rates([&above.input, &above.output, &above.cache_write_5m, &above.cache_write_1h, &above.cache_read])?;
                     Some((reach, rates))
@@ -229,16 +255,16 @@ impl Prices {
             };
             let fast = model.fast.as_ref().map(rate).transpose()?;
             if model.names.get_ref().is_empty() {
-                return Err((model.names.span(), "`names` is empty: say which models these prices are for".to_owned()));
+                return Err(wrong(model.names.span(), "`names` is empty: say which models these prices are for"));
             }
             for name in model.names.into_inner() {
                 let span = name.span();
                 let name = name.into_inner();
                 if name.is_empty() {
-                    return Err((span, "a model has a name".to_owned()));
+                    return Err(wrong(span, "a model has a name"));
                 }
                 if named.contains_key(&name) {
-                    return Err((span, format!("the model `{name}` stands here twice")));
+                    return Err(wrong(span, format!("the model `{name}` stands here twice")));
                 }
                 named.insert(name, Price { rates, above, fast });
             }
@@ -248,7 +274,7 @@ impl Prices {
     }
 }
 
-fn rates([input, output, cache_write_5m, cache_write_1h, cache_read]: [&Spanned<f64>; 5]) -> Result<Rates, Wrong> {
+fn rates([input, output, cache_write_5m, cache_write_1h, cache_read]: [&Spanned<f64>; 5]) -> Result<Rates, WrongPrices> {
     Ok(Rates {
         input: rate(input)?,
         output: rate(output)?,
@@ -258,12 +284,12 @@ fn rates([input, output, cache_write_5m, cache_write_1h, cache_read]: [&Spanned<
     })
 }
 
-fn rate(value: &Spanned<f64>) -> Result<f64, Wrong> {
+fn rate(value: &Spanned<f64>) -> Result<f64, WrongPrices> {
     let rate = *value.get_ref();
     if rate.is_finite() && (0.0..=RATE_MAX).contains(&rate) {
         return Ok(rate);
     }
-    Err((value.span(), format!("a price is a number of dollars from 0 to {RATE_MAX} for a million tokens, not {rate}")))
+    Err(wrong(value.span(), format!("a price is a number of dollars from 0 to {RATE_MAX} for a million tokens, not {rate}")))
 }
 
 /// Without `-20251001` at its end.

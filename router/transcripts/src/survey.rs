@@ -12,6 +12,7 @@ use crate::{
     Prices, Slot, SlotUsage, Totals,
     cursor::{Cursor, Found},
     dedupe::{Message, Messages, Models, Sums},
+    files::{self, Met},
     fingerprint::Fingerprints,
     line::Line,
     work::Work,
@@ -184,7 +185,7 @@ impl Reading {
                 }
             };
             match Line::parse(bytes) {
-                Some(line) => self.add(line, candidate.is_subagent, owner, messages),
+                Some(line) => self.add(line.within(candidate.is_subagent), owner, messages),
                 None if is_cut || bytes.iter().all(u8::is_ascii_whitespace) => {}
                 None => self.lines_skipped += 1,
             }
@@ -193,11 +194,7 @@ impl Reading {
         Ok(bytes)
     }
 
-    fn add(&mut self, mut line: Line, is_subagent: bool, owner: u32, messages: &mut Messages) {
-        line.is_sidechain |= is_subagent;
-        if is_subagent {
-            line.asked = None;
-        }
+    fn add(&mut self, mut line: Line, owner: u32, messages: &mut Messages) {
         let mut copied_from = None;
         let met = &mut self.met;
         let turns_before = self.works[owner as usize].1.turns;
@@ -222,22 +219,9 @@ impl Reading {
         {
             self.works[owner as usize].1.parent = Some(self.works[parent as usize].0.clone());
         }
-        if let Some(answer) = line.answer {
-            let message = Message {
-                id: answer.id,
-                request: answer.request,
-                is_sidechain: line.is_sidechain,
-                model: self.models.number(answer.model.as_deref()),
-                is_fast: answer.is_fast,
-                says_speed: answer.says_speed,
-                slot: line.at.map(Slot::of),
-                owner,
-                tokens: answer.tokens,
-                cost_said: answer.cost_said,
-            };
-            if let Some(settled) = messages.add(message) {
-                self.sums.add(&settled);
-            }
+        let slot = line.at.map(Slot::of);
+        if let Some(settled) = Message::of(&mut line, slot, owner, &mut self.models).and_then(|message| messages.add(message)) {
+            self.sums.add(&settled);
         }
     }
 }
@@ -249,13 +233,13 @@ fn candidates(root: &Path, limits: SurveyLimits, survey: &mut Survey) -> io::Res
         // Its subagents belong to it.
         let beside = root.with_extension("");
         if beside != root && beside.is_dir() {
-            find(&beside, DEPTH_MAX, limits, &mut paths, survey);
+            find(&beside, limits, &mut paths, survey);
         }
     } else {
         let projects = root.join("projects");
         let root = if projects.is_dir() { projects } else { root.to_owned() };
         fs::read_dir(&root)?;
-        find(&root, DEPTH_MAX, limits, &mut paths, survey);
+        find(&root, limits, &mut paths, survey);
     }
     let mut candidates = Vec::new();
     for path in paths {
@@ -273,27 +257,23 @@ fn candidates(root: &Path, limits: SurveyLimits, survey: &mut Survey) -> io::Res
     Ok(candidates)
 }
 
-fn find(directory: &Path, depth: usize, limits: SurveyLimits, paths: &mut Vec<PathBuf>, survey: &mut Survey) {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) => return survey.cannot_read(directory, &error),
-    };
-    for entry in entries.flatten() {
-        let Ok(kind) = entry.file_type() else { continue };
-        let path = entry.path();
-        if kind.is_dir() && depth > 0 {
-            find(&path, depth - 1, limits, paths, survey);
-        } else if kind.is_file() && path.extension().is_some_and(|extension| extension == "jsonl") {
-            let written_at = entry.metadata().ok().and_then(|metadata| Timestamp::try_from(metadata.modified().ok()?).ok());
-            if limits.since.is_some_and(|since| written_at.is_some_and(|at| at < since)) {
-                survey.older += 1;
-            } else if paths.len() < limits.files_max {
-                paths.push(path);
-            } else {
-                survey.is_cut = true;
+fn find(directory: &Path, limits: SurveyLimits, paths: &mut Vec<PathBuf>, survey: &mut Survey) {
+    files::below(directory, DEPTH_MAX, &mut |met| {
+        match met {
+            Met::Unreadable(directory, error) => survey.cannot_read(directory, &error),
+            Met::Transcript(entry) => {
+                let written_at = entry.metadata().ok().and_then(|metadata| Timestamp::try_from(metadata.modified().ok()?).ok());
+                if limits.since.is_some_and(|since| written_at.is_some_and(|at| at < since)) {
+                    survey.older += 1;
+                } else if paths.len() < limits.files_max {
+                    paths.push(entry.path());
+                } else {
+                    survey.is_cut = true;
+                }
             }
         }
-    }
+        true
+    });
 }
 
 /// The first time and the session that a transcript's lines name, and whether its beginning was copied from another.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -12,6 +12,7 @@ use crate::{
     Prices, Totals,
     cursor::{Cursor, Found},
     dedupe::{Message, Messages, Models, Sums},
+    files::{self, Met},
     fingerprint::Fingerprints,
     line::Line,
     work::Work,
@@ -108,9 +109,9 @@ impl Tally {
                 if line.is_none() && !bytes.iter().all(u8::is_ascii_whitespace) {
                     self.lines_skipped += 1;
                 }
-                line.is_some_and(|line| self.add(line, is_subagent, messages))
+                line.is_some_and(|line| self.add(line.within(is_subagent), messages))
             }
-            Found::Unended(bytes) => Line::parse(bytes).is_some_and(|line| self.add(line, is_subagent, messages)),
+            Found::Unended(bytes) => Line::parse(bytes).is_some_and(|line| self.add(line.within(is_subagent), messages)),
             Found::TooLong => {
                 self.lines_skipped += 1;
                 false
@@ -120,29 +121,13 @@ impl Tally {
         result
     }
 
-    fn add(&mut self, mut line: Line, is_subagent: bool, messages: &mut Messages) -> bool {
-        line.is_sidechain |= is_subagent;
-        if is_subagent {
-            line.asked = None;
-        }
+    fn add(&mut self, mut line: Line, messages: &mut Messages) -> bool {
         self.work.add(&line, |number| self.met.add(number));
         // What was copied from the parent was paid for there.
-        if let Some(answer) = line.answer.filter(|_| !line.is_forked) {
-            let message = Message {
-                id: answer.id,
-                request: answer.request,
-                is_sidechain: line.is_sidechain,
-                model: self.models.number(answer.model.as_deref()),
-                is_fast: answer.is_fast,
-                says_speed: answer.says_speed,
-                slot: None,
-                owner: 0,
-                tokens: answer.tokens,
-                cost_said: answer.cost_said,
-            };
-            if let Some(settled) = messages.add(message) {
-                self.sums.add(&settled);
-            }
+        if !line.is_forked
+            && let Some(settled) = Message::of(&mut line, None, 0, &mut self.models).and_then(|message| messages.add(message))
+        {
+            self.sums.add(&settled);
         }
         true
     }
@@ -153,23 +138,14 @@ fn subagents(transcript: &Path) -> BTreeMap<String, PathBuf> {
     let mut found = BTreeMap::new();
     let directory = transcript.with_extension("");
     if directory != transcript {
-        find(&directory, &directory, DEPTH_MAX, &mut found);
+        files::below(&directory, DEPTH_MAX, &mut |met| {
+            if let Met::Transcript(entry) = met {
+                let path = entry.path();
+                let name = path.strip_prefix(&directory).unwrap_or(&path).to_string_lossy().into_owned();
+                found.insert(name, path);
+            }
+            found.len() <= SUBAGENTS_MAX
+        });
     }
     found
-}
-
-fn find(below: &Path, directory: &Path, depth: usize, found: &mut BTreeMap<String, PathBuf>) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let Ok(kind) = entry.file_type() else { continue };
-        let path = entry.path();
-        if found.len() > SUBAGENTS_MAX {
-            return;
-        }
-        if kind.is_dir() && depth > 0 {
-            find(below, &path, depth - 1, found);
-        } else if kind.is_file() && path.extension().is_some_and(|extension| extension == "jsonl") {
-            let name = path.strip_prefix(below).unwrap_or(&path).to_string_lossy().into_owned();
-            found.insert(name, path);
-        }
-    }
 }

@@ -7,7 +7,7 @@ use router_api::{
     ArchivedEvent, Archivist, BuildContext, BuildError, DeliveryState, EventQuery, Fate, FateRecord, Handler, Plugin, Registration, Registry, SeenEvent, Store,
     StoreError, Subscription, Transport,
 };
-use router_core::config::{Config, HttpConfig, Limits, LogConfig, LogFormat, RedactConfig, Retention, StoreConfig, TransportConfig};
+use router_core::config::{Config, HttpConfig, Limits, LogConfig, LogFormat, RedactConfig, Retention, SessionsConfig, StoreConfig, TransportConfig};
 use router_embedded::{Embedded, EmbeddedOptions};
 use router_testkit::{MemoryState, MemoryStore, SeededChance};
 use router_tests::{AmqpClient, Broker, Vhost};
@@ -277,6 +277,7 @@ fn no_routes() -> Config {
         http: HttpConfig { listen: None, tokens: Vec::new(), admin_tokens: Vec::new(), allowed_hosts: Vec::new() },
         limits: Limits { decode: router_api::DecodeLimits::default() },
         redact: RedactConfig { paths: Vec::new(), patterns: Vec::new(), builtin: true },
+        sessions: SessionsConfig::default(),
         log: LogConfig { level: "info".to_owned(), format: LogFormat::Text },
         routes: Vec::new(),
     }

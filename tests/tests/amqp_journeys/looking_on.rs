@@ -6,7 +6,8 @@ use router_tests::Service;
 
 use crate::world::*;
 
-fn watching(world: &World, args: &[&str]) -> Service {
+/// A `watch` whose output is read line by line.
+pub fn watching(world: &World, args: &[&str]) -> Service {
     let watch = world.command(&[&["watch"], args].concat());
     let mut shell = Command::new("sh");
     shell.args(["-c", "exec \"$@\" 1>&2", "sh"]).arg(watch.get_program()).args(watch.get_args()).current_dir(watch.get_current_dir().expect("a home"));

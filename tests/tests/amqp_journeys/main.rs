@@ -9,5 +9,6 @@ mod letters;
 mod looking_on;
 mod refused;
 mod running;
+mod sessions;
 mod telling;
 mod world;

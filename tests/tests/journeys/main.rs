@@ -13,6 +13,7 @@ mod door;
 mod events;
 mod explain;
 mod golden;
+mod hostile_sessions;
 mod looking;
 mod operating;
 mod plugins;

@@ -200,3 +200,75 @@ fn a_model_without_a_price_has_no_cost_until_a_file_says_it() {
     let priced = home.run(&["sessions", "import", "projects", "--prices", "prices.toml", "--json"]).code(0).json();
     assert_eq!((&priced["stats"]["total"]["cost_usd"], &priced["result"]["updated"]), (&json!(7.0), &json!(1)));
 }
+
+#[test]
+fn prices_of_the_configuration_count_for_imports_and_hooks_and_what_is_wrong_in_them_is_told_with_its_place() {
+    let home = Home::new("[sessions]\nprices = \"../prices.toml\"\n");
+    home.write(&format!("projects/p/{SESSION}.jsonl"), &line(ago(1), "m1", "own-model", false, json!({ "output_tokens": 1_000_000 })));
+    let missing = home.run(&["check"]).code(78).stdout;
+    assert!(missing.contains("prices.toml` does not exist") && missing.contains("router.toml:"), "{missing}");
+    let rates = "cache_write_5m = 1\ncache_write_1h = 1\ncache_read = 1\n";
+    home.write("prices.toml", &format!("[[model]]\nnames = [\"own-model\"]\ninput = 1\noutput = -7\n{rates}"));
+    let wrong = home.run(&["check"]).code(78).stdout;
+    for part in ["error[bad-prices]", "prices.toml:4:10", "output = -7", "a price is a number of dollars from 0"] {
+        assert!(wrong.contains(part), "no `{part}` in\n{wrong}");
+    }
+    let _ = home.run(&["sessions", "import", "projects"]).code(78);
+
+    home.write("prices.toml", &format!("as_of = \"2027-01-15\"\n[[model]]\nnames = [\"own-model\"]\ninput = 1\noutput = 7\n{rates}"));
+    let _ = home.run(&["check"]).code(0);
+    let imported = home.run(&["sessions", "import", "projects", "--json"]).code(0).json();
+    assert_eq!((&imported["stats"]["total"]["cost_usd"], &imported["prices"]["as_of"]), (&json!(7.0), &json!("2027-01-15")));
+    let dry = home.run(&["sessions", "import", "projects", "--dry-run"]).code(0).stdout;
+    assert!(dry.contains("$7.00") && dry.contains("2027-01-15"), "{dry}");
+    home.write("other.toml", &format!("[[model]]\nnames = [\"own-model\"]\ninput = 1\noutput = 8\n{rates}"));
+    let asked = home.run(&["sessions", "import", "projects", "--dry-run", "--prices", "other.toml"]).code(0).stdout;
+    assert!(asked.contains("$8.00"), "what is asked for goes before what is configured: {asked}");
+
+    // Hooks read no configuration: they find the prices in the spool.
+    let service = home.serve();
+    assert!(home.read("spool/prices.toml").contains("2027-01-15"), "{}", home.read("spool/prices.toml"));
+    home.configure("");
+    let _ = home.run(&["config", "reload"]).code(0);
+    assert!(!home.path().join("spool/prices.toml").exists(), "they go with the configuration's");
+    service.stop();
+}
+
+#[test]
+fn a_session_has_its_parent_and_its_models_whether_it_is_known_by_events_or_by_its_transcript() {
+    let home = Home::new(ALL);
+    put_example(&home, "projects");
+    let service = home.serve();
+    send(&service, "session.thread.start", "first", "before", &json!({}), json!({ "working_directory": "/home/ada/shop", "model": "m" }));
+    let start = json!({ "event_id": "second", "event_type": "session.thread.start", "timestamp": ago(2), "version": "1.0.0", "agent_context": null,
+        "source": { "host": "ada", "type": "hook", "app": "claude-code" }, "correlation_ids": ["first"],
+        "payload": { "session_id": SESSION, "working_directory": "/home/ada/shop", "git_branch": "feature/GOD-25-coupons", "model": "claude-sonnet-4-5" } });
+    service.send("session.thread.start", &start);
+    let sonnet = json!({ "input": 30, "output": 400, "cache_write_5m": 900, "cache_write_1h": 1500, "cache_read": 4000, "cost_usd": 0.019_665 });
+    let models = json!({ "claude-sonnet-4-5-20250929": sonnet, "claude-haiku-4-5-20251001": { "input": 7, "output": 70, "cost_usd": 0.000_357 } });
+    let turn = json!({ "turn_number": 1, "model": "claude-sonnet-4-5", "total_tokens": 6_907, "total_cost_usd": 0.020_022 });
+    send(&service, "session.thread.turn.completed", "turn", SESSION, &json!({ "usage_by_model": models }), turn);
+    let session = || home.run(&["sessions", "show", SESSION, "--json"]).code(0).json()["result"]["session"].clone();
+    let sums = |by: &str| {
+        let stats = home.run(&["sessions", "stats", "--by", by, "--json"]).code(0).json();
+        let rows = stats["result"]["rows"].as_array().expect("rows").clone();
+        let of = |row: &Value| {
+            let dollars = row["cost_usd"].as_f64().map_or_else(|| "?".to_owned(), |cost| format!("{cost:.6}"));
+            format!("{} {} {} {dollars}", row["name"].as_str().unwrap_or("(none)"), row["turns"], row["tokens"])
+        };
+        rows.iter().filter(|row| row["name"] != "m").map(of).collect::<Vec<_>>()
+    };
+    let live = session();
+    assert_eq!((&live["parent"], &live["origin"]), (&json!("before"), &json!("events")));
+    let shown = home.run(&["sessions", "show", SESSION]).code(0).stdout;
+    assert!(shown.contains("claude-haiku-4-5-20251001") && shown.contains("cache"), "{shown}");
+    let kinds = ["model", "project", "branch", "day", "feature"];
+    let by_events = kinds.map(sums);
+    assert_eq!(by_events[0], ["claude-sonnet-4-5-20250929 1 6830 0.019665", "claude-haiku-4-5-20251001 0 77 0.000357"]);
+
+    let _ = home.run(&["sessions", "import", "projects"]).code(0);
+    let both = session();
+    assert_eq!((&both["parent"], &both["origin"], &both["models"]), (&json!("before"), &json!("both"), &live["models"]));
+    assert_eq!(kinds.map(sums), by_events, "counted once, and alike");
+    service.stop();
+}

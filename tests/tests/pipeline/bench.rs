@@ -333,6 +333,7 @@ impl Bench {
             http: HttpConfig { listen: None, tokens: Vec::new(), admin_tokens: Vec::new(), allowed_hosts: Vec::new() },
             limits: Limits { decode: router_api::DecodeLimits::default() },
             redact: RedactConfig { paths: Vec::new(), patterns: Vec::new(), builtin: true },
+            sessions: router_core::config::SessionsConfig::default(),
             log: LogConfig { level: "info".to_owned(), format: LogFormat::Text },
             routes,
         }

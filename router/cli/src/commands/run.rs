@@ -127,7 +127,7 @@ async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result
     }
     let router = Arc::new(building.build());
     telemetry.of_sessions(router.sessions());
-    let reloader = Arc::new(Reloader::new(Arc::clone(&router), global, config.clone(), located));
+    let reloader = Arc::new(Reloader::new(Arc::clone(&router), global, config.clone(), located, spool.clone()));
     let admin: Arc<dyn Admin> = Arc::new(ReloadingAdmin { admin: router.admin(), reloader: Arc::clone(&reloader) });
 
     // Asked before the routes take them up.

@@ -10,6 +10,8 @@ mod stats;
 
 use jiff::{Timestamp, ToSpan as _, Zoned, tz::TimeZone};
 
+use router_api::AdminError;
+
 use self::args::SessionsCommand;
 use crate::{Ended, args::Global, terminal::Output};
 
@@ -25,6 +27,18 @@ pub(crate) fn run(global: &Global, command: &SessionsCommand, out: &mut Output) 
         SessionsCommand::Export(args) => export::run(global, args, out),
         SessionsCommand::Import(args) => import::run(global, args, out),
     }
+}
+
+/// Asks again until the router has looked at all of its events.
+async fn caught_up<T>(mut ask: impl AsyncFnMut() -> Result<T, AdminError>, behind: fn(&T) -> u64) -> Result<T, AdminError> {
+    let mut answer = ask().await?;
+    for _ in 0..ROUNDS_MAX {
+        if behind(&answer) == 0 {
+            break;
+        }
+        answer = ask().await?;
+    }
+    Ok(answer)
 }
 
 /// The beginning of the day, in this machine's zone, so that with today there are `days` days.

@@ -10,6 +10,7 @@ use super::{
     diagnostic::Draft,
     environment::Environment,
     model::{Config, HttpConfig, Limits, LogConfig, RedactConfig, Retention, Secret, StoreConfig},
+    prices,
     raw::{RawConfig, RawSynchronous},
     schema_walk::ticked,
     scrub::Scrubber,
@@ -27,7 +28,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub(super) fn config(
     raw: &RawConfig,
     globals: &Node,
-    sources: &Sources,
+    sources: &mut Sources,
     state: &Path,
     environment: &dyn Environment,
     built: &[Built],
@@ -87,6 +88,7 @@ pub(super) fn config(
         http: HttpConfig { listen: listen?, tokens, admin_tokens, allowed_hosts: http.allowed_hosts.unwrap_or_default() },
         limits: Limits { decode },
         redact,
+        sessions: prices::sessions(raw.sessions.as_ref(), globals, sources, drafts),
         log: LogConfig { level, format: log.format.unwrap_or_default() },
         routes: built.iter().map(|built| built.route.clone()).collect(),
     };

@@ -76,7 +76,7 @@ pub async fn load(located: &Located, registry: &Registry, effects: Arc<dyn Effec
     if complete && count == built.len() && !drafts.iter().any(Draft::is_error) {
         drafts.extend(lint::nothing_enabled(&built));
     }
-    let config = globals::config(&raw, &tables, &sources, &located.state, environment, &built, &mut drafts);
+    let config = globals::config(&raw, &tables, &mut sources, &located.state, environment, &built, &mut drafts);
     if let Some(config) = config.filter(|_| !drafts.iter().any(Draft::is_error)) {
         return Ok(Loaded { config, report: Report::new(sources, drafts) });
     }

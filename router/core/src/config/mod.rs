@@ -15,6 +15,7 @@ mod lint;
 mod load;
 mod locate;
 mod model;
+mod prices;
 mod raw;
 mod reference;
 mod repair;
@@ -35,7 +36,7 @@ pub use load::{Loaded, load};
 pub use locate::{Located, Origin, locate};
 pub use model::{
     AmqpConfig, Breaker, Coalesce, Config, Dedup, HttpConfig, Limits, LogConfig, LogFormat, OnExhausted, Rate, RedactConfig, Retention, RetryAction,
-    RetryPolicy, RouteConfig, Secret, StoreConfig, TlsFiles, Topology, TransportConfig, WhenBusy,
+    RetryPolicy, RouteConfig, Secret, SessionsConfig, StoreConfig, TlsFiles, Topology, TransportConfig, WhenBusy,
 };
 pub use reference::{config_reference, generated_files, plugin_reference};
 pub use schema::config_schema;

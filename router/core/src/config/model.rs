@@ -27,6 +27,8 @@ pub struct Config {
     pub limits: Limits,
     /// What is taken out of events at the door.
     pub redact: RedactConfig,
+    /// Coding sessions.
+    pub sessions: SessionsConfig,
     /// Logging.
     pub log: LogConfig,
     /// In the order of the files.
@@ -111,6 +113,13 @@ pub struct Retention {
     pub age: Duration,
     /// Above this, in bytes of the store, the oldest go.
     pub bytes_max: u64,
+}
+
+/// Coding sessions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SessionsConfig {
+    /// A file with prices, which was read without an error; absolute.
+    pub prices: Option<PathBuf>,
 }
 
 /// The HTTP door.

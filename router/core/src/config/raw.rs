@@ -30,6 +30,8 @@ pub(super) struct RawConfig {
     pub limits: Option<RawLimits>,
     /// What is taken out of events before they are stored, shown or handled.
     pub redact: Option<RawRedact>,
+    /// Coding sessions, and what they cost.
+    pub sessions: Option<RawSessions>,
     /// How the program writes its log.
     pub log: Option<RawLog>,
     /// What routes use for keys that they do not set themselves.
@@ -137,6 +139,17 @@ pub(super) struct RawStore {
     /// or comes again after a crash. Default 67108864 (64 MiB).
     #[schemars(range(min = 1_048_576, max = 1_125_899_906_842_624_u64))]
     pub ledger_bytes_max: Option<u64>,
+}
+
+/// Coding sessions, and what they cost.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSessions {
+    /// A file with prices of language models, which replace and add to the built-in ones; relative to the directory of this configuration
+    /// file. It counts for `sessions import`, and for the hooks of this machine, to which a router that runs hands it on. Default none:
+    /// the built-in prices, which say of what day they are.
+    #[schemars(length(min = 1))]
+    pub prices: Option<String>,
 }
 
 /// How safe a commit is when the power fails.

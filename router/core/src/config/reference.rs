@@ -8,12 +8,13 @@ use serde_json::{Map, Value};
 use super::schema;
 
 /// The order in which the tables are read best.
-const TABLES: [&str; 17] = [
+const TABLES: [&str; 18] = [
     "transport",
     "store",
     "http",
     "limits",
     "redact",
+    "sessions",
     "log",
     "defaults",
     "route",

@@ -70,6 +70,10 @@ pub(super) fn globals(config: &Config, globals: &Table) -> String {
     out.line("paths", list("redact", "paths"));
     out.line("patterns", list("redact", "patterns"));
     out.line("builtin", config.redact.builtin);
+    if let Some(prices) = &config.sessions.prices {
+        out.header("[sessions]");
+        out.line("prices", text("sessions", "prices", &prices.display().to_string()));
+    }
     out.header("[log]");
     out.line("level", text("log", "level", &config.log.level));
     out.line("format", serde_name(&config.log.format));

@@ -7,8 +7,8 @@ use std::{
 };
 
 use router_api::{
-    AdminError, Clock, KeptSession, RelatedSession, Relation, Session, SessionEntry, SessionList, SessionOrigin, SessionQuery, SessionShown, SessionStats,
-    SessionsImported, StatsQuery, Store, StoreError, StoredSession,
+    AdminError, Clock, Envelope, KeptSession, RelatedSession, Relation, Session, SessionEntry, SessionList, SessionOrigin, SessionQuery, SessionShown,
+    SessionStats, SessionsImported, StatsQuery, Store, StoreError, StoredSession,
 };
 
 use super::{Projection, belonging, merge, stats};
@@ -63,7 +63,11 @@ impl SessionBook {
                 let stored = self.store.stored_sessions(group).await?;
                 let mut kept = Vec::with_capacity(group.len());
                 for (id, mut stored) in group.iter().zip(stored) {
-                    if let Some(entry) = self.projection.entry(id).await? {
+                    if let Some((mut entry, follows)) = self.projection.entry(id).await? {
+                        let known = stored.seen.as_ref().and_then(|seen| seen.session.parent.clone());
+                        if entry.session.parent.is_none() && known.is_none() {
+                            entry.session.parent = self.parent(id, &follows).await?;
+                        }
                         stored.seen = Some(merge::grown(stored.seen.take(), entry));
                         kept.extend(merge::shown(&stored).map(|shown| KeptSession { shown, stored }));
                     }
@@ -77,6 +81,24 @@ impl SessionBook {
                 return Ok(active.behind);
             }
         }
+    }
+
+    /// The session of an event that a session's start follows, if it is another one.
+    async fn parent(&self, id: &str, follows: &[String]) -> Result<Option<String>, StoreError> {
+        for event_id in follows {
+            for event in self.store.event(event_id).await? {
+                // A reference may be a number, or the beginning of an id, too.
+                if event.id.as_deref() != Some(event_id.as_str()) {
+                    continue;
+                }
+                let decoded = Envelope::decode(event.key, event.body, super::ARCHIVED).ok();
+                let session = decoded.as_ref().and_then(Envelope::session_id).filter(|session| *session != id && session.len() <= super::ID_BYTES_MAX);
+                if let Some(session) = session {
+                    return Ok(Some(session.to_owned()));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Catches up, and adds up the last day for [`SessionBook::figures`]. Whoever runs a router calls it from time to time.
@@ -219,6 +241,7 @@ impl SessionBook {
 fn in_nanodollars(mut entry: SessionEntry) -> SessionEntry {
     let whole = |cost: &mut Option<f64>| *cost = cost.map(|cost| (cost * 1e9).round() / 1e9);
     whole(&mut entry.session.cost_usd);
+    entry.session.models.values_mut().for_each(|usage| whole(&mut usage.cost_usd));
     entry.slots.iter_mut().for_each(|slot| whole(&mut slot.cost_usd));
     entry
 }
@@ -234,11 +257,15 @@ fn checked(entry: SessionEntry) -> Result<SessionEntry, AdminError> {
         return wrong("it has more slots than one session may have");
     }
     let is_cost = |cost: Option<f64>| cost.is_none_or(|cost| cost.is_finite() && cost >= 0.0);
-    if !is_cost(session.cost_usd) || !slots.iter().all(|slot| is_cost(slot.cost_usd)) {
+    let mut costs = slots.iter().map(|slot| slot.cost_usd).chain(session.models.values().map(|usage| usage.cost_usd));
+    if !is_cost(session.cost_usd) || !costs.all(is_cost) {
         return wrong("a cost is no amount of money");
     }
     if session.files.len() > super::record::NAMES_MAX || session.commits.len() > super::record::NAMES_MAX || session.tools.len() > super::record::TOOLS_MAX {
         return wrong("it lists more files, commits or tools than one session may have");
+    }
+    if session.models.len() > super::fact::MODELS_MAX {
+        return wrong("it lists more models than one session may have");
     }
     Ok(entry)
 }

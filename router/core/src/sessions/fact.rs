@@ -1,7 +1,7 @@
 //! What one event says of its session, in any dialect: [`Fact`]. Small, whatever the size of the event.
 
 use jiff::{SignedDuration, Timestamp};
-use router_api::{Dialect, Envelope, Source};
+use router_api::{Dialect, Envelope, ModelUsage, Source};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -15,6 +15,10 @@ const TEXT_BYTES_MAX: usize = 2_000;
 const AHEAD_MAX: SignedDuration = SignedDuration::from_hours(1);
 /// Names that one event may bring.
 const NAMES_MAX: usize = 500;
+/// Language models that one event may tell of.
+pub(super) const MODELS_MAX: usize = 200;
+/// Events that one may say it follows.
+pub(super) const FOLLOWS_MAX: usize = 4;
 
 /// Tools that write the file that they name, in any case: hookd writes them small.
 const WRITERS: [&str; 4] = ["Write", "Edit", "MultiEdit", "NotebookEdit"];
@@ -46,8 +50,12 @@ pub(super) struct Fact {
     /// Of the session so far.
     pub(super) total_tokens: Option<u64>,
     pub(super) total_cost_usd: Option<f64>,
+    /// Of the session so far, by language model.
+    pub(super) models: Vec<(String, ModelUsage)>,
     /// Of this event alone.
     pub(super) tokens: u64,
+    /// Of a start: the events that it follows.
+    pub(super) follows: Vec<String>,
     /// Some of its names were left out.
     pub(super) is_cut: bool,
 }
@@ -112,15 +120,20 @@ impl Fact {
             git_remote: name(text(payload, "git_remote")).or_else(|| name(event.body().pointer("/repo/remote_url").and_then(Value::as_str))),
             model: name(text(payload, "model")),
             feature: name(feature(event.body(), payload)),
-            parent: name(text(payload, "parent_session_id")).filter(|parent| parent != session),
+            parent: name(parent(event.body(), payload)).filter(|parent| parent != session),
             host: name(host),
             app: name(app),
             turn: count(payload, "turn_number").unwrap_or(0).max(count(payload, "total_turns").unwrap_or(0)),
             total_tokens: count(payload, "total_tokens"),
-            total_cost_usd: payload.get("total_cost_usd").and_then(Value::as_f64).filter(|cost| cost.is_finite() && *cost >= 0.0),
+            total_cost_usd: cost(payload, "total_cost_usd"),
+            models: models(event.body(), payload),
             tokens: count(payload, "tokens").unwrap_or(0),
             ..Self::default()
         };
+        if fact.kind == Kind::Start {
+            let ids = event.correlation_ids().iter().filter(|id| !id.is_empty() && id.len() <= NAME_BYTES_MAX);
+            fact.follows = ids.take(FOLLOWS_MAX).cloned().collect();
+        }
         match event.working_directory().filter(|directory| !directory.is_empty()) {
             // A part of a path is another path.
             Some(directory) if directory.len() > PATH_BYTES_MAX => fact.is_cut = true,
@@ -247,6 +260,30 @@ fn feature<'v>(body: &'v Value, payload: &'v Value) -> Option<&'v str> {
         let tags = payload.get("tags")?.as_array()?;
         tags.iter().filter_map(Value::as_str).find_map(|tag| tag.strip_prefix("feature:")).filter(|feature| !feature.is_empty())
     })
+}
+
+/// Producers say it in the payload, or in the source's `meta`.
+fn parent<'v>(body: &'v Value, payload: &'v Value) -> Option<&'v str> {
+    text(payload, "parent_session_id").or_else(|| body.pointer("/source/meta").and_then(|meta| text(meta, "parent_session_id")))
+}
+
+/// What each model took so far: `usage_by_model` of the payload or of the source's `meta`.
+fn models(body: &Value, payload: &Value) -> Vec<(String, ModelUsage)> {
+    let said = payload.get("usage_by_model").or_else(|| body.pointer("/source/meta/usage_by_model"));
+    let models = said.and_then(Value::as_object).into_iter().flatten().take(MODELS_MAX);
+    let usage = |said: &Value| ModelUsage {
+        input: count(said, "input").unwrap_or(0),
+        output: count(said, "output").unwrap_or(0),
+        cache_write_5m: count(said, "cache_write_5m").unwrap_or(0),
+        cache_write_1h: count(said, "cache_write_1h").unwrap_or(0),
+        cache_read: count(said, "cache_read").unwrap_or(0),
+        cost_usd: cost(said, "cost_usd"),
+    };
+    models.filter_map(|(model, said)| Some((name(Some(model))?, usage(said)))).collect()
+}
+
+fn cost(payload: &Value, name: &str) -> Option<f64> {
+    payload.get(name).and_then(Value::as_f64).filter(|cost| cost.is_finite() && *cost >= 0.0)
 }
 
 fn text<'v>(payload: &'v Value, name: &str) -> Option<&'v str> {

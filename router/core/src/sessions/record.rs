@@ -8,8 +8,9 @@ use router_api::{Session, SessionEnd, SessionEntry, SessionError, SessionOrigin,
 
 use super::{
     belonging,
-    fact::{Channel, Fact, Kind},
+    fact::{Channel, Fact, Kind, MODELS_MAX},
     slots::Slots,
+    usage::{Usage, named},
 };
 
 /// Events that are known again when they come once more; beyond that the newest so many are.
@@ -46,9 +47,10 @@ pub(super) struct Record {
     tools: BTreeMap<String, Uses>,
     files: BTreeSet<String>,
     commits: BTreeSet<String>,
-    total_tokens: Option<u64>,
+    usage: Usage,
+    /// Of single events.
     tokens: u64,
-    cost_usd: Option<f64>,
+    follows: Newest<Vec<String>>,
     errors: u64,
     last_error: Newest<SessionError>,
     is_cut: bool,
@@ -79,7 +81,7 @@ impl Seen {
 
 /// The value with the latest time; of two of one time that of the larger identity, so that order decides nothing.
 #[derive(Debug)]
-struct Newest<T>(Option<((Timestamp, u128), T)>);
+pub(super) struct Newest<T>(Option<((Timestamp, u128), T)>);
 
 impl<T> Default for Newest<T> {
     fn default() -> Self {
@@ -88,7 +90,7 @@ impl<T> Default for Newest<T> {
 }
 
 impl<T: Clone> Newest<T> {
-    fn add(&mut self, at: (Timestamp, u128), value: Option<T>) {
+    pub(super) fn add(&mut self, at: (Timestamp, u128), value: Option<T>) {
         if let Some(value) = value
             && self.0.as_ref().is_none_or(|(known, _)| at > *known)
         {
@@ -96,7 +98,7 @@ impl<T: Clone> Newest<T> {
         }
     }
 
-    fn value(&self) -> Option<T> {
+    pub(super) fn value(&self) -> Option<T> {
         self.0.as_ref().map(|(_, value)| value.clone())
     }
 }
@@ -128,6 +130,7 @@ impl Record {
         self.started_at = Some(self.started_at.map_or(began, |known| known.min(began)));
         self.last_event_at = self.last_event_at.max(Some(fact.at));
         self.slots.add(&fact);
+        self.usage.add(&fact, MODELS_MAX);
         self.working_directory.add(at, fact.working_directory);
         self.git_branch.add(at, fact.git_branch);
         self.git_remote.add(at, fact.git_remote);
@@ -137,12 +140,8 @@ impl Record {
         self.host.add(at, fact.host);
         self.app.add(at, fact.app);
         self.turn_max = self.turn_max.max(fact.turn);
-        self.total_tokens = self.total_tokens.max(fact.total_tokens);
         self.tokens = self.tokens.saturating_add(fact.tokens);
-        self.cost_usd = match (self.cost_usd, fact.total_cost_usd) {
-            (Some(known), Some(said)) => Some(known.max(said)),
-            (known, said) => known.or(said),
-        };
+        self.follows.add(at, Some(fact.follows).filter(|ids| !ids.is_empty()));
         self.is_cut |= keep_smallest(&mut self.files, fact.files) | keep_smallest(&mut self.commits, fact.commits);
         for (tool, count) in fact.tools_used {
             let uses = self.tools.entry(tool).or_default();
@@ -190,8 +189,13 @@ impl Record {
     /// With when it did what; `None` before the first fact.
     pub(super) fn entry(&self, id: &str) -> Option<SessionEntry> {
         let session = self.session(id)?;
-        let slots = self.slots.spread(&session);
-        Some(SessionEntry { session, slots })
+        let rows = self.slots.spread(&session);
+        Some(SessionEntry::new(session, rows))
+    }
+
+    /// The events that its start says it follows.
+    pub(super) fn follows(&self) -> Vec<String> {
+        self.follows.value().unwrap_or_default()
     }
 
     /// `None` before the first fact.
@@ -204,6 +208,7 @@ impl Record {
         };
         let (working_directory, git_branch, git_remote) = (self.working_directory.value(), self.git_branch.value(), self.git_remote.value());
         let feature = self.feature.value();
+        let models = self.usage.models();
         Some(Session {
             project: belonging::project(git_remote.as_deref(), working_directory.as_deref()),
             ticket: belonging::ticket(feature.as_deref()).or_else(|| belonging::ticket(git_branch.as_deref())),
@@ -220,7 +225,8 @@ impl Record {
             working_directory,
             git_branch,
             git_remote,
-            model: self.model.value(),
+            model: self.model.value().map(|model| named(model, &models)),
+            models,
             host: self.host.value(),
             app: self.app.value(),
             // Old producers tell of an end after every turn, and count no turns.
@@ -228,8 +234,9 @@ impl Record {
             tools: self.tools.iter().map(|(tool, uses)| (tool.clone(), uses.most())).filter(|(_, count)| *count > 0).collect(),
             files: self.files.clone(),
             commits: self.commits.clone(),
-            tokens: self.total_tokens.max((self.tokens > 0).then_some(self.tokens)),
-            cost_usd: self.cost_usd,
+            // Where models are told apart, single events say nothing more.
+            tokens: self.usage.tokens().max((self.tokens > 0 && !self.usage.is_by_model()).then_some(self.tokens)),
+            cost_usd: self.usage.cost_usd(),
             errors: self.errors,
             last_error: self.last_error.value(),
             events: self.events,

@@ -3,13 +3,21 @@
 
 use std::collections::BTreeMap;
 
-use router_api::{SESSION_SLOT_SECONDS, Session, SessionEntry, SessionSlot};
+use router_api::{ModelUsage, SESSION_SLOT_SECONDS, Session, SessionEntry, SessionSlot};
 
-use super::fact::{Fact, Kind};
+use super::{
+    fact::{Fact, Kind},
+    record::Newest,
+    usage::{Usage, named},
+};
 
 /// What was seen in each slot.
 #[derive(Debug, Default)]
-pub(super) struct Slots(BTreeMap<i64, Slot>);
+pub(super) struct Slots {
+    by_number: BTreeMap<i64, Slot>,
+    /// How many models are told apart, over all slots.
+    models: usize,
+}
 
 #[derive(Debug, Default)]
 struct Slot {
@@ -18,9 +26,12 @@ struct Slot {
     ends: u64,
     turn_max: u64,
     errors: u64,
+    /// Of single events.
     tokens: u64,
-    total_tokens: u64,
-    total_cost_usd: Option<f64>,
+    /// As far as it had come.
+    usage: Usage,
+    /// Who answered last.
+    model: Newest<String>,
 }
 
 impl Slots {
@@ -28,16 +39,13 @@ impl Slots {
     pub(super) fn add(&mut self, fact: &Fact) {
         let number = fact.at.as_second().div_euclid(SESSION_SLOT_SECONDS);
         // One that is too many is added to the last that there is.
-        let is_full = self.0.len() >= SessionEntry::SLOTS_MAX && !self.0.contains_key(&number);
-        let number = if is_full { self.0.last_key_value().map_or(number, |(last, _)| *last) } else { number };
-        let slot = self.0.entry(number).or_default();
+        let is_full = self.by_number.len() >= SessionEntry::SLOTS_MAX && !self.by_number.contains_key(&number);
+        let number = if is_full { self.by_number.last_key_value().map_or(number, |(last, _)| *last) } else { number };
+        let slot = self.by_number.entry(number).or_default();
         slot.turn_max = slot.turn_max.max(fact.turn);
         slot.tokens = slot.tokens.saturating_add(fact.tokens);
-        slot.total_tokens = slot.total_tokens.max(fact.total_tokens.unwrap_or(0));
-        slot.total_cost_usd = match (slot.total_cost_usd, fact.total_cost_usd) {
-            (Some(known), Some(said)) => Some(known.max(said)),
-            (known, said) => known.or(said),
-        };
+        self.models += slot.usage.add(fact, SessionEntry::SLOTS_MAX.saturating_sub(self.models));
+        slot.model.add((fact.at, fact.identity), fact.model.clone());
         match fact.kind {
             Kind::TurnBegan => slot.began += 1,
             Kind::TurnEnded => slot.ended += 1,
@@ -48,41 +56,100 @@ impl Slots {
     }
 
     /// Spreads a session's totals over its slots: turns and tokens by whatever measure its total comes from, so that the sums are equal.
+    /// Tokens are those of the models that took them, as far as models are told apart; the rest is of the one that answered then.
     pub(super) fn spread(&self, session: &Session) -> Vec<SessionSlot> {
-        let sum = |of: fn(&Slot) -> u64| self.0.values().map(of).fold(0, u64::saturating_add);
-        let by_turn_max = ![sum(|slot| slot.began), sum(|slot| slot.ended), sum(|slot| slot.ends)].contains(&session.turns);
-        let counted: fn(&Slot) -> u64 = if sum(|slot| slot.began) == session.turns {
-            |slot| slot.began
-        } else if sum(|slot| slot.ended) == session.turns {
-            |slot| slot.ended
-        } else {
-            |slot| slot.ends
-        };
-        let by_total = sum(|slot| slot.tokens) != session.tokens.unwrap_or(0);
-        let (mut turns_before, mut tokens_before, mut cost_before) = (0, 0, 0.0);
-        let mut slots = Vec::with_capacity(self.0.len());
-        for (number, slot) in &self.0 {
-            let cost_usd = slot.total_cost_usd.map(|total| {
-                let added = f64::max(total - cost_before, 0.0);
-                cost_before = f64::max(total, cost_before);
-                added
-            });
-            slots.push(SessionSlot {
-                slot: *number,
-                model: session.model.clone(),
-                turns: if by_turn_max { added(&mut turns_before, slot.turn_max) } else { counted(slot) },
-                errors: slot.errors,
-                tokens: if by_total { added(&mut tokens_before, slot.total_tokens) } else { slot.tokens },
-                cost_usd,
-            });
+        let mut turns = Turns::of(self, session.turns);
+        let mut tokens = Tokens::of(self, session);
+        let mut rows = Vec::with_capacity(self.by_number.len() * 2);
+        let mut answering = session.model.clone().filter(|_| self.by_number.values().all(|slot| slot.model.value().is_none()));
+        for (number, slot) in &self.by_number {
+            answering = slot.model.value().map(|model| named(model, &session.models)).or(answering);
+            let row = || SessionSlot::empty(*number, answering.clone());
+            rows.push(SessionSlot { turns: turns.added(slot), errors: slot.errors, ..row() });
+            for (model, tokens, cost_usd) in tokens.added(*number, slot) {
+                let row = model.map_or_else(row, |model| SessionSlot::empty(*number, Some(model)));
+                rows.push(SessionSlot { tokens, cost_usd, ..row });
+            }
         }
-        slots
+        rows
     }
 }
 
-/// What `total` adds to the largest before.
-fn added(before: &mut u64, total: u64) -> u64 {
-    let added = total.saturating_sub(*before);
-    *before = total.max(*before);
-    added
+/// Turns, by the measure that the session's own number comes from.
+enum Turns {
+    Counted(fn(&Slot) -> u64),
+    /// As far as they were numbered before.
+    Numbered(u64),
+}
+
+impl Turns {
+    fn of(slots: &Slots, total: u64) -> Self {
+        let counts: [fn(&Slot) -> u64; 3] = [|slot| slot.began, |slot| slot.ended, |slot| slot.ends];
+        let counted = counts.into_iter().find(|count| slots.by_number.values().map(count).fold(0, u64::saturating_add) == total);
+        counted.map_or(Self::Numbered(0), Self::Counted)
+    }
+
+    fn added(&mut self, slot: &Slot) -> u64 {
+        match self {
+            Self::Counted(count) => count(slot),
+            Self::Numbered(before) => {
+                let added = slot.turn_max.saturating_sub(*before);
+                *before = slot.turn_max.max(*before);
+                added
+            }
+        }
+    }
+}
+
+/// Tokens and what they cost, by the measure that the session's own number comes from.
+enum Tokens {
+    /// Of single events.
+    Counted,
+    Total {
+        /// What every slot before has, in all.
+        before: (u64, f64),
+        models: BTreeMap<String, ModelUsage>,
+        /// The last slot in which models were told apart: until then it is they who say what was taken.
+        by_model_until: Option<i64>,
+    },
+}
+
+impl Tokens {
+    fn of(slots: &Slots, session: &Session) -> Self {
+        let by_model_until = slots.by_number.iter().rev().find(|(_, slot)| slot.usage.is_by_model()).map(|(number, _)| *number);
+        let counted = slots.by_number.values().map(|slot| slot.tokens).fold(0, u64::saturating_add);
+        if by_model_until.is_none() && counted > 0 && Some(counted) == session.tokens {
+            return Self::Counted;
+        }
+        Self::Total { before: (0, 0.0), models: BTreeMap::new(), by_model_until }
+    }
+
+    /// What the slot added, by model; of none where nobody told which.
+    fn added(&mut self, number: i64, slot: &Slot) -> Vec<(Option<String>, u64, Option<f64>)> {
+        let Self::Total { before, models, by_model_until } = self else {
+            return vec![(None, slot.tokens, None)];
+        };
+        let mut added = Vec::new();
+        for (model, usage) in slot.usage.models() {
+            let known = models.entry(model.clone()).or_default();
+            let tokens = usage.tokens().saturating_sub(known.tokens());
+            let cost = usage.cost_usd.map(|cost| f64::max(cost - known.cost_usd.unwrap_or(0.0), 0.0));
+            if tokens > 0 {
+                before.0 = before.0.saturating_add(tokens);
+                before.1 += cost.unwrap_or(0.0);
+                *known = ModelUsage { cost_usd: usage.cost_usd.or(known.cost_usd), ..usage };
+                added.push((Some(model), tokens, cost));
+            }
+        }
+        if by_model_until.is_none_or(|until| number >= until) {
+            let tokens = slot.usage.tokens().unwrap_or(0).saturating_sub(before.0);
+            let cost = slot.usage.cost_usd().map(|cost| f64::max(cost - before.1, 0.0));
+            if tokens > 0 || (by_model_until.is_none() && cost.is_some()) {
+                before.0 = before.0.saturating_add(tokens);
+                before.1 += cost.unwrap_or(0.0);
+                added.push((None, tokens, cost));
+            }
+        }
+        added
+    }
 }

@@ -131,6 +131,127 @@ fn events_and_transcript_of_a_session_are_never_added_up() {
     assert_eq!((both.session.tokens, &both.slots), (Some(100), &seen.slots));
 }
 
+/// A turn that ended, with what each model took so far: tokens written, and dollars.
+fn turn(second: u32, number: u64, model: &str, models: &[(&str, u64, Option<f64>)]) -> (Envelope, u32) {
+    let tokens: u64 = models.iter().map(|(_, tokens, _)| tokens).sum();
+    let cost: Option<f64> = models.iter().map(|(.., cost)| *cost).sum();
+    let by_model: serde_json::Map<String, Value> =
+        models.iter().map(|(model, tokens, cost)| ((*model).to_owned(), json!({ "output": tokens, "cost_usd": cost }))).collect();
+    let payload = json!({ "turn_number": number, "total_tokens": tokens, "total_cost_usd": cost, "model": model, "usage_by_model": by_model });
+    event(&format!("turn-{second}"), "session.thread.turn.completed", second, payload)
+}
+
+/// Tokens by slot and model, without rows that have none.
+fn taken(entry: &SessionEntry) -> Vec<(i64, &str, u64, Option<f64>)> {
+    let first = entry.slots[0].slot;
+    let rows = entry.slots.iter().filter(|row| row.tokens > 0);
+    rows.map(|row| (row.slot - first, row.model.as_deref().unwrap_or("?"), row.tokens, row.cost_usd)).collect()
+}
+
+#[test]
+fn each_model_has_what_it_took_when_it_took_it() {
+    let first = turn(100, 1, "opus", &[("opus-20260101", 100, Some(1.0))]);
+    let second = turn(1_000, 2, "haiku", &[("opus-20260101", 100, Some(1.0)), ("haiku", 50, Some(0.25))]);
+    let third = turn(1_010, 3, "haiku", &[("opus-20260101", 130, Some(1.5)), ("haiku", 50, Some(0.25))]);
+    let both = entry(&[&start(0), &first, &second, &third]);
+    assert_eq!(taken(&both), [(0, "opus-20260101", 100, Some(1.0)), (1, "haiku", 50, Some(0.25)), (1, "opus-20260101", 30, Some(0.5))]);
+    let turns: Vec<_> = both.slots.iter().filter(|row| row.turns > 0).map(|row| (row.model.as_deref().unwrap(), row.turns)).collect();
+    assert_eq!(turns, [("opus-20260101", 1), ("haiku", 2)], "a turn is of the model that answered then, under the name that its tokens have");
+    let session = &both.session;
+    assert_eq!(
+        (session.tokens, session.cost_usd, session.models["opus-20260101"].output, session.models["haiku"].cost_usd),
+        (Some(180), Some(1.75), 130, Some(0.25))
+    );
+
+    // An old hook tells no models apart: what it adds is of the one that answered.
+    let old =
+        event("old", "session.thread.end", 1_100, json!({ "end_reason": "x", "model": "haiku", "total_turns": 3, "total_tokens": 200, "total_cost_usd": 2.0 }));
+    let with_old = entry(&[&first, &second, &third, &old]);
+    assert_eq!(taken(&with_old)[1..], [(1, "haiku", 70, Some(0.5)), (1, "opus-20260101", 30, Some(0.5))]);
+    assert_eq!((with_old.session.tokens, with_old.session.cost_usd), (Some(200), Some(2.0)));
+}
+
+#[test]
+fn a_cost_that_is_not_known_any_more_is_not_the_last_one_that_was() {
+    let known = turn(1, 1, "opus", &[("opus", 100, Some(1.0))]);
+    let unknown = turn(2, 2, "mine", &[("opus", 100, Some(1.0)), ("mine", 5, None)]);
+    let both = entry(&[&known, &unknown]);
+    assert_eq!((both.session.tokens, both.session.cost_usd), (Some(105), None));
+    assert_eq!(taken(&both), [(0, "mine", 5, None), (0, "opus", 100, Some(1.0))]);
+    // Whoever counts tokens and never knows a cost takes none away from who does.
+    let silent = event("silent", "session.thread.message", 1, json!({ "role": "assistant", "total_tokens": 100 }));
+    assert_eq!(record(&[&known, &silent]).cost_usd, Some(1.0));
+}
+
+#[test]
+fn what_left_the_archive_is_not_counted_again_with_what_came_after_it() {
+    let first = turn(100, 1, "opus", &[("opus", 100, Some(1.0))]);
+    let second = turn(1_000, 2, "haiku", &[("opus", 100, Some(1.0)), ("haiku", 50, Some(0.25))]);
+    let whole = entry(&[&start(0), &first, &second]);
+    let third = turn(2_000, 3, "haiku", &[("opus", 100, Some(1.0)), ("haiku", 80, Some(0.5))]);
+    // The first two slots have gone; the totals of the third have them all the same.
+    let grown = merge::grown(Some(whole), entry(&[&third]));
+    assert_eq!(taken(&grown), [(0, "opus", 100, Some(1.0)), (1, "haiku", 50, Some(0.25)), (2, "haiku", 30, Some(0.25))]);
+    assert_eq!((grown.session.tokens, grown.session.cost_usd, grown.session.turns), (Some(180), Some(1.5), 3));
+    assert_eq!(grown.slots.iter().map(|row| row.turns).sum::<u64>(), 3);
+
+    // The same of a producer that tells no models apart, and of a model that changed meanwhile.
+    let old = |id: &str, second, turns: u64, tokens: u64, model: &str| {
+        event(
+            id,
+            "session.thread.turn.completed",
+            second,
+            json!({ "turn_number": turns, "total_tokens": tokens, "total_cost_usd": 0.01 * tokens as f64, "model": model }),
+        )
+    };
+    let whole = entry(&[&old("a", 100, 1, 100, "opus"), &old("b", 1_000, 2, 150, "opus")]);
+    let grown = merge::grown(Some(whole), entry(&[&old("b", 1_000, 2, 150, "opus"), &old("c", 2_000, 3, 200, "haiku")]));
+    assert_eq!(taken(&grown).iter().map(|row| (row.0, row.1, row.2)).collect::<Vec<_>>(), [(0, "opus", 100), (1, "opus", 50), (2, "haiku", 50)]);
+    assert_eq!((grown.session.tokens, grown.slots.iter().map(|row| row.turns).sum::<u64>()), (Some(200), 3));
+}
+
+#[test]
+fn a_session_that_is_known_from_both_sides_has_each_number_of_one_of_them() {
+    let seen = entry(&[&start(0), &turn(100, 3, "opus", &[("opus", 100, Some(1.0))])]);
+    let mut imported = entry(&[&turn(100, 1, "opus", &[("opus", 100, Some(1.0)), ("haiku", 7, Some(0.1))])]);
+    imported.session.origin = SessionOrigin::Import;
+    let both = merge::shown(&StoredSession { seen: Some(seen), imported: Some(imported) }).unwrap();
+    assert_eq!(taken(&both), [(0, "haiku", 7, Some(0.1)), (0, "opus", 100, Some(1.0))]);
+    assert_eq!(both.slots.iter().map(|row| row.turns).sum::<u64>(), 3);
+    assert_eq!((both.session.turns, both.session.tokens, both.session.models.len()), (3, Some(107), 2));
+}
+
+#[test]
+fn however_many_models_there_are_said_to_be_what_is_kept_of_them_has_an_end() {
+    let names: Vec<String> = (0..200).map(|number| format!("model-{number:03}")).collect();
+    let models: Vec<(&str, u64, Option<f64>)> = names.iter().map(|name| (name.as_str(), 10, Some(0.0))).collect();
+    let turns: Vec<_> = (0..3_500).step_by(100).map(|second| turn(second, 1, "m", &models)).collect();
+    let all = entry(&turns.iter().collect::<Vec<_>>());
+    assert_eq!((all.session.models.len(), all.session.tokens), (200, Some(2_000)));
+    assert_eq!(all.slots.iter().map(|row| row.tokens).sum::<u64>(), 2_000);
+    let mut many = Record::default();
+    for number in 0..40 {
+        let models: Vec<(String, u64, Option<f64>)> = (0..200).map(|model| (format!("{number}-{model}"), 10, None)).collect();
+        let models: Vec<_> = models.iter().map(|(name, tokens, cost)| (name.as_str(), *tokens, *cost)).collect();
+        let (event, second) = turn(number * 90, 1, "m", &models);
+        many.add(fact(&event, second).unwrap());
+    }
+    assert!(many.entry("s").unwrap().session.models.len() <= 200);
+}
+
+#[test]
+fn a_parent_is_said_or_followed() {
+    let said = record(&[&event("p", "session.thread.start", 1, json!({ "working_directory": "/w", "model": "m", "parent_session_id": "before" }))]);
+    assert_eq!(said.parent.as_deref(), Some("before"));
+    let mut body = event("q", "session.thread.start", 1, json!({ "working_directory": "/w", "model": "m" })).0.body().clone();
+    body["correlation_ids"] = json!(["x", "", "a".repeat(300), "y", "z", "1", "2", "3"]);
+    let follows = |body: &Value| fact(&raw(body["event_type"].as_str().unwrap(), body), 1).unwrap().follows;
+    assert_eq!(follows(&body), ["x", "y", "z", "1"]);
+    // Of an action the correlated event is its own session's start.
+    body["event_type"] = "session.thread.agent.action".into();
+    assert!(follows(&body).is_empty());
+}
+
 #[test]
 fn a_session_is_what_all_of_its_events_say() {
     let told = record(&[&start(0), &tool("Write", 10), &tool("Write", 11), &tool("Read", 12), &end(30)]);
@@ -270,12 +391,18 @@ fn hostile_values_change_no_type_and_no_limit() {
 }
 
 fn events() -> impl Strategy<Value = Vec<(Envelope, u32)>> {
-    let some = (0u32..6, 0u32..40).prop_map(|(which, second)| match which {
+    let some = (0u32..7, 0u32..40).prop_map(|(which, second)| match which {
         0 => start(second),
         1 => end(second),
         2 => tool("Write", second),
         3 => tool("Bash", second),
         4 => event(&format!("e-{second}"), "session.thread.error", second, json!({ "error_type": format!("{second}") })),
+        5 => turn(
+            second,
+            u64::from(second / 9),
+            ["opus", "haiku"][second as usize % 2],
+            &[("opus", u64::from(second) * 10, Some(f64::from(second) / 8.0)), ("mine", u64::from(second / 20), None)],
+        ),
         _ => event(&format!("m-{second}"), "session.thread.message", second, json!({ "role": "user", "turn_number": second, "tokens": second })),
     });
     prop::collection::vec(some, SizeRange::from(1..30))

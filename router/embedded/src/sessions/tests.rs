@@ -31,6 +31,7 @@ fn session(id: &str, slot: i64) -> Session {
         parent: None,
         origin: SessionOrigin::Events,
         model: Some("m".to_owned()),
+        models: BTreeMap::new(),
         host: None,
         app: None,
         turns: 2,
@@ -123,6 +124,17 @@ fn sessions_of_new_events_are_found_once_each_and_what_was_looked_at_is_not_look
 }
 
 #[test]
+fn an_id_that_is_longer_than_any_session_has_is_not_read() {
+    let conn = conn();
+    let insert = "INSERT INTO events (key, stored_at, hops, redactions, wanted, session, crc, body) VALUES ('k', 0, 0, 0, 0, ?1, 0, x'')";
+    for session in ["../../etc/passwd".to_owned(), "x".repeat(512), "x".repeat(1 << 20)] {
+        conn.execute(insert, [session]).unwrap();
+    }
+    let found = active(&conn, 10).unwrap();
+    assert_eq!((found.ids.len(), found.read_to), (2, 3));
+}
+
+#[test]
 fn what_nothing_was_heard_of_for_long_goes_with_all_its_rows() {
     let conn = conn();
     let now = 2_000_000 * 900 * 1_000_000;
@@ -179,7 +191,7 @@ fn what_is_asked_seeks_in_an_index() {
         (of_sessions(None), "sessions_by_start"),
         ("SELECT shown FROM sessions WHERE feature = ?2 ORDER BY last_at DESC, number DESC LIMIT ?1".to_owned(), "sessions_by_feature"),
         ("SELECT shown FROM sessions ORDER BY last_at DESC, number DESC LIMIT ?1".to_owned(), "sessions_by_time"),
-        ("SELECT seq, session FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2".to_owned(), "rowid>?"),
+        (ACTIVE.to_owned(), "rowid>?"),
     ] {
         assert!(plan(&sql).contains(part), "{sql}\n{}", plan(&sql));
     }

@@ -61,6 +61,14 @@ pub(crate) struct Which {
     pub(crate) state: Option<State>,
 }
 
+/// How far back.
+#[derive(Debug, Args)]
+pub(crate) struct Lately {
+    /// What was done in the last so many days, today included
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=800))]
+    pub(crate) days: u32,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum State {
     /// It goes on, and no end was seen
@@ -111,9 +119,8 @@ pub(crate) struct StatsArgs {
     /// By what
     #[arg(long, value_enum, default_value_t = By::Day)]
     pub(crate) by: By,
-    /// Of the last so many days, today included
-    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=800))]
-    pub(crate) days: u32,
+    #[command(flatten)]
+    pub(crate) lately: Lately,
     #[command(flatten)]
     pub(crate) json: Json,
 }
@@ -145,9 +152,8 @@ impl From<By> for StatsBy {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
-    /// That did something in the last so many days, today included
-    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=800))]
-    pub(crate) days: u32,
+    #[command(flatten)]
+    pub(crate) lately: Lately,
     /// The form
     #[arg(long, value_enum, default_value_t = Format::Jsonl, conflicts_with = "json")]
     pub(crate) format: Format,
@@ -172,7 +178,7 @@ pub(crate) struct ImportArgs {
     /// Of transcripts that were written to in the last so many days, today included
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=800))]
     pub(crate) days: u32,
-    /// A file with prices that take the place of the built-in ones
+    /// A file with prices that take the place of the built-in ones; without it, `[sessions] prices` of the configuration
     #[arg(long, value_name = "FILE", env = "EVENT_ROUTER_PRICES")]
     pub(crate) prices: Option<PathBuf>,
     /// Show what they cost, and keep nothing

@@ -1,13 +1,13 @@
 //! What a transcript says, as a session that can be kept.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
-use router_api::{Session, SessionEntry, SessionOrigin, SessionSlot, SessionState};
-use router_transcripts::{Prices, SessionTranscript};
+use router_api::{ModelUsage, Session, SessionEntry, SessionOrigin, SessionSlot, SessionState};
+use router_transcripts::{ModelTotals, Prices, SessionTranscript};
 
 /// Names of one session; longer ones are left out.
 const NAME_BYTES_MAX: usize = 512;
+/// Models of one session.
+const MODELS_MAX: usize = 200;
 
 /// The session, at these prices. The same transcript makes the same session.
 pub(super) fn of(transcript: &SessionTranscript, prices: &Prices) -> Option<SessionEntry> {
@@ -40,6 +40,7 @@ pub(super) fn of(transcript: &SessionTranscript, prices: &Prices) -> Option<Sess
         parent: totals.parent.clone(),
         origin: SessionOrigin::Import,
         model: totals.model.clone(),
+        models: totals.models.iter().take(MODELS_MAX).map(|of| (of.model.clone(), usage(of))).collect(),
         host: None,
         app: Some("claude-code".to_owned()),
         turns: totals.turns,
@@ -53,40 +54,32 @@ pub(super) fn of(transcript: &SessionTranscript, prices: &Prices) -> Option<Sess
         events: 0,
         is_complete,
     };
-    let slots = slots(transcript, prices, &session, started_at);
-    Some(SessionEntry { session, slots })
+    let rows = rows(transcript, prices, &session, started_at);
+    Some(SessionEntry::new(session, rows))
 }
 
-fn slots(transcript: &SessionTranscript, prices: &Prices, session: &Session, started_at: Timestamp) -> Vec<SessionSlot> {
-    let empty = |slot, model: Option<String>| SessionSlot { slot, model, turns: 0, errors: 0, tokens: 0, cost_usd: None };
+fn usage(of: &ModelTotals) -> ModelUsage {
+    let tokens = of.tokens;
+    ModelUsage {
+        input: tokens.input,
+        output: tokens.output,
+        cache_write_5m: tokens.cache_write_5m,
+        cache_write_1h: tokens.cache_write_1h,
+        cache_read: tokens.cache_read,
+        cost_usd: of.cost_usd,
+    }
+}
+
+fn rows(transcript: &SessionTranscript, prices: &Prices, session: &Session, started_at: Timestamp) -> Vec<SessionSlot> {
     let begun = router_transcripts::Slot::of(started_at).0;
-    let mut slots: BTreeMap<(i64, Option<String>), SessionSlot> = BTreeMap::new();
-    for usage in &transcript.usage {
+    // The session itself is something that it did then.
+    let mut rows = vec![SessionSlot { errors: session.errors, ..SessionSlot::empty(begun, session.model.clone()) }];
+    rows.extend(transcript.usage.iter().map(|usage| SessionSlot {
+        tokens: usage.tokens.total().saturating_add(usage.tokens_said.total()),
+        cost_usd: prices.cost(usage),
         // An answer without a time is one of the beginning.
-        let key = (usage.slot.map_or(begun, |slot| slot.0), Some(usage.model.clone()));
-        let slot = slots.entry(key.clone()).or_insert_with(|| SessionSlot { cost_usd: Some(0.0), ..empty(key.0, key.1) });
-        slot.tokens = slot.tokens.saturating_add(usage.tokens.total()).saturating_add(usage.tokens_said.total());
-        slot.cost_usd = slot.cost_usd.zip(prices.cost(usage)).map(|(sum, cost)| sum + cost);
-    }
-    for (slot, turns) in &transcript.turns {
-        let key = (slot.0, session.model.clone());
-        slots.entry(key.clone()).or_insert_with(|| empty(key.0, key.1)).turns += turns;
-    }
-    if slots.is_empty() {
-        slots.insert((begun, session.model.clone()), empty(begun, session.model.clone()));
-    }
-    if let Some((_, first)) = slots.iter_mut().next() {
-        first.errors = session.errors;
-    }
-    let mut slots: Vec<SessionSlot> = slots.into_values().collect();
-    while slots.len() > SessionEntry::SLOTS_MAX {
-        // What is too much is told of the last slot that there is.
-        let Some(last) = slots.pop() else { break };
-        if let Some(kept) = slots.last_mut() {
-            kept.turns += last.turns;
-            kept.tokens = kept.tokens.saturating_add(last.tokens);
-            kept.cost_usd = kept.cost_usd.zip(last.cost_usd).map(|(a, b)| a + b);
-        }
-    }
-    slots
+        ..SessionSlot::empty(usage.slot.map_or(begun, |slot| slot.0), Some(usage.model.clone()))
+    }));
+    rows.extend(transcript.turns.iter().map(|(slot, turns)| SessionSlot { turns: *turns, ..SessionSlot::empty(slot.0, session.model.clone()) }));
+    rows
 }

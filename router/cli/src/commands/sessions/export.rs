@@ -10,7 +10,7 @@ use super::{
 use crate::{Ended, args::Global, system::SystemClock, terminal::Output};
 
 pub(super) fn run(global: &Global, args: &ExportArgs, out: &mut Output) -> anyhow::Result<Ended> {
-    let since = Some(since_days(args.days, SystemClock.now()));
+    let since = Some(since_days(args.lately.days, SystemClock.now()));
     let query = SessionQuery { last: Some(SessionQuery::LAST_MAX), since, ..list::query(&args.which) };
     let list = list::ask(global, &query)?;
     if list.sessions.len() >= SessionQuery::LAST_MAX as usize {

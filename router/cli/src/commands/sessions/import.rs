@@ -2,7 +2,10 @@
 //!
 //! The numbers come from the transcripts themselves, so they are shown whether or not there is a store that could keep them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use anyhow::Context as _;
 use jiff::{Timestamp, tz::TimeZone};
@@ -18,6 +21,7 @@ use crate::{
     args::Global,
     commands::block_on,
     reach::Reach,
+    setup,
     system::SystemClock,
     terminal::{DIM, GOOD, Output, WARN, counted, harmless, styled},
 };
@@ -50,15 +54,17 @@ struct PricesShown<'a> {
 }
 
 pub(super) fn run(global: &Global, args: &ImportArgs, out: &mut Output) -> anyhow::Result<Ended> {
-    let prices = match &args.prices {
-        Some(path) => Prices::with_overrides(path)?,
-        None => Prices::builtin(),
-    };
     // Where the sessions go is found out first: a wrong configuration is said before a long reading.
     let reach = if args.dry_run { None } else { Some(Reach::find_to_look(global)?) };
-    if let Some(setup) = reach.as_ref().and_then(Reach::setup).filter(|_| !args.new_store) {
-        access::refuse_stray_store(&setup.located, &setup.config).context("or say `--dry-run` to see the numbers only")?;
-    }
+    let prices = match prices_of(global, args, reach.as_ref()) {
+        Some(path) => Prices::with_overrides(&path)?,
+        None => Prices::builtin(),
+    };
+    // The numbers are worth seeing all the same.
+    let stray = match reach.as_ref().and_then(Reach::setup).filter(|_| !args.new_store) {
+        Some(setup) => access::refuse_stray_store(&setup.located, &setup.config).err(),
+        None => None,
+    };
     let now = SystemClock.now();
     let since = since_days(args.days, now);
     let found = survey(&args.path, SurveyLimits { since: Some(since), ..SurveyLimits::default() })
@@ -69,8 +75,8 @@ pub(super) fn run(global: &Global, args: &ImportArgs, out: &mut Output) -> anyho
     let stats = by_day(&entries, since, now);
     let sessions = entries.len();
     let kept = match &reach {
-        Some(reach) => Some(block_on(keep(reach, entries))?),
-        None => None,
+        Some(reach) if stray.is_none() => Some(block_on(keep(reach, entries))?),
+        _ => None,
     };
     if args.json.json {
         let unreadable = found.unreadable.iter().map(|(path, error)| format!("{}: {error}", path.display())).collect();
@@ -88,10 +94,31 @@ pub(super) fn run(global: &Global, args: &ImportArgs, out: &mut Output) -> anyho
             cost_estimated: true,
             stats: &stats,
         })?;
-        return Ok(Ended::Well);
+    } else {
+        show(out, &found, sessions, &stats, kept, &unknown, &prices)?;
     }
-    show(out, &found, sessions, &stats, kept, &unknown, &prices)?;
-    Ok(Ended::Well)
+    match stray {
+        Some(stray) => Err(stray.context("nothing was kept")),
+        None => Ok(Ended::Well),
+    }
+}
+
+/// The file with prices: the one that is asked for, else the configuration's.
+fn prices_of(global: &Global, args: &ImportArgs, reach: Option<&Reach>) -> Option<PathBuf> {
+    if args.prices.is_some() {
+        return args.prices.clone();
+    }
+    match reach {
+        Some(reach) => reach.setup()?.config.sessions.prices.clone(),
+        // Nothing is kept, so that no configuration is needed either; one that is there counts.
+        None => match setup::load_to_look(global) {
+            Ok(setup) => setup.config.sessions.prices,
+            Err(_) => {
+                tracing::warn!("the configuration cannot be used (`event-router check`), so the prices are the built-in ones");
+                None
+            }
+        },
+    }
 }
 
 async fn keep(reach: &Reach, entries: Vec<SessionEntry>) -> anyhow::Result<SessionsImported> {
@@ -212,7 +239,7 @@ fn show(
         out.prose(
             2,
             format_args!(
-                "{} no price is known of {}: `--prices FILE` adds them, and until then what they took has no cost",
+                "{} no price is known of {}: `--prices FILE` or `[sessions] prices` adds them, and until then what they took has no cost",
                 styled(WARN, "!"),
                 names.join(", ")
             ),
@@ -232,7 +259,7 @@ fn show(
             counted(sessions as u64, "session", "sessions"),
         ))?,
         None => {
-            out.line(format_args!("{} from {files} ({megabytes} MiB); nothing was kept (`--dry-run`)", counted(sessions as u64, "session", "sessions")))?;
+            out.line(format_args!("{} from {files} ({megabytes} MiB); nothing was kept", counted(sessions as u64, "session", "sessions")))?;
         }
     }
     Ok(())

@@ -1,13 +1,12 @@
 //! `sessions list`.
 
 use anstyle::Style;
-use router_api::{Admin, Clock as _, Session, SessionList, SessionOrigin, SessionQuery, SessionState};
+use router_api::{Clock as _, Session, SessionList, SessionOrigin, SessionQuery, SessionState};
 use router_http::{Named, schema};
 
 use super::{
-    ROUNDS_MAX,
     args::{ListArgs, Which},
-    cost, grouped, since_days,
+    caught_up, cost, grouped, since_days,
 };
 use crate::{
     Ended,
@@ -54,21 +53,10 @@ pub(super) fn ask(global: &Global, query: &SessionQuery) -> anyhow::Result<Sessi
     let reach = Reach::find_to_look(global)?;
     block_on(async {
         let access = reach.open(Purpose::Read).await?;
-        let asked = complete(access.admin(), query).await;
+        let list = caught_up(async || access.admin().sessions(query).await, |list| list.events_behind).await;
         access.close().await;
-        asked
+        Ok(list?)
     })
-}
-
-async fn complete(admin: &dyn Admin, query: &SessionQuery) -> anyhow::Result<SessionList> {
-    let mut list = admin.sessions(query).await?;
-    for _ in 0..ROUNDS_MAX {
-        if list.events_behind == 0 {
-            break;
-        }
-        list = admin.sessions(query).await?;
-    }
-    Ok(list)
 }
 
 /// Sessions in rows.

@@ -1,6 +1,6 @@
 //! `sessions show`.
 
-use router_api::{AdminError, Clock as _, Relation, Session, SessionOrigin, SessionShown};
+use router_api::{AdminError, Clock as _, ModelUsage, Relation, Session, SessionOrigin, SessionShown};
 use router_http::{Named, schema};
 
 use super::{args::ShowArgs, cost, grouped, list, span};
@@ -92,6 +92,21 @@ fn show(out: &mut Output, session: &Session) -> anyhow::Result<()> {
     let mut tools: Vec<(&String, &u64)> = session.tools.iter().collect();
     tools.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
     names(out, "tools", &tools.iter().map(|(tool, uses)| format!("{tool} {uses}")).collect::<Vec<_>>())?;
+    let mut models: Vec<(&String, &ModelUsage)> = session.models.iter().collect();
+    models.sort_by(|a, b| b.1.tokens().cmp(&a.1.tokens()).then_with(|| a.0.cmp(b.0)));
+    for (model, usage) in models.into_iter().take(NAMES_SHOWN) {
+        let cached = usage.cache_write_5m.saturating_add(usage.cache_write_1h);
+        out.line(format_args!(
+            "  {} {}  {} in, {} out, {} into the cache, {} from it, {}",
+            styled(DIM, format_args!("{:<10}", "tokens of")),
+            shortened(model, 60),
+            grouped(usage.input),
+            grouped(usage.output),
+            grouped(cached),
+            grouped(usage.cache_read),
+            cost(usage.cost_usd, 0.0)
+        ))?;
+    }
     names(out, "files", &session.files.iter().cloned().collect::<Vec<_>>())?;
     names(out, "commits", &session.commits.iter().cloned().collect::<Vec<_>>())?;
     if !session.is_complete {

@@ -4,7 +4,7 @@ use anstyle::Style;
 use router_api::{Clock as _, SessionStats, StatsBy, StatsQuery, StatsRow};
 use router_http::{Named, schema};
 
-use super::{ROUNDS_MAX, args::StatsArgs, cost, grouped, since_days, span, zone_name};
+use super::{args::StatsArgs, caught_up, cost, grouped, since_days, span, zone_name};
 use crate::{
     Ended,
     access::Purpose,
@@ -17,16 +17,10 @@ use crate::{
 
 pub(super) fn run(global: &Global, args: &StatsArgs, out: &mut Output) -> anyhow::Result<Ended> {
     let reach = Reach::find_to_look(global)?;
-    let query = StatsQuery { by: args.by.into(), since: Some(since_days(args.days, SystemClock.now())), until: None, zone: Some(zone_name()) };
+    let query = StatsQuery { by: args.by.into(), since: Some(since_days(args.lately.days, SystemClock.now())), until: None, zone: Some(zone_name()) };
     let stats = block_on(async {
         let access = reach.open(Purpose::Read).await?;
-        let mut stats = access.admin().session_stats(&query).await;
-        for _ in 0..ROUNDS_MAX {
-            if stats.as_ref().map_or(0, |stats| stats.events_behind) == 0 {
-                break;
-            }
-            stats = access.admin().session_stats(&query).await;
-        }
+        let stats = caught_up(async || access.admin().session_stats(&query).await, |stats| stats.events_behind).await;
         access.close().await;
         Ok(stats?)
     })?;
