@@ -90,6 +90,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
 
 #[test]
 #[ignore = "measures: tests/run --ledger"]
+#[expect(clippy::print_stdout, reason = "the figures are the result")]
 fn what_the_ledger_costs() {
     let address = target();
     let route = |(name, concurrency, ledger): (&str, u32, bool)| {

@@ -8,11 +8,11 @@ use jiff::Timestamp;
 use router_api::{RouteName, RoutingKey, RoutingPattern};
 use router_core::config::LogFormat;
 
-pub(crate) use crate::commands::{sessions::args::SessionsCommand, store::args::StoreCommand};
 use crate::commands::{
     health::HealthUrl,
     replay::{speed_of, time_of},
 };
+pub(crate) use crate::commands::{sessions::args::SessionsCommand, store::args::StoreCommand};
 
 /// Carries events from a bus to the things that must act on them.
 #[derive(Debug, Parser)]
