@@ -7,6 +7,8 @@
 pub mod amqp_client;
 mod binary;
 pub mod broker;
+#[path = "../fuzz/targets/mod.rs"]
+pub mod fuzz;
 mod home;
 mod http;
 mod observe;

@@ -3,25 +3,13 @@
 use proptest::{collection::vec, prelude::*, sample::select, string::string_regex};
 use router_api::{DecodeLimits, Dialect, Envelope, FieldPath, PatternTrie, RoutingKey, RoutingPattern};
 use router_core::filter::EventFilter;
+use router_tests::fuzz::{
+    envelope::ask_everything,
+    pattern::{naive, words},
+};
 use serde_json::{Map, Value, json};
 
 // ── patterns ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-/// The meaning of a pattern in its fewest words; slow.
-fn naive(pattern: &[&str], key: &[&str]) -> bool {
-    match (pattern.split_first(), key.split_first()) {
-        (None, None) => true,
-        (None, Some(_)) => false,
-        (Some((&"#", rest)), None) => naive(rest, key),
-        (Some((&"#", rest)), Some((_, shorter))) => naive(rest, key) || naive(pattern, shorter),
-        (Some(_), None) => false,
-        (Some((wanted, rest)), Some((word, shorter))) => (*wanted == "*" || wanted == word) && naive(rest, shorter),
-    }
-}
-
-fn words(text: &str) -> Vec<&str> {
-    if text.is_empty() { Vec::new() } else { text.split('.').collect() }
-}
 
 /// Few and short words, so that patterns often nearly fit.
 fn pattern_text() -> impl Strategy<Value = String> {
@@ -72,20 +60,6 @@ proptest! {
 
 fn decode(body: impl Into<Vec<u8>>) -> Option<Envelope> {
     Envelope::decode(RoutingKey::new("a.b").unwrap(), body.into(), DecodeLimits::default()).ok()
-}
-
-/// Asks an event everything; whoever panics or disagrees with himself is found out.
-fn ask_everything(event: &Envelope) {
-    assert!(event.body().is_object());
-    assert!(event.view().is_object());
-    for name in FieldPath::NAMES.iter().chain(&["payload", "raw", "payload.a.0", "raw.payload.session_id", "source.host", "source.app"]) {
-        let _ = event.field(&name.parse().unwrap());
-    }
-    let payload = event.payload();
-    assert!(payload.is_null() || event.field(&"payload".parse().unwrap()).is_some_and(|field| *field.to_value() == *payload));
-    assert_eq!(event.id().is_some(), event.dedup_id().is_some());
-    assert!(event.session_id().is_none_or(|session| !session.is_empty()));
-    assert!(Dialect::ALL.contains(&event.dialect()));
 }
 
 fn head_name() -> impl Strategy<Value = String> {
