@@ -40,6 +40,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "router-embedded",
             "router-http",
             "router-testkit",
+            "router-transcripts",
             "plugins",
             "event-router",
         ],

@@ -49,6 +49,7 @@ pub(super) fn run(data: &[u8]) {
         directory: PathBuf::from(at("project")),
         now: jiff::Timestamp::UNIX_EPOCH,
         elapsed: &|| Duration::ZERO,
+        process: &|| None,
         random: &|| [7; 32],
     };
     let published = call.publish(input);
