@@ -20,6 +20,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["reload"], "the running router loads its configuration anew by `event-router config reload`"),
     (&["retry", "redrive", "dlq"], "what was given up on is listed, and put back, by `event-router dead-letters`"),
     (&["why", "why-not", "trace"], "an event is explained by `event-router explain`"),
+    (&["fsck", "repair", "backup", "vacuum", "compact"], "the file of the store is looked after by `event-router store`"),
     (&["pause", "resume", "flush", "enable", "disable"], "one route is commanded by `event-router routes`: see `event-router routes --help`"),
 ];
 
@@ -32,13 +33,16 @@ const ROUTES: &[(&[&str], &str)] = &[
     (&["delete", "rm"], "`event-router routes remove NAME` deletes the queue of a route that is off or gone"),
 ];
 
-/// The error, with a tip where there is one.
+/// The error, with a tip where there is one. A word of other programs means what it means there, however much it looks like a command.
 pub(crate) fn with_tip(mut error: clap::Error, args: &[String]) -> clap::Error {
-    if error.get(ContextKind::Suggested).is_none()
-        && error.get(ContextKind::SuggestedSubcommand).is_none()
-        && error.get(ContextKind::SuggestedArg).is_none()
-        && let Some(tip) = tip(&error, args)
+    let guesses = [ContextKind::Suggested, ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg];
+    let is_guessed = guesses.iter().any(|kind| error.get(*kind).is_some());
+    if let Some(tip) = tip(&error, args)
+        && (!is_guessed || error.kind() == ErrorKind::InvalidSubcommand)
     {
+        for kind in guesses {
+            let _ = error.remove(kind);
+        }
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]));
     }
     error
@@ -88,6 +92,7 @@ mod tests {
             ("event-router init", "event-router new route NAME"),
             ("event-router start", "event-router run"),
             ("event-router validate", "event-router check"),
+            ("event-router backup", "event-router store"),
             ("event-router routes stop ci", "routes pause NAME"),
             ("event-router check router.toml", "`-c FILE|DIR`"),
             ("event-router publish", "--sample write"),

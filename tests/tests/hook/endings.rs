@@ -112,9 +112,9 @@ fn without_a_router_the_calls_that_come_next_read_it_to_its_end_before_the_end_i
         (spool.waiting().bytes == 0).then_some(())
     });
     // The calls may be slower than they wait for an answer, so that an event is sent again, under its id.
-    let mut events = bodies.lock().unwrap().clone();
-    events.dedup();
-    let ends: Vec<&Value> = events.iter().filter(|event| event["event_type"] == "session.thread.end").collect();
+    let mut ends = bodies.lock().unwrap().clone();
+    ends.retain(|event| event["event_type"] == "session.thread.end");
+    ends.dedup();
     assert_eq!((ends.len(), &ends[0]["payload"]["total_tokens"]), (1, &json!(1_000_000)), "{ends:?}");
 }
 
