@@ -148,7 +148,7 @@ fn a_full_disk_stops_what_comes_in_then_what_begins_and_both_go_on_when_there_is
     assert_eq!(lines(&home, "begun.log"), begun, "nothing began whose fate could not be recorded");
     // And then nothing at all is left.
     disk.fill(0);
-    assert_eq!(send(&service, 1_000), 507);
+    eventually("what comes is refused", || (send(&service, 1_000) == 507).then_some(()));
     disk.free();
     eventually("the rest is handled", || ((11..=20).all(|number| lines(&home, "handled.log").contains(&number))).then_some(()));
     eventually("and recorded", || (count(&home, "SELECT count(*) FROM deliveries WHERE state < 2") == 0).then_some(()));

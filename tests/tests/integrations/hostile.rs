@@ -101,6 +101,7 @@ fn test() -> TestContext {
     let says = |name: &'static str, body: Value| test.effects.always(name, move |_| Ok(EffectReply::Http(HttpReply::new(200, body.to_string()))));
     says("launch", json!({ "data": { "launchRun": { "__typename": "LaunchRunSuccess", "run": { "runId": "r" } } } }));
     says("force", json!({ "id": 1, "jsonrpc": "2.0", "result": [1, { "1": 1 }] }));
+    test.effects.always("change", |_| Ok(EffectReply::Http(HttpReply::new(200, "1 change found"))));
     let prints = |name: &'static str, text: &'static str| {
         test.effects.always(name, move |_| Ok(EffectReply::Command(CommandReply { stdout: text.into(), ..CommandReply::exit(0) })));
     };

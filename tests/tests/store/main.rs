@@ -21,14 +21,28 @@ const ROUTE: &str = "[[route]]\nname = \"all\"\non = [\"#\"]\nhandler = \"log\"\
 /// What lies in the state directory and makes the store.
 const FILES: [&str; 4] = ["router.db", "router.db-wal", "router.db.seq", "router.db.sums"];
 
-/// Numbers that depend on how SQLite fills its pages.
+/// Numbers that depend on how SQLite fills its pages, and on how many commits the writer made of the same work; and the moment in a name.
 fn steady(mut answer: Value) -> Value {
     for field in ["bytes", "bytes_before", "bytes_after", "pages", "log_frames", "store_schema"] {
         if let Some(number) = answer.get_mut(field).filter(|value| value.as_u64().is_some_and(|number| number > 0)) {
             *number = json!("<some>");
         }
     }
+    for damage in answer.get_mut("damages").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(said) = damage["said"].as_str() {
+            damage["said"] = frames_as_some(said).into();
+        }
+    }
+    if let Some((name, _)) = answer["kept"].as_str().and_then(|kept| kept.rsplit_once(".damaged-")) {
+        answer["kept"] = format!("{name}.damaged-<moment>").into();
+    }
     answer
+}
+
+fn frames_as_some(said: &str) -> String {
+    let words: Vec<&str> = said.split(' ').collect();
+    let is_count = |at: usize| words.get(at + 1) == Some(&"frames") && words[at].parse::<u32>().is_ok();
+    (0..words.len()).map(|at| if is_count(at) { "<some>" } else { words[at] }).collect::<Vec<_>>().join(" ")
 }
 
 /// Three events of which the program told everybody that they are safe, and which are handled.
