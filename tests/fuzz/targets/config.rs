@@ -56,7 +56,7 @@ fn told(report: &Report, lines: usize) -> String {
     for diagnostic in report.diagnostics() {
         assert!(!diagnostic.message.is_empty() && !diagnostic.code.is_empty());
         if let Some(place) = &diagnostic.place {
-            assert!(place.line >= 1 && place.line as usize <= lines + 1 && place.column >= 1, "{place:?} in {lines} lines");
+            assert!(place.line >= 1 && place.line <= lines + 1 && place.column >= 1, "{place:?} in {lines} lines");
         }
     }
     report.render(false)

@@ -48,7 +48,7 @@ pub(super) fn run(data: &[u8]) {
     let at = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (key, body) = (&data[..at], data.get(at + 1..).unwrap_or_default());
     let key = std::str::from_utf8(key).ok().and_then(|key| RoutingKey::new(key).ok()).unwrap_or_else(|| RoutingKey::new("a.b").expect("a key"));
-    let small = DecodeLimits { body_bytes_max: 200, depth_max: 8, ..DecodeLimits::default() };
+    let small = DecodeLimits { body_bytes_max: 200, depth_max: 8 };
     let decoded = Envelope::decode(key.clone(), body.to_vec(), DecodeLimits::default());
     if let Ok(event) = &decoded {
         assert_eq!(event.raw().as_ref(), body, "the bytes are kept");

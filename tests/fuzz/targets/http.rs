@@ -130,7 +130,7 @@ static DOOR: LazyLock<Mutex<Open>> = LazyLock::new(|| {
         admin: admin.clone(),
         clock: Arc::new(Still),
         chance: Arc::new(Still),
-        decode: DecodeLimits { body_bytes_max: 20_000, depth_max: 32, ..DecodeLimits::default() },
+        decode: DecodeLimits { body_bytes_max: 20_000, depth_max: 32 },
     };
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
