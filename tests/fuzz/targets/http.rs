@@ -126,12 +126,8 @@ struct Open {
 static DOOR: LazyLock<Mutex<Open>> = LazyLock::new(|| {
     let admin = Arc::new(Accepting::default());
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-    let parts = DoorParts {
-        admin: admin.clone(),
-        clock: Arc::new(Still),
-        chance: Arc::new(Still),
-        decode: DecodeLimits { body_bytes_max: 20_000, depth_max: 32 },
-    };
+    let parts =
+        DoorParts { admin: admin.clone(), clock: Arc::new(Still), chance: Arc::new(Still), decode: DecodeLimits { body_bytes_max: 20_000, depth_max: 32 } };
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
