@@ -28,7 +28,7 @@ async fn an_event_puts_the_record_of_its_session() {
             "started_at": body["started_at"], "last_event_at": body["last_event_at"], "ended_at": null, "end": null,
             "working_directory": "/srv/app", "git_branch": "main", "git_remote": null, "project": "app",
             "feature": null, "ticket": null, "parent": null, "origin": "events", "model": null, "host": "127.0.0.1", "app": "claude-code",
-            "turns": 0, "tools": {}, "files": [], "commits": [], "tokens": null, "cost_usd": null, "errors": 0, "last_error": null,
+            "models": {}, "turns": 0, "tools": {}, "files": [], "commits": [], "tokens": null, "cost_usd": null, "errors": 0, "last_error": null,
             "events": 1, "is_complete": true,
         })
     );
