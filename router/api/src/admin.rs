@@ -353,6 +353,22 @@ pub trait Admin: Send + Sync + 'static {
         Ok(Accepted { published, event_id, body: Some(body) })
     }
 
+    /// Takes in several, in their order; returns once all of them are safe.
+    ///
+    /// # Errors
+    ///
+    /// The first one that is not, behind those before it, which are.
+    async fn accept_all(&self, publications: Vec<Publication>) -> Result<Vec<Accepted>, (Vec<Accepted>, AdminError)> {
+        let mut all = Vec::with_capacity(publications.len());
+        for publication in publications {
+            match self.accept(publication).await {
+                Ok(accepted) => all.push(accepted),
+                Err(error) => return Err((all, error)),
+            }
+        }
+        Ok(all)
+    }
+
     /// Events of the archive.
     async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, AdminError>;
 

@@ -68,8 +68,8 @@ pub use suggest::suggest;
 pub use template::{ArgvTemplate, JsonTemplate, Scope, Template, UrlTemplate};
 pub use time::read as read_time;
 pub use transport::{
-    BurstNote, Condition, Consumer, DeadLetterQuery, Delivery, Destination, Fate, Features, InboxKey, Matcher, PlanChange, PlanLine, Publication, Published,
-    QueueKind, QueueStats, QueueWish, SettleError, Settlement, StoredDeadLetter, Subscription, Transport, TransportAdmin, TransportError,
+    BurstNote, Condition, Consumer, DeadLetterQuery, Decoded, Delivery, Destination, Fate, Features, InboxKey, Matcher, PlanChange, PlanLine, Publication,
+    Published, QueueKind, QueueStats, QueueWish, SettleError, Settlement, StoredDeadLetter, Subscription, Transport, TransportAdmin, TransportError,
 };
 pub use trie::PatternTrie;
 pub use variable::check_variable_name;

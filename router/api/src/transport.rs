@@ -9,7 +9,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{AttemptRecord, DeadLetter, Envelope, RouteName, RoutingKey, RoutingPattern};
+use crate::{AttemptRecord, DeadLetter, DecodeError, DecodeLimits, Envelope, RouteName, RoutingKey, RoutingPattern};
 
 /// Says which events a route wants, beyond its patterns, and which lane an event belongs to.
 ///
@@ -202,13 +202,37 @@ pub struct Publication {
     pub traceparent: Option<String>,
     /// How many values redaction replaced in `body` before it came here.
     pub redactions: u32,
+    /// What `body` was decoded to on its way: see [`Publication::envelope`].
+    pub decoded: Decoded,
 }
+
+/// What a body was decoded to, so that nobody decodes it again.
+#[derive(Debug, Clone, Default)]
+pub struct Decoded(Option<(Arc<Envelope>, DecodeLimits)>);
 
 impl Publication {
     /// An event from outside, for whoever wants it.
     #[must_use]
     pub fn new(key: RoutingKey, body: impl Into<Bytes>) -> Self {
-        Self { to: Destination::Subscribers, key, body: body.into(), hops: 0, traceparent: None, redactions: 0 }
+        Self { to: Destination::Subscribers, key, body: body.into(), hops: 0, traceparent: None, redactions: 0, decoded: Decoded::default() }
+    }
+
+    /// The body, decoded by the first who asks. A body or key that was changed meanwhile, or other limits, make it another event.
+    ///
+    /// # Errors
+    ///
+    /// As [`Envelope::decode`].
+    pub fn envelope(&mut self, limits: DecodeLimits) -> Result<Arc<Envelope>, DecodeError> {
+        if let Some((envelope, under)) = &self.decoded.0
+            && *under == limits
+            && *envelope.key() == self.key
+            && std::ptr::eq(envelope.raw().as_ref(), self.body.as_ref())
+        {
+            return Ok(Arc::clone(envelope));
+        }
+        let envelope = Arc::new(Envelope::decode(self.key.clone(), self.body.clone(), limits)?);
+        self.decoded = Decoded(Some((Arc::clone(&envelope), limits)));
+        Ok(envelope)
     }
 }
 
@@ -277,6 +301,22 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Stores an event; returns once it is safe.
     async fn publish(&self, publication: Publication) -> Result<Published, TransportError>;
+
+    /// Stores events in their order; returns once all of them are safe.
+    ///
+    /// # Errors
+    ///
+    /// The first one that is not, behind those before it, which are. Of those after it none can be told.
+    async fn publish_all(&self, publications: Vec<Publication>) -> Result<Vec<Published>, (Vec<Published>, TransportError)> {
+        let mut all = Vec::with_capacity(publications.len());
+        for publication in publications {
+            match self.publish(publication).await {
+                Ok(published) => all.push(published),
+                Err(error) => return Err((all, error)),
+            }
+        }
+        Ok(all)
+    }
 
     /// What operators need.
     fn admin(&self) -> &dyn TransportAdmin;
@@ -477,5 +517,28 @@ pub trait TransportAdmin: Send + Sync {
     async fn plan(&self, subscriptions: &[Subscription]) -> Result<Vec<PlanLine>, TransportError> {
         let _ = subscriptions;
         Err(TransportError::Unsupported("this transport keeps its queues in its own file, so there is nothing to plan"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_decoded_once_until_something_else_stands_there() {
+        let limits = DecodeLimits::default();
+        let mut publication = Publication::new("a.b".parse().unwrap(), r#"{"event_id":"1","payload":{}}"#);
+        let first = publication.envelope(limits).unwrap();
+        assert!(Arc::ptr_eq(&first, &publication.envelope(limits).unwrap()));
+        assert!(Arc::ptr_eq(&first, &publication.clone().envelope(limits).unwrap()));
+        publication.key = "a.c".parse().unwrap();
+        let second = publication.envelope(limits).unwrap();
+        assert_eq!(second.key().as_str(), "a.c");
+        // The same bytes at another place are looked at again, which costs time and nothing else.
+        publication.body = Bytes::from_static(br#"{"event_id":"2","payload":{}}"#);
+        assert_eq!(publication.envelope(limits).unwrap().id().map(|id| id.as_str()), Some("2"));
+        assert!(publication.envelope(DecodeLimits { body_bytes_max: 1, ..limits }).is_err());
+        publication.body = publication.body.slice(..5);
+        assert!(publication.envelope(limits).is_err(), "a part of the same bytes is another body");
     }
 }

@@ -72,41 +72,79 @@ impl<T: Copy + Ord> PatternTrie<T> {
     /// The values of all patterns that `key` fits, sorted, each once.
     #[must_use]
     pub fn matches(&self, key: &RoutingKey) -> Vec<T> {
-        self.search(key).0
+        let mut found = Vec::new();
+        self.each(key, |value| found.push(value));
+        found.sort_unstable();
+        found
     }
 
-    /// Also how many nodes were looked at.
+    /// Calls `found` with the value of each pattern that `key` fits, each once and in no order. Allocates nothing but on a thread's first search.
+    pub fn each(&self, key: &RoutingKey, found: impl FnMut(T)) {
+        // Not borrowed: whoever searches again while he is told does it with places of his own.
+        let mut places = PLACES.take();
+        self.search(key, &mut places);
+        self.values(&places, found);
+        PLACES.set(places);
+    }
+
+    /// Finds the nodes that the whole key leads to; returns how many were looked at on the way.
     ///
     /// Walks all branches together, word by word. `current` are the nodes reached with exactly the words so far: each has one
     /// parent, so none comes up twice. A node behind `#` stays reached whatever follows, so `hashes` only grows.
-    fn search(&self, key: &RoutingKey) -> (Vec<T>, usize) {
+    fn search(&self, key: &RoutingKey, places: &mut Places) -> usize {
+        let Places { current, next, hashes } = places;
         let mut visited = 1;
-        let mut current = vec![ROOT];
-        let mut next = Vec::new();
-        let mut hashes: Vec<usize> = self.nodes[ROOT].hash.into_iter().collect();
+        current.clear();
+        current.push(ROOT);
+        next.clear();
+        hashes.clear();
+        hashes.extend(self.nodes[ROOT].hash);
         for word in key.words() {
-            for &at in current.iter().chain(&hashes) {
+            for &at in current.iter().chain(&*hashes) {
                 visited += 1;
                 let node = &self.nodes[at];
-                next.extend(node.words.get(word));
+                if !node.words.is_empty() {
+                    next.extend(node.words.get(word));
+                }
                 next.extend(node.star);
             }
             // Only now, since a `#` behind what this word reached begins with the word that follows.
-            for &at in &next {
+            for &at in &*next {
                 if let Some(hash) = self.nodes[at].hash
                     && let Err(place) = hashes.binary_search(&hash)
                 {
                     hashes.insert(place, hash);
                 }
             }
-            std::mem::swap(&mut current, &mut next);
+            std::mem::swap(current, next);
             next.clear();
         }
-        let mut found: Vec<T> = current.iter().chain(&hashes).flat_map(|&at| self.nodes[at].values.iter().copied()).collect();
-        found.sort_unstable();
-        found.dedup();
-        (found, visited)
+        visited
     }
+
+    /// A value that stands at several of the nodes is told at the first one.
+    fn values(&self, places: &Places, mut found: impl FnMut(T)) {
+        let nodes = || places.current.iter().chain(&places.hashes).map(|&at| &self.nodes[at].values).filter(|values| !values.is_empty());
+        for (number, values) in nodes().enumerate() {
+            for value in values {
+                if !nodes().take(number).any(|earlier| earlier.binary_search(value).is_ok()) {
+                    found(*value);
+                }
+            }
+        }
+    }
+}
+
+/// What a search remembers. Each thread keeps its own from one search to the next, so that none allocates.
+#[derive(Debug, Default)]
+struct Places {
+    current: Vec<usize>,
+    next: Vec<usize>,
+    hashes: Vec<usize>,
+}
+
+thread_local! {
+    static PLACES: std::cell::RefCell<Places> = const { std::cell::RefCell::new(Places { current: Vec::new(), next: Vec::new(), hashes: Vec::new() }) };
 }
 
 #[cfg(test)]
@@ -125,6 +163,11 @@ mod tests {
         trie
     }
 
+    /// Also how many nodes were looked at.
+    fn searched(trie: &PatternTrie<usize>, key: &RoutingKey) -> (Vec<usize>, usize) {
+        (trie.matches(key), trie.search(key, &mut Places::default()))
+    }
+
     #[test]
     fn values_come_sorted_and_each_once() {
         let mut trie = PatternTrie::new();
@@ -135,6 +178,15 @@ mod tests {
         assert_eq!(trie.matches(&key("")), [7]);
         assert_eq!(trie.matches(&key("x")), [7, 9]);
         assert!(PatternTrie::<u8>::new().matches(&key("a")).is_empty());
+    }
+
+    #[test]
+    fn each_value_is_told_once_and_who_is_told_may_search_again() {
+        let trie = trie(&["a.#", "#.b", "*.b", "a.b"]);
+        let mut told = Vec::new();
+        trie.each(&key("a.b"), |value| told.push((value, trie.matches(&key("a.c")))));
+        told.sort_unstable();
+        assert_eq!(told, [0, 1, 2, 3].map(|value| (value, vec![0])));
     }
 
     #[test]
@@ -182,7 +234,7 @@ mod tests {
             let visits = |count: usize| {
                 let patterns: Vec<String> = (0..count).map(family).collect();
                 let trie = trie(&patterns.iter().map(String::as_str).collect::<Vec<_>>());
-                let (found, visited) = trie.search(&key("a.b.k7.end"));
+                let (found, visited) = searched(&trie, &key("a.b.k7.end"));
                 assert_eq!(found, [7]);
                 visited
             };
@@ -193,11 +245,11 @@ mod tests {
     #[test]
     fn many_hashes_on_the_longest_key_cost_their_number_and_no_more() {
         let longest = key(&("a.".repeat(127) + "a"));
-        let (found, visited) = trie(&["#.#.#.#.x"]).search(&longest);
+        let (found, visited) = searched(&trie(&["#.#.#.#.x"]), &longest);
         assert!(found.is_empty());
         assert!(visited <= 128 * 3, "{visited} nodes for one `#`");
 
-        let (found, visited) = trie(&[&("#.a.".repeat(63) + "x"), &("#.a.".repeat(62) + "a")]).search(&longest);
+        let (found, visited) = searched(&trie(&[&("#.a.".repeat(63) + "x"), &("#.a.".repeat(62) + "a")]), &longest);
         assert_eq!(found, [1]);
         assert!(visited <= 128 * 2 * 64, "{visited} nodes for 63 `#`");
     }

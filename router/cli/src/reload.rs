@@ -217,6 +217,10 @@ impl Admin for ReloadingAdmin {
         self.admin.accept(publication).await
     }
 
+    async fn accept_all(&self, publications: Vec<Publication>) -> Result<Vec<Accepted>, (Vec<Accepted>, AdminError)> {
+        self.admin.accept_all(publications).await
+    }
+
     async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, AdminError> {
         self.admin.events(query).await
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use router_api::{
-    Accepted, Admin, AdminError, ArchivedEvent, BreakerState, Clock, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, DecodeLimits, EnableFrom,
-    EnableRequest, Enabled, Envelope, EventQuery, FollowRequest, Followed, FrozenBurst, Publication, Published, QueueStats, RedriveRequest, Redriven,
-    RouteCommand, RouteCommanded, RouteName, RouteState, RouteStatus, RouterStatus, SessionEntry, SessionList, SessionQuery, SessionShown, SessionStats,
-    SessionsImported, StatsQuery, Store, StoredDeadLetter, Transport, TransportError,
+    Accepted, Admin, AdminError, ArchivedEvent, BreakerState, Clock, DeadLetterGroups, DeadLetterQuery, DeadLetterSelection, EnableFrom, EnableRequest,
+    Enabled, EventQuery, FollowRequest, Followed, FrozenBurst, Publication, Published, QueueStats, RedriveRequest, Redriven, RouteCommand, RouteCommanded,
+    RouteName, RouteState, RouteStatus, RouterStatus, RoutingKey, SessionEntry, SessionList, SessionQuery, SessionShown, SessionStats, SessionsImported,
+    StatsQuery, Store, StoredDeadLetter, Transport, TransportError,
 };
 
 use crate::{
@@ -23,37 +23,9 @@ use crate::{
     route::{Order, Wish},
     router::{ApplyError, switches_on, waiting_in},
     sessions::{Projection, SessionBook},
+    taking_in::{take_in, take_in_all},
     unsettled,
 };
-
-/// The way in, the same for a running router and for a command that opened the store itself: redacts, checks the limits, stores.
-///
-/// # Errors
-///
-/// When the body is no JSON object within the limits, or the transport does not take it.
-pub async fn take_in(
-    transport: &dyn Transport,
-    redactor: Option<&Redactor>,
-    limits: DecodeLimits,
-    mut publication: Publication,
-) -> Result<(Accepted, u32), AdminError> {
-    // Checked before redaction, which reads the whole body.
-    if publication.body.len() > limits.body_bytes_max {
-        let (bytes, max) = (publication.body.len(), limits.body_bytes_max);
-        return Err(AdminError::Invalid(format!("the event is {bytes} bytes long, `limits.body_bytes_max` is {max}")));
-    }
-    if let Some(redactor) = redactor {
-        let redacted = redactor.redact(&publication.body);
-        publication.body = redacted.body;
-        publication.redactions += redacted.count;
-    }
-    let envelope =
-        Envelope::decode(publication.key.clone(), publication.body.clone(), limits).map_err(|error| AdminError::Invalid(format!("no event: {error}")))?;
-    let event_id = envelope.id().map(|id| id.as_str().to_owned());
-    let (body, redactions) = (publication.body.clone(), publication.redactions);
-    let published = transport.publish(publication).await?;
-    Ok((Accepted { published, event_id, body: Some(body) }, redactions))
-}
 
 /// A router that runs.
 pub(crate) struct RouterAdmin {
@@ -136,6 +108,10 @@ async fn dead_letter(transport: &dyn Transport, id: &str) -> Result<StoredDeadLe
 }
 
 impl RouterAdmin {
+    fn tell_accepted(&self, key: RoutingKey, Published { seq, routed }: Published, redactions: u32) {
+        self.parts.observers.tell(RouterEvent::Accepted { key, seq, routed, redactions });
+    }
+
     fn add_unsettled(&self, events: &mut [ArchivedEvent]) {
         if self.parts.fates.is_some() {
             let now = self.shown.now().clone();
@@ -165,9 +141,25 @@ impl Admin for RouterAdmin {
         let (redactor, limits) = (self.parts.redactor(), self.shown.now().decode);
         let key = publication.key.clone();
         let (accepted, redactions) = take_in(&*self.parts.transport, redactor.as_deref(), limits, publication).await?;
-        let Published { seq, routed } = accepted.published;
-        self.parts.observers.tell(RouterEvent::Accepted { key, seq, routed, redactions });
+        self.tell_accepted(key, accepted.published, redactions);
         Ok(accepted)
+    }
+
+    async fn accept_all(&self, publications: Vec<Publication>) -> Result<Vec<Accepted>, (Vec<Accepted>, AdminError)> {
+        let (redactor, limits) = (self.parts.redactor(), self.shown.now().decode);
+        let keys: Vec<RoutingKey> = publications.iter().map(|publication| publication.key.clone()).collect();
+        let taken = take_in_all(&*self.parts.transport, redactor.as_deref(), limits, publications).await;
+        let told = |taken: Vec<(Accepted, u32)>| {
+            let told = keys.into_iter().zip(taken).map(|(key, (accepted, redactions))| {
+                self.tell_accepted(key, accepted.published, redactions);
+                accepted
+            });
+            told.collect()
+        };
+        match taken {
+            Ok(taken) => Ok(told(taken)),
+            Err((taken, error)) => Err((told(taken), error)),
+        }
     }
 
     async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, AdminError> {
@@ -323,6 +315,12 @@ impl Admin for StoreAdmin {
 
     async fn accept(&self, publication: Publication) -> Result<Accepted, AdminError> {
         Ok(take_in(&*self.transport, Some(&self.redactor), self.config.limits.decode, publication).await?.0)
+    }
+
+    async fn accept_all(&self, publications: Vec<Publication>) -> Result<Vec<Accepted>, (Vec<Accepted>, AdminError)> {
+        let alone = |taken: Vec<(Accepted, u32)>| taken.into_iter().map(|(accepted, _)| accepted).collect();
+        let taken = take_in_all(&*self.transport, Some(&self.redactor), self.config.limits.decode, publications).await;
+        taken.map(alone).map_err(|(taken, error)| (alone(taken), error))
     }
 
     async fn events(&self, query: &EventQuery) -> Result<Vec<ArchivedEvent>, AdminError> {

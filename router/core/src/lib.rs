@@ -34,13 +34,15 @@ pub mod sessions;
 mod solitude;
 #[cfg(test)]
 mod spent;
+mod taking_in;
 mod unsettled;
 mod worker;
 
-pub use admin::{StoreAdmin, take_in};
+pub use admin::StoreAdmin;
 pub use archiving::Archiving;
 pub use matcher::RouteMatcher;
 pub use router::{Applied, ApplyError, Drained, Router, RouterBuilder, build_handler, shadow_all};
+pub use taking_in::{take_in, take_in_all};
 
 /// Bytes as hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {

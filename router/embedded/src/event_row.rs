@@ -15,13 +15,14 @@ pub(crate) struct EventRow {
     pub(crate) redactions: u32,
     pub(crate) traceparent: Option<String>,
     pub(crate) extracted: Extracted,
+    crc: u32,
 }
 
 /// What queries look for, taken out of the body at intake.
 #[derive(Debug, Default)]
 pub(crate) struct Extracted {
     pub(crate) event_id: Option<String>,
-    pub(crate) dialect: Option<String>,
+    pub(crate) dialect: Option<&'static str>,
     pub(crate) event_type: Option<String>,
     pub(crate) session: Option<String>,
     pub(crate) happened_at: Option<i64>,
@@ -31,10 +32,9 @@ pub(crate) struct Extracted {
 impl Extracted {
     /// From an event that decodes.
     pub(crate) fn of(event: &Envelope) -> Self {
-        let dialect = serde_json::to_value(event.dialect()).ok().and_then(|name| name.as_str().map(str::to_owned));
         Self {
             event_id: event.id().map(|id| id.as_str().to_owned()),
-            dialect,
+            dialect: Some(event.dialect().name()),
             event_type: event.event_type().map(str::to_owned),
             session: event.session_id().map(str::to_owned),
             happened_at: event.time().map(jiff::Timestamp::as_microsecond),
@@ -47,6 +47,12 @@ impl Extracted {
 pub(crate) const WANTED_UNKNOWN: i64 = -1;
 
 impl EventRow {
+    /// Sums it up, too, so that the writer need not.
+    pub(crate) fn new(key: RoutingKey, body: Bytes, stored_at: i64, hops: u8, redactions: u32, traceparent: Option<String>, extracted: Extracted) -> Self {
+        let crc = checksum(key.as_str(), stored_at, hops, redactions, extracted.event_id.as_deref(), traceparent.as_deref(), &body);
+        Self { key, body, stored_at, hops, redactions, traceparent, extracted, crc }
+    }
+
     /// Inserts the row; returns its number. `wanted` is how many routes wanted it, [`WANTED_UNKNOWN`] where nobody can tell.
     pub(crate) fn insert(&self, conn: &Connection, wanted: i64) -> rusqlite::Result<i64> {
         let mut statement = conn.prepare_cached(
@@ -54,8 +60,6 @@ impl EventRow {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         )?;
         let extracted = &self.extracted;
-        let crc =
-            checksum(self.key.as_str(), self.stored_at, self.hops, self.redactions, extracted.event_id.as_deref(), self.traceparent.as_deref(), &self.body);
         statement.insert(params![
             self.key.as_str(),
             self.stored_at,
@@ -69,7 +73,7 @@ impl EventRow {
             extracted.happened_at,
             extracted.tool_name,
             self.traceparent,
-            crc,
+            self.crc,
             self.body.as_ref(),
         ])
     }
@@ -166,15 +170,8 @@ mod tests {
     fn a_row_comes_back_byte_for_byte_and_each_change_of_it_is_noticed() {
         let conn = Connection::open_in_memory().unwrap();
         crate::schema::migrate(&conn).unwrap();
-        let row = EventRow {
-            key: "a.b".parse().unwrap(),
-            body: Bytes::from_static(b"\x00\xff{"),
-            stored_at: 17,
-            hops: 3,
-            redactions: 2,
-            traceparent: Some("00-1".to_owned()),
-            extracted: Extracted { event_id: Some("id".to_owned()), ..Extracted::default() },
-        };
+        let extracted = Extracted { event_id: Some("id".to_owned()), ..Extracted::default() };
+        let row = EventRow::new("a.b".parse().unwrap(), Bytes::from_static(b"\x00\xff{"), 17, 3, 2, Some("00-1".to_owned()), extracted);
         row.insert(&conn, 1).unwrap();
         let back = stored(&conn);
         assert!(back.is_intact);

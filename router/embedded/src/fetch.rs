@@ -24,14 +24,38 @@ pub(crate) const READY: &str = "SELECT id, seq, lane, attempts, direct, handed, 
 
 /// Reads rows that may be handed out: first those that fell due, then those of lanes that catch up, then the rest in order.
 pub(crate) fn fetch(conn: &Connection, plan: &Plan) -> rusqlite::Result<Fetched> {
-    // One snapshot for all that follows, else a row could be between two states in none of the queries.
-    let _snapshot = conn.unchecked_transaction()?;
+    // One for all that follows, else a row could be between two states in none of the queries.
+    let _snapshot = Snapshot::begin(conn)?;
     let mut reading = Reading { conn, plan, found: Fetched { cursor: plan.cursor, due_cursor: plan.due_cursor, ..Fetched::default() }, bytes: 0 };
     let is_exhausted = reading.due()? && reading.lanes()? && reading.ready()?;
     let mut found = reading.found;
     found.is_exhausted = is_exhausted;
     found.next_due = conn.prepare_cached(NEXT_DUE)?.query_map(params![plan.route, plan.now], |row| row.get(0))?.next().transpose()?;
     Ok(found)
+}
+
+/// A transaction that reads. As `rusqlite`'s own, but its statements are parsed once for a connection and not for each read.
+struct Snapshot<'a>(&'a Connection);
+
+impl<'a> Snapshot<'a> {
+    fn begin(conn: &'a Connection) -> rusqlite::Result<Self> {
+        if !conn.is_autocommit() {
+            // The last reading could not be ended.
+            conn.execute_batch("ROLLBACK")?;
+        }
+        conn.prepare_cached("BEGIN")?.raw_execute()?;
+        Ok(Self(conn))
+    }
+}
+
+impl Drop for Snapshot<'_> {
+    fn drop(&mut self) {
+        let ended = self.0.prepare_cached("ROLLBACK").and_then(|mut statement| statement.raw_execute());
+        if let Err(error) = ended {
+            // The next reading on this connection tries again.
+            tracing::debug!(%error, "a reading was not ended");
+        }
+    }
 }
 
 struct Reading<'a> {

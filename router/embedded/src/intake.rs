@@ -9,7 +9,9 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use router_api::{DecodeLimits, Destination, Envelope, Matcher, PatternTrie, Publication, Published, RouteName, RoutingPattern, Subscription, TransportError};
+use router_api::{
+    DecodeLimits, Destination, Envelope, Matcher, PatternTrie, Publication, Published, RouteName, RoutingKey, RoutingPattern, Subscription, TransportError,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -86,6 +88,17 @@ impl Bindings {
         ids.collect()
     }
 
+    /// Who wants an event, in the order of the routes.
+    fn wanting(&self, key: &RoutingKey, event: Option<&Envelope>) -> Vec<Target> {
+        let mut wanting: Vec<(u32, Target)> = Vec::new();
+        self.trie.each(key, |index| {
+            let route = self.routes.get(index as usize);
+            wanting.extend(route.and_then(|route| target(route, event)).map(|target| (index, target)));
+        });
+        wanting.sort_unstable_by_key(|(index, _)| *index);
+        wanting.into_iter().map(|(_, target)| target).collect()
+    }
+
     /// A bound route by its name.
     pub(crate) fn route(&self, name: &RouteName) -> Option<&BoundRoute> {
         self.by_name.get(name).map(|index| &self.routes[*index])
@@ -107,46 +120,31 @@ enum Targets {
     Direct { route: RouteName, lane: Option<String>, due_at: Option<i64> },
 }
 
-/// A publication on its way to the writer.
-pub(crate) struct Arrival {
+/// A publication as it will be written.
+struct Arrival {
     event: EventRow,
     targets: Targets,
-    outcome: Option<(Result<Published, TransportError>, Vec<i64>)>,
-    reply: oneshot::Sender<Result<Published, TransportError>>,
-    shared: Weak<Shared>,
-    /// Its share of the bytes that may wait for the writer.
-    _room: OwnedSemaphorePermit,
 }
 
 impl Arrival {
-    /// Asks the bindings who wants it. This is where an event is decoded for the first time.
-    pub(crate) fn new(
-        shared: &Arc<Shared>,
-        publication: Publication,
-        room: OwnedSemaphorePermit,
-        reply: oneshot::Sender<Result<Published, TransportError>>,
-    ) -> Self {
-        let Publication { to, key, body, hops, traceparent, redactions } = publication;
-        let bindings = shared.bindings();
-        let decoded = decode(&key, &body, shared.decode);
+    /// Asks the bindings who wants it. This is where an event is decoded, if it is not yet.
+    fn new(shared: &Shared, bindings: &Bindings, mut publication: Publication) -> Self {
+        let decoded = publication.envelope(shared.decode).ok();
+        let Publication { to, key, body, hops, traceparent, redactions, decoded: _ } = publication;
         let targets = match to {
-            Destination::Subscribers => {
-                let wanting = bindings.trie.matches(&key).into_iter().filter_map(|index| bindings.routes.get(index as usize));
-                Targets::Subscribers(wanting.filter_map(|route| target(route, decoded.as_ref())).collect())
-            }
+            Destination::Subscribers => Targets::Subscribers(bindings.wanting(&key, decoded.as_deref())),
             Destination::Route { route, delay } => {
-                let lane = bindings.route(&route).and_then(|bound| lane(bound, decoded.as_ref()));
+                let lane = bindings.route(&route).and_then(|bound| lane(bound, decoded.as_deref()));
                 let due_at = (!delay.is_zero()).then(|| shared.time.due_after(delay));
                 Targets::Direct { route, lane, due_at }
             }
         };
         let stored_at = shared.time.clock().now().as_microsecond();
-        let extracted = decoded.as_ref().map(Extracted::of).unwrap_or_default();
-        let event = EventRow { key, body, stored_at, hops, redactions, traceparent, extracted };
-        Self { event, targets, outcome: None, reply, shared: Arc::downgrade(shared), _room: room }
+        let extracted = decoded.as_deref().map(Extracted::of).unwrap_or_default();
+        Self { event: EventRow::new(key, body, stored_at, hops, redactions, traceparent, extracted), targets }
     }
 
-    fn insert(&self, writing: &Writing<'_>) -> rusqlite::Result<(Result<Published, TransportError>, Vec<i64>)> {
+    fn insert(&self, writing: &Writing<'_>) -> rusqlite::Result<Stored> {
         let conn = writing.conn;
         match &self.targets {
             Targets::Subscribers(targets) => {
@@ -155,25 +153,75 @@ impl Arrival {
                 for target in targets {
                     statement.execute(params![target.route, seq, target.lane, writing.now])?;
                 }
-                let routes = targets.iter().map(|target| target.route).collect();
-                Ok((Ok(published(!targets.is_empty(), seq)), routes))
+                Ok(Stored { published: Ok(published(!targets.is_empty(), seq)), direct: None })
             }
             Targets::Direct { route, lane, due_at } => {
                 let id: Option<i64> =
                     conn.prepare_cached("SELECT id FROM routes WHERE name = ?1 AND queue = 1")?.query_row([route.as_str()], |row| row.get(0)).optional()?;
                 let Some(id) = id else {
-                    return Ok((
-                        Err(TransportError::Refused(format!("route `{route}` has no queue: it was never bound, or its queue was removed"))),
-                        Vec::new(),
-                    ));
+                    let sentence = format!("route `{route}` has no queue: it was never bound, or its queue was removed");
+                    return Ok(Stored { published: Err(TransportError::Refused(sentence)), direct: None });
                 };
                 let seq = self.event.insert(conn, 1)?;
                 let state = if due_at.is_some() { state::WAITING } else { state::READY };
                 conn.prepare_cached("INSERT INTO deliveries (route, seq, state, lane, due_at, at, direct) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1)")?
                     .execute(params![id, seq, state, lane, due_at, writing.now])?;
-                Ok((Ok(published(true, seq)), vec![id]))
+                Ok(Stored { published: Ok(published(true, seq)), direct: Some(id) })
             }
         }
+    }
+
+    /// Wakes the queues that have it now.
+    fn tell(&self, shared: &Shared, stored: &Stored) {
+        match &self.targets {
+            Targets::Subscribers(targets) => {
+                for queue in targets.iter().filter_map(|target| shared.queue_if_known(target.route)) {
+                    queue.note_ready();
+                }
+            }
+            Targets::Direct { due_at, .. } => {
+                let Some(queue) = stored.direct.and_then(|route| shared.queue_if_known(route)) else { return };
+                match due_at {
+                    Some(due_at) => queue.note_waiting(*due_at),
+                    None => queue.note_ready(),
+                }
+            }
+        }
+    }
+}
+
+/// What an arrival was inserted as.
+struct Stored {
+    published: Result<Published, TransportError>,
+    /// The row of the route that it is addressed to.
+    direct: Option<i64>,
+}
+
+/// What a publisher is told: of each event, if all of them were written in one commit; else why none was.
+pub(crate) type Answers = Result<Vec<Result<Published, TransportError>>, TransportError>;
+
+/// What one publisher brings at once, on its way to the writer. All of it is one commit.
+pub(crate) struct Arrivals {
+    arrivals: Vec<Arrival>,
+    /// One for each, once they are applied.
+    stored: Vec<Stored>,
+    reply: oneshot::Sender<Answers>,
+    shared: Weak<Shared>,
+    /// Its share of the bytes that may wait for the writer.
+    _room: OwnedSemaphorePermit,
+}
+
+impl Arrivals {
+    /// Everything but the writing happens here, in the publisher's task.
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        publications: impl IntoIterator<Item = Publication>,
+        room: OwnedSemaphorePermit,
+        reply: oneshot::Sender<Answers>,
+    ) -> Self {
+        let bindings = shared.bindings();
+        let arrivals = publications.into_iter().map(|publication| Arrival::new(shared, &bindings, publication)).collect();
+        Self { arrivals, stored: Vec::new(), reply, shared: Arc::downgrade(shared), _room: room }
     }
 }
 
@@ -181,38 +229,40 @@ fn published(routed: bool, seq: i64) -> Published {
     Published { routed, seq: u64::try_from(seq).ok() }
 }
 
-impl Work for Arrival {
+impl Work for Arrivals {
     fn apply(&mut self, writing: &Writing<'_>) -> rusqlite::Result<()> {
-        self.outcome = Some(self.insert(writing)?);
+        self.stored.clear();
+        for (index, arrival) in self.arrivals.iter().enumerate() {
+            if index > 0 {
+                writing.half();
+            }
+            self.stored.push(arrival.insert(writing)?);
+        }
         Ok(())
     }
 
     fn finish(self: Box<Self>, outcome: Result<(), WriteError>) {
-        let due_at = match &self.targets {
-            Targets::Direct { due_at, .. } => *due_at,
-            Targets::Subscribers(_) => None,
-        };
-        let answer = match (outcome, self.outcome) {
-            (Ok(()), Some((answer, routes))) => {
+        let answers = match outcome {
+            Ok(()) => {
                 if let Some(shared) = self.shared.upgrade() {
-                    for queue in routes.iter().filter_map(|route| shared.queue_if_known(*route)) {
-                        match due_at {
-                            Some(due_at) => queue.note_waiting(due_at),
-                            None => queue.note_ready(),
-                        }
+                    for (arrival, stored) in self.arrivals.iter().zip(&self.stored) {
+                        arrival.tell(&shared, stored);
                     }
                 }
-                answer
+                Ok(self.stored.into_iter().map(|stored| stored.published).collect())
             }
-            (Ok(()), None) => Err(TransportError::Unavailable("the event was not stored".to_owned())),
-            (Err(error), _) => Err(refusal(error)),
+            Err(error) => Err(refusal(error)),
         };
-        // A publisher that has gone does not undo its event.
-        let _ = self.reply.send(answer);
+        // A publisher that has gone does not undo its events.
+        let _ = self.reply.send(answers);
     }
 
     fn adds_events(&self) -> bool {
         true
+    }
+
+    fn weight(&self) -> usize {
+        self.arrivals.len()
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) const CREATED: &str = "created_at";
 
 /// SQLite 3.51.3, the first version without the bug that corrupts a log which is read and checkpointed at the same moment.
 const LIBRARY_MIN: i32 = 3_051_003;
+/// Pages that the writer keeps in memory. A full group of events with its indexes fits, so that no page of it goes into the log twice.
+const WRITER_CACHE_KIB: u32 = 4 * 1024;
 /// Threads that read for routes.
 const NEAR_READERS: usize = 2;
 /// Threads that read for people.
@@ -359,7 +361,7 @@ fn connect(options: &EmbeddedOptions, is_new: bool, checkpoints: Option<&Checkpo
         return Err(OpenError::io("switch on the write-ahead log of", path, source));
     }
     let synchronous = if options.sync { "FULL" } else { "NORMAL" };
-    let pragmas = format!("PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = ON; PRAGMA mmap_size = 0;");
+    let pragmas = format!("PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = ON; PRAGMA mmap_size = 0; PRAGMA cache_size = -{WRITER_CACHE_KIB};");
     conn.execute_batch(&pragmas).map_err(sqlite)?;
     schema::migrate(&conn).map_err(sqlite)?;
     Ok(conn)

@@ -39,15 +39,7 @@ pub(crate) fn events(from: &Connection, to: &Connection, salvaged: &mut Salvaged
         }
         let extracted = decode(&event.key, &event.body, DecodeLimits::default()).as_ref().map(Extracted::of).unwrap_or_default();
         let extracted = Extracted { event_id: event.event_id, ..extracted };
-        let fresh = EventRow {
-            key: event.key,
-            body: event.body,
-            stored_at: event.stored_at,
-            hops: event.hops,
-            redactions: event.redactions,
-            traceparent: event.traceparent,
-            extracted,
-        };
+        let fresh = EventRow::new(event.key, event.body, event.stored_at, event.hops, event.redactions, event.traceparent, extracted);
         let number = fresh.insert(to, wanted)?;
         insert.execute(params![number, event.seq])?;
         taken += 1;

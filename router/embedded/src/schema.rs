@@ -264,7 +264,8 @@ pub(crate) fn set_meta(conn: &Connection, name: &str, value: i64) -> rusqlite::R
 
 /// The number of the last event that was ever stored, removed ones included; 0 if there was none.
 pub(crate) fn last_seq(conn: &Connection) -> rusqlite::Result<i64> {
-    let last: Option<i64> = conn.query_row("SELECT seq FROM sqlite_sequence WHERE name = 'events'", [], |row| row.get(0)).optional()?;
+    // Asked with every commit.
+    let last: Option<i64> = conn.prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?.query_row([], |row| row.get(0)).optional()?;
     Ok(last.unwrap_or(0))
 }
 

@@ -28,19 +28,14 @@ pub(crate) struct SeenRow {
 
 /// Decodes what came, in the caller's task.
 pub(crate) fn rows(events: Vec<ArchiveEntry>, limits: DecodeLimits) -> Vec<SeenRow> {
-    let row = |ArchiveEntry { event, redactions, wanted }: ArchiveEntry| SeenRow {
-        place: i64::try_from(event.offset).unwrap_or(i64::MAX),
-        wanted: wanted.map_or(WANTED_UNKNOWN, i64::from),
-        event: EventRow {
-            extracted: decode(&event.key, &event.body, limits).as_ref().map(Extracted::of).unwrap_or_default(),
-            key: event.key,
-            body: event.body,
-            stored_at: event.stored_at.as_microsecond(),
-            hops: event.hops,
-            redactions,
-            traceparent: event.traceparent,
-        },
-        identity: event.identity,
+    let row = |ArchiveEntry { event, redactions, wanted }: ArchiveEntry| {
+        let extracted = decode(&event.key, &event.body, limits).as_ref().map(Extracted::of).unwrap_or_default();
+        SeenRow {
+            place: i64::try_from(event.offset).unwrap_or(i64::MAX),
+            wanted: wanted.map_or(WANTED_UNKNOWN, i64::from),
+            event: EventRow::new(event.key, event.body, event.stored_at.as_microsecond(), event.hops, redactions, event.traceparent, extracted),
+            identity: event.identity,
+        }
     };
     events.into_iter().map(row).collect()
 }

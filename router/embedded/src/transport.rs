@@ -13,9 +13,9 @@ use tokio::sync::oneshot;
 use crate::{
     Embedded, EmbeddedOptions,
     consumer::EmbeddedConsumer,
-    embedded::{Shared, refusal, unreadable},
-    intake::{Arrival, Bindings, BoundRoute},
-    writer::{WriteError, Writing},
+    embedded::{BODIES_WAITING_KIB, Shared, refusal, unreadable},
+    intake::{Answers, Arrivals, Bindings, BoundRoute},
+    writer::{GROUP_MAX, WriteError, Writing},
 };
 
 #[async_trait]
@@ -67,23 +67,47 @@ impl Transport for Embedded {
     }
 
     async fn publish(&self, publication: Publication) -> Result<Published, TransportError> {
-        let bytes = publication.body.len();
-        if bytes > EmbeddedOptions::BODY_BYTES_HARD_MAX {
-            let max = EmbeddedOptions::BODY_BYTES_HARD_MAX;
-            return Err(TransportError::Refused(format!("the body has {bytes} bytes, {max} are the limit of the store")));
+        self.check(&publication)?;
+        let kib = kib(&publication);
+        let answers = self.store_at_once([publication], kib).await?;
+        answers.into_iter().next().unwrap_or_else(|| Err(TransportError::Unavailable("the event was not stored".to_owned())))
+    }
+
+    async fn publish_all(&self, publications: Vec<Publication>) -> Result<Vec<Published>, (Vec<Published>, TransportError)> {
+        let mut all = Vec::with_capacity(publications.len());
+        let mut waiting = publications.into_iter().peekable();
+        while waiting.peek().is_some() {
+            let mut at_once = Vec::new();
+            let mut bodies_kib = 0;
+            let mut refused = None;
+            while at_once.len() < GROUP_MAX
+                && let Some(publication) = waiting.next_if(|publication| at_once.is_empty() || bodies_kib + kib(publication) <= BODIES_WAITING_KIB)
+            {
+                if let Err(error) = self.check(&publication) {
+                    refused = Some(error);
+                    break;
+                }
+                bodies_kib += kib(&publication);
+                at_once.push(publication);
+            }
+            if !at_once.is_empty() {
+                match self.store_at_once(at_once, bodies_kib).await {
+                    Ok(answers) => {
+                        for answer in answers {
+                            match answer {
+                                Ok(published) => all.push(published),
+                                Err(error) => return Err((all, error)),
+                            }
+                        }
+                    }
+                    Err(error) => return Err((all, error)),
+                }
+            }
+            if let Some(error) = refused {
+                return Err((all, error));
+            }
         }
-        if self.shared.is_closed() {
-            return Err(closed());
-        }
-        let room = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.shared.bodies_waiting).acquire_many_owned(room).await.map_err(|_| closed())?;
-        let (sender, receiver) = oneshot::channel();
-        let arrival = Arrival::new(&self.shared, publication, room, sender);
-        failpoint::pass(Failpoint::AcceptBefore);
-        self.shared.writer.send(Box::new(arrival)).await;
-        let answer = receiver.await.unwrap_or_else(|_| Err(closed()));
-        failpoint::pass(Failpoint::AcceptAfter);
-        answer
+        Ok(all)
     }
 
     fn admin(&self) -> &dyn TransportAdmin {
@@ -99,7 +123,37 @@ fn closed() -> TransportError {
     refusal(WriteError::Closed)
 }
 
+/// What a body takes of the room for those that wait.
+fn kib(publication: &Publication) -> usize {
+    publication.body.len().div_ceil(1024)
+}
+
 impl Embedded {
+    fn check(&self, publication: &Publication) -> Result<(), TransportError> {
+        let bytes = publication.body.len();
+        if bytes > EmbeddedOptions::BODY_BYTES_HARD_MAX {
+            let max = EmbeddedOptions::BODY_BYTES_HARD_MAX;
+            return Err(TransportError::Refused(format!("the body has {bytes} bytes, {max} are the limit of the store")));
+        }
+        if self.shared.is_closed() {
+            return Err(closed());
+        }
+        Ok(())
+    }
+
+    /// One commit, with whatever else arrives. No more of them than fit into the room for bodies that wait.
+    async fn store_at_once(&self, publications: impl IntoIterator<Item = Publication>, kib: usize) -> Answers {
+        let room = u32::try_from(kib).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.shared.bodies_waiting).acquire_many_owned(room).await.map_err(|_| closed())?;
+        let (sender, receiver) = oneshot::channel();
+        let arrivals = Arrivals::new(&self.shared, publications, room, sender);
+        failpoint::pass(Failpoint::AcceptBefore);
+        self.shared.writer.send(Box::new(arrivals)).await;
+        let answers = receiver.await.unwrap_or_else(|_| Err(closed()));
+        failpoint::pass(Failpoint::AcceptAfter);
+        answers
+    }
+
     /// Binds `subscriptions` beside those routes of the store that are not `named`: what another configuration has bound stays
     /// bound as the store keeps it, by its patterns. For publishers that do not run the routes.
     ///

@@ -14,7 +14,7 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
-use router_api::{Accepted, Admin, DecodeError, DecodeLimits, Destination, Envelope, Publication, Published, RouteName, RoutingKey};
+use router_api::{Accepted, Admin, DecodeError, DecodeLimits, Destination, Publication, Published, RouteName, RoutingKey};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -104,19 +104,24 @@ async fn take_in(
     for (at, body) in bodies.into_iter().enumerate() {
         publications.push(prepared(body).map_err(|error| placed(at, error, "; none of them is stored"))?);
     }
-    let mut events = Vec::with_capacity(count);
-    for (at, publication) in publications.into_iter().enumerate() {
-        let rest = if at == 0 { String::new() } else { format!("; the {at} before it are stored") };
-        events.push(ingest.publish(publication).await.map_err(|error| placed(at, error, &rest))?);
-    }
+    let events = ingest.publish_all(publications).await.map_err(|(stored, error)| match stored {
+        None => error,
+        Some(0) => placed(0, error, ""),
+        Some(at) => placed(at, error, &format!("; the {at} before it are stored")),
+    })?;
     Ok(Json(BatchAnswer { schema: BatchAnswer::SCHEMA.into(), events }).into_response())
 }
 
 /// Finds the key and checks the body.
 fn prepare(limits: DecodeLimits, key: Option<&str>, body: Bytes) -> Result<Publication, ErrorAnswer> {
     let key = key_of(key, &body).map_err(bad)?;
-    Envelope::decode(key.clone(), body.clone(), limits).map_err(refused)?;
-    Ok(Publication::new(key, body))
+    let mut publication = Publication::new(key, body);
+    publication.envelope(limits).map_err(refused)?;
+    Ok(publication)
+}
+
+fn answer(key: RoutingKey, Accepted { published: Published { seq, routed }, event_id, .. }: Accepted) -> PublishedAnswer {
+    PublishedAnswer { schema: PublishedAnswer::SCHEMA.into(), key, event_id, seq, routed }
 }
 
 /// The answer to a body that is no event.
@@ -129,22 +134,52 @@ impl Ingest {
     /// Publishes, and returns once the event is safe.
     async fn publish(&self, publication: Publication) -> Result<PublishedAnswer, ErrorAnswer> {
         let key = publication.key.clone();
-        let Accepted { published: Published { seq, routed }, event_id, .. } = self.store(publication).await?;
-        Ok(PublishedAnswer { schema: PublishedAnswer::SCHEMA.into(), key, event_id, seq, routed })
+        Ok(answer(key, self.store(publication).await?))
+    }
+
+    /// Publishes several in their order, and returns once all of them are safe. On an error also how many are, if that is known.
+    async fn publish_all(&self, publications: Vec<Publication>) -> Result<Vec<PublishedAnswer>, (Option<usize>, ErrorAnswer)> {
+        let keys: Vec<RoutingKey> = publications.iter().map(|publication| publication.key.clone()).collect();
+        let route = publications.first().and_then(|publication| match &publication.to {
+            Destination::Route { route, .. } => Some(route.clone()),
+            Destination::Subscribers => None,
+        });
+        // As long as one after the other might take.
+        let patience = self.publish_timeout.saturating_mul(u32::try_from(publications.len()).unwrap_or(u32::MAX));
+        let admin = Arc::clone(&self.admin);
+        // In a task of its own, as for one.
+        let publishing = tokio::spawn(async move { admin.accept_all(publications).await });
+        let unknown = |what: &str| (None, ErrorAnswer::new(ErrorKind::Unavailable, format!("{what}: send them again")));
+        match tokio::time::timeout(patience, publishing).await {
+            Ok(Ok(Ok(accepted))) => Ok(keys.into_iter().zip(accepted).map(|(key, accepted)| answer(key, accepted)).collect()),
+            Ok(Ok(Err((stored, error)))) => Err((Some(stored.len()), self.explained(error.into(), route).await)),
+            Ok(Err(_)) => Err(unknown("taking the events in was broken off; each may or may not be stored")),
+            Err(_) => Err(unknown("the events are not known to be stored in time")),
+        }
     }
 
     /// Stores an event, and returns how it is stored once it is safe.
     pub(crate) async fn store(&self, publication: Publication) -> Result<Accepted, ErrorAnswer> {
-        let to = publication.to.clone();
-        match (self.hand_over(publication).await, to) {
-            (Err(answer), Destination::Route { route, .. }) if answer.kind == ErrorKind::Refused && self.lacks(&route).await => {
-                Err(ErrorAnswer::new(ErrorKind::NotFound, format!("there is no route `{route}`: {}", answer.error)))
-            }
-            (result, _) => result,
+        let route = match &publication.to {
+            Destination::Route { route, .. } => Some(route.clone()),
+            Destination::Subscribers => None,
+        };
+        match self.hand_over(publication).await {
+            Ok(accepted) => Ok(accepted),
+            Err(answer) => Err(self.explained(answer, route).await),
         }
     }
 
     /// A refusal is the sender's mistake if he named a route that nobody knows.
+    async fn explained(&self, answer: ErrorAnswer, route: Option<RouteName>) -> ErrorAnswer {
+        match route {
+            Some(route) if answer.kind == ErrorKind::Refused && self.lacks(&route).await => {
+                ErrorAnswer::new(ErrorKind::NotFound, format!("there is no route `{route}`: {}", answer.error))
+            }
+            _ => answer,
+        }
+    }
+
     async fn lacks(&self, route: &RouteName) -> bool {
         let status = tokio::time::timeout(self.publish_timeout, self.admin.status()).await;
         status.is_ok_and(|status| status.is_ok_and(|status| status.routes.iter().all(|known| known.name != *route)))

@@ -125,6 +125,8 @@ pub fn page(settings: &Settings, broker: &str, commit: &str, begun: &str, all: &
         page,
         "# Results of the drain benchmark
 
+The embedded transport has [a page of its own](RESULTS-embedded.md), and so has [the hook](RESULTS-hook.md).
+
 Written by `tests/bench/run`. Figures in one table come from interleaved runs on one machine that other work shared; only their ratios mean something.
 
 * commit: {commit}

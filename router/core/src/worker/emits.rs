@@ -32,7 +32,7 @@ impl Worker {
                 let redacted = redactor.redact(&body);
                 (body, redactions) = (redacted.body, redacted.count);
             }
-            let publication = Publication { to, key: emit.key.clone(), body, hops, traceparent: traceparent.clone(), redactions };
+            let publication = Publication { to, hops, traceparent: traceparent.clone(), redactions, ..Publication::new(emit.key.clone(), body) };
             let mut wait = RECORD_AGAIN_FIRST;
             loop {
                 failpoint::pass(Failpoint::EmitBefore);

@@ -207,3 +207,49 @@ async fn a_binding_that_is_not_stored_is_refused_and_not_put_off() {
     assert!(bench.publish("k", json!({})).await.routed, "the earlier set is still in force");
     bench.bind(&[("b", &["k"])]).await;
 }
+
+#[tokio::test]
+async fn what_is_published_together_is_one_commit_in_its_order() {
+    let bench = Bench::new();
+    bench.bind(&[("a", &["k.#"]), ("b", &["k.3"])]).await;
+    let publications = |count: u64| (0..count).map(|n| Publication::new(key(&format!("k.{n}")), json!({ "n": n }).to_string())).collect::<Vec<_>>();
+    let before = bench.store.measures().commits;
+    let published = bench.store.publish_all(publications(100)).await.unwrap();
+    assert_eq!(bench.store.measures().commits - before, 1);
+    assert_eq!(published.iter().map(|published| published.seq).collect::<Vec<_>>(), (1..=100).map(Some).collect::<Vec<_>>());
+    let consumer = bench.consume("a", 100).await;
+    assert_eq!(take_many(&consumer, 100).await.iter().map(|delivery| delivery.seq).collect::<Vec<_>>(), (1..=100).map(Some).collect::<Vec<_>>());
+    assert_eq!(take(&bench.consume("b", 1).await).await.seq, Some(4));
+    // More than a commit takes come in several, still in order.
+    let published = bench.store.publish_all(publications(1_200)).await.unwrap();
+    assert_eq!(published.iter().map(|published| published.seq).collect::<Vec<_>>(), (101..=1_300).map(Some).collect::<Vec<_>>());
+    assert!(bench.store.publish_all(Vec::new()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn of_what_is_published_together_those_before_the_first_that_is_refused_are_stored() {
+    let bench = Bench::new();
+    bench.bind(&[("a", &["k"])]).await;
+    let event = |n: u64| Publication::new(key("k"), json!({ "n": n }).to_string());
+    let too_long = Publication::new(key("k"), vec![b'x'; EmbeddedOptions::BODY_BYTES_HARD_MAX + 1]);
+    let Err((stored, TransportError::Refused(sentence))) = bench.store.publish_all(vec![event(0), event(1), too_long, event(3)]).await else {
+        panic!("the third is too long")
+    };
+    assert_eq!(stored.len(), 2);
+    assert!(sentence.contains("the limit of the store"), "{sentence}");
+    assert_eq!(bench.store.events(&EventQuery::default()).await.unwrap().len(), 2);
+    // What goes to a route that is not there is refused in the middle of a commit.
+    let nowhere = Publication { to: Destination::Route { route: route("none"), delay: std::time::Duration::ZERO }, ..event(5) };
+    let Err((stored, TransportError::Refused(_))) = bench.store.publish_all(vec![event(4), nowhere, event(6)]).await else { panic!("there is no such route") };
+    assert_eq!(stored.iter().map(|published| published.seq).collect::<Vec<_>>(), [Some(3)]);
+}
+
+#[tokio::test]
+async fn what_is_published_together_and_does_not_fit_on_the_disk_is_stored_as_a_whole_or_not_at_all() {
+    let bench = Bench::with(|options| options.reserve_bytes = u64::MAX >> 1);
+    bench.bind(&[("a", &["k"])]).await;
+    let publications = (0..10).map(|n| Publication::new(key("k"), json!({ "n": n }).to_string())).collect();
+    let Err((stored, TransportError::Full(_))) = bench.store.publish_all(publications).await else { panic!("there is no such disk") };
+    assert!(stored.is_empty());
+    assert_eq!(bench.count("SELECT count(*) FROM events"), 0);
+}
