@@ -15,11 +15,12 @@ use serde_json::Value;
 const DIRECTIONS: &[(&str, &[&str])] = &[
     ("router-api", &[]),
     // It reads a file of prices when it checks a configuration.
-    ("router-core", &["router-api", "router-transcripts"]),
+    ("router-core", &["router-api", "router-secrets", "router-transcripts"]),
     ("router-effects", &["router-api"]),
     ("router-amqp", &["router-api"]),
     ("router-embedded", &["router-api"]),
     ("router-http", &["router-api", "router-claude"]),
+    ("router-secrets", &[]),
     ("router-testkit", &["router-api", "router-core"]),
     ("router-transcripts", &[]),
     ("plugins", &["router-api"]),
@@ -27,7 +28,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         "event-router",
         &["router-api", "router-core", "router-effects", "router-amqp", "router-embedded", "router-http", "router-claude", "router-transcripts", "plugins"],
     ),
-    ("router-claude", &["router-transcripts"]),
+    ("router-claude", &["router-secrets", "router-transcripts"]),
     ("event-router-hook", &["router-claude"]),
     (
         "router-tests",
@@ -39,6 +40,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "router-amqp",
             "router-embedded",
             "router-http",
+            "router-secrets",
             "router-testkit",
             "router-transcripts",
             "plugins",

@@ -58,7 +58,7 @@ pub use program::{Endpoint, Program, TargetUrl, display_argv};
 pub use session::{ModelUsage, Session, SessionEnd, SessionError, SessionOrigin, SessionState, Sessions};
 pub use session_book::{
     ActiveSessions, KeptSession, RelatedSession, Relation, SESSION_SLOT_SECONDS, SessionEntry, SessionList, SessionQuery, SessionShown, SessionSlot,
-    SessionStats, SessionsImported, StatsBy, StatsQuery, StatsRow, StoredSession, SumsQuery,
+    SessionStats, SessionsImported, StatsBy, StatsQuery, StatsRow, StoredSession, SumsQuery, TokenKinds,
 };
 pub use store::{
     ArchiveEntry, ArchivedEvent, Archivist, DeliveryRecord, DeliveryState, EventQuery, FateRecord, FrozenBurst, NotedAttempts, RunningSlot, SeenEvent, Store,

@@ -172,6 +172,18 @@ impl ModelUsage {
     pub fn tokens(&self) -> u64 {
         [self.input, self.output, self.cache_write_5m, self.cache_write_1h, self.cache_read].into_iter().fold(0, u64::saturating_add)
     }
+
+    /// They by kind.
+    #[must_use]
+    pub fn kinds(&self) -> crate::TokenKinds {
+        crate::TokenKinds {
+            input: self.input,
+            output: self.output,
+            cache_write_5m: self.cache_write_5m,
+            cache_write_1h: self.cache_write_1h,
+            cache_read: self.cache_read,
+        }
+    }
 }
 
 /// What the end of a session says.

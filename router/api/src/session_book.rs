@@ -29,6 +29,59 @@ pub struct SessionSlot {
     pub tokens: u64,
     /// What they cost in US dollars; `None` where nobody knows.
     pub cost_usd: Option<f64>,
+    /// Of what kinds they were, as far as that was told.
+    #[serde(default, skip_serializing_if = "TokenKinds::is_none")]
+    pub kinds: TokenKinds,
+}
+
+/// Tokens by how they were used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenKinds {
+    /// Read by the model, and from no cache.
+    #[serde(default)]
+    pub input: u64,
+    /// Written by it.
+    #[serde(default)]
+    pub output: u64,
+    /// Put into the cache for five minutes.
+    #[serde(default)]
+    pub cache_write_5m: u64,
+    /// Put into the cache for an hour.
+    #[serde(default)]
+    pub cache_write_1h: u64,
+    /// Taken from the cache.
+    #[serde(default)]
+    pub cache_read: u64,
+}
+
+impl TokenKinds {
+    fn each(self, other: Self, of: fn(u64, u64) -> u64) -> Self {
+        Self {
+            input: of(self.input, other.input),
+            output: of(self.output, other.output),
+            cache_write_5m: of(self.cache_write_5m, other.cache_write_5m),
+            cache_write_1h: of(self.cache_write_1h, other.cache_write_1h),
+            cache_read: of(self.cache_read, other.cache_read),
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        self.each(other, u64::saturating_add)
+    }
+
+    /// What is more than in `other`.
+    #[must_use]
+    pub fn beyond(self, other: Self) -> Self {
+        self.each(other, u64::saturating_sub)
+    }
+
+    /// Is nothing told?
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A session with when it did what.
@@ -70,7 +123,7 @@ impl SessionSlot {
     /// Nothing, then and of that model.
     #[must_use]
     pub fn empty(slot: i64, model: Option<String>) -> Self {
-        Self { slot, model, turns: 0, errors: 0, tokens: 0, cost_usd: None }
+        Self { slot, model, turns: 0, errors: 0, tokens: 0, cost_usd: None, kinds: TokenKinds::default() }
     }
 
     /// Tokens of which nobody knows what they cost.
@@ -88,6 +141,7 @@ impl SessionSlot {
         self.turns = self.turns.saturating_add(other.turns);
         self.errors = self.errors.saturating_add(other.errors);
         self.tokens = self.tokens.saturating_add(other.tokens);
+        self.kinds = self.kinds.plus(other.kinds);
     }
 }
 
@@ -275,6 +329,9 @@ pub struct StatsRow {
     pub errors: u64,
     /// Tokens.
     pub tokens: u64,
+    /// Of what kinds, as far as that was told: a session whose events say no more than a sum has tokens that are in none of them.
+    #[serde(default)]
+    pub kinds: TokenKinds,
     /// What they cost in US dollars, as an estimate; `None` where nobody knows of some, or of any.
     pub cost_usd: Option<f64>,
     /// What is known of that.

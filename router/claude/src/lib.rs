@@ -24,7 +24,6 @@ mod records;
 pub mod redact;
 pub mod session;
 pub mod settings;
-mod shapes;
 mod shortened;
 pub mod spool;
 pub mod state;

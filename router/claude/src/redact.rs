@@ -4,13 +4,11 @@
 use std::borrow::Cow;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use router_secrets::{found, is_marker, key_names_secret, settled};
 use serde_json::Value;
 use sha2::Sha256;
 
-use crate::{
-    members::{Field, Members},
-    shapes::{self, FINGERPRINT_LEN, MARKER_START, is_marker},
-};
+use crate::members::{Field, Members};
 
 /// Words of one path.
 const WORDS_MAX: usize = 64;
@@ -34,7 +32,7 @@ impl Redaction {
     /// A text without secrets of known shapes.
     #[must_use]
     pub fn text<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let found = shapes::find(text);
+        let found = settled(text, found(text));
         if found.is_empty() {
             return Cow::Borrowed(text);
         }
@@ -53,7 +51,7 @@ impl Redaction {
     #[must_use]
     pub fn member<'t>(&self, key: Option<&str>, value: &'t str) -> Cow<'t, str> {
         match key {
-            Some(key) if !value.is_empty() && shapes::key_names_secret(key, value) => {
+            Some(key) if !value.is_empty() && key_names_secret(key, value) => {
                 if is_marker(value) {
                     Cow::Borrowed(value)
                 } else {
@@ -144,8 +142,7 @@ impl Redaction {
         let mut mac = self.mac.clone();
         mac.update(secret.as_bytes());
         let digest = mac.finalize().into_bytes();
-        let fingerprint: String = digest.iter().take(FINGERPRINT_LEN / 2).map(|byte| format!("{byte:02x}")).collect();
-        format!("{MARKER_START}{kind}:{fingerprint}]")
+        router_secrets::marker(kind, &digest)
     }
 }
 

@@ -83,7 +83,13 @@ impl Access {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let begun = clock.monotonic();
         loop {
-            let held = match Embedded::open(store_options(config), Arc::clone(&clock)) {
+            let options = store_options(config);
+            let opened = match purpose {
+                // What is only looked at is read as a whole once a day; the first write reads it in any case.
+                Purpose::Read | Purpose::Letters => Embedded::open_to_look(options, Arc::clone(&clock)),
+                Purpose::Publish | Purpose::Keep => Embedded::open(options, Arc::clone(&clock)),
+            };
+            let held = match opened {
                 Ok(embedded) => return Self::own(config, purpose, Some(embedded), &*clock).await,
                 Err(error @ OpenError::HeldByAnother { .. }) => error,
                 Err(error) => return Err(error.into()),
@@ -109,7 +115,7 @@ impl Access {
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let embedded = if purpose == Purpose::Letters && store_file::is_there(path)? {
-            match Embedded::open(store_options(config), Arc::clone(&clock)) {
+            match Embedded::open_to_look(store_options(config), Arc::clone(&clock)) {
                 Ok(embedded) => Some(embedded),
                 Err(OpenError::HeldByAnother { .. }) => None,
                 Err(error) => return Err(error.into()),

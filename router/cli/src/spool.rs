@@ -56,13 +56,18 @@ pub(crate) fn of_environment(environment: &dyn Environment) -> Option<Spool> {
     Some(Spool::at(&directory, SPOOL_BYTES_MAX_DEFAULT))
 }
 
+/// Hours of silence after which a session is abandoned.
+pub(crate) fn abandoned_hours(environment: &dyn Environment) -> u64 {
+    let said = environment.variable("BLOODBANK_ABANDONED_HOURS").ok().flatten();
+    said.and_then(|value| value.parse().ok()).filter(|hours| *hours > 0).unwrap_or(ABANDONED_HOURS_DEFAULT)
+}
+
 /// What ends the abandoned sessions of a spool: as long after their last hook as hooks do it, and with the same prices.
 pub(crate) fn reaper(environment: &dyn Environment, spool: &Spool, host: String) -> Reaper {
     let variable = |name: &str| environment.variable(name).ok().flatten().filter(|value| !value.is_empty());
-    let hours = variable("BLOODBANK_ABANDONED_HOURS").and_then(|value| value.parse().ok()).filter(|hours| *hours > 0);
     Reaper {
         spool: spool.clone(),
-        hours: hours.unwrap_or(ABANDONED_HOURS_DEFAULT),
+        hours: abandoned_hours(environment),
         host,
         home: variable("HOME").map(Into::into),
         prices: variable("EVENT_ROUTER_PRICES").map(Into::into),

@@ -6,7 +6,8 @@
 //! still holds.
 //!
 //! What does not happen here: keys of objects are never changed (a secret in a key is not seen), and nothing is recognised by its
-//! randomness alone. Read [`Redactor`] first; `redact/json.rs` finds values and paths, `redact/shapes.rs` knows what secrets look like.
+//! randomness alone. Read [`Redactor`] first; `redact/json.rs` finds values and paths, `router-secrets` knows what secrets look
+//! like.
 
 mod json;
 mod shapes;
@@ -15,6 +16,7 @@ use std::{borrow::Cow, fmt, ops::Range};
 
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
+use router_secrets::is_marker;
 use sha2::Sha256;
 
 use self::{
@@ -89,9 +91,6 @@ impl std::error::Error for RedactProblem {}
 const KIND_PATH: &str = "path";
 /// The kind in the marker of a value whose key says that it is a secret.
 const KIND_KEY: &str = "key";
-/// In hexadecimal digits.
-const FINGERPRINT_LEN: usize = 12;
-const MARKER_START: &str = "[redacted:";
 
 impl Redactor {
     /// Rules of one kind that a configuration may have at most.
@@ -157,8 +156,7 @@ impl Redactor {
         let mut mac = self.mac.clone();
         mac.update(secret);
         let digest = mac.finalize().into_bytes();
-        let fingerprint: String = digest.iter().take(FINGERPRINT_LEN / 2).map(|byte| format!("{byte:02x}")).collect();
-        format!("{MARKER_START}{kind}:{fingerprint}]")
+        router_secrets::marker(kind, &digest)
     }
 }
 
@@ -167,17 +165,6 @@ impl fmt::Debug for Redactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redactor").field("paths", &self.paths).field("shapes", &self.shapes).finish_non_exhaustive()
     }
-}
-
-/// Is `text` a marker and nothing else?
-fn is_marker(text: &str) -> bool {
-    let inside = text.strip_prefix(MARKER_START).and_then(|rest| rest.strip_suffix(']'));
-    inside.and_then(|inside| inside.split_once(':')).is_some_and(|(kind, fingerprint)| {
-        !kind.is_empty()
-            && kind.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
-            && fingerprint.len() == FINGERPRINT_LEN
-            && fingerprint.bytes().all(|byte| byte.is_ascii_hexdigit())
-    })
 }
 
 fn count_of(findings: usize) -> u32 {

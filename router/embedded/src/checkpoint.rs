@@ -154,9 +154,10 @@ impl Checkpoints {
         }
     }
 
-    /// Moves the log into the file, so that the file alone is whole, and ends the connection.
-    pub(crate) fn finish(mut self, conn: Connection) {
-        if self.copy(&conn) {
+    /// Moves the log into the file, so that the file alone is whole, and ends the connection. True if it is, and all its pages have sums.
+    pub(crate) fn finish(mut self, conn: Connection) -> bool {
+        let is_whole = self.copy(&conn);
+        if is_whole {
             let emptied = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
             let emptied = emptied.and_then(|()| conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false));
             if let Err(error) = emptied {
@@ -166,6 +167,8 @@ impl Checkpoints {
         failpoint::pass(Failpoint::CheckpointAfter);
         if let Err((_, error)) = conn.close() {
             tracing::debug!(%error, "the store was not closed well");
+            return false;
         }
+        is_whole && self.sums.head().is_some()
     }
 }

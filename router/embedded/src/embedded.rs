@@ -24,7 +24,7 @@ use crate::{
     damage::FINDINGS_MAX,
     disk::Floor,
     intake::Bindings,
-    opening::{self, Opened},
+    opening::{self, Manner, Opened},
     queue::{RouteQueue, locked},
     readers::{ReadError, Readers},
     running::RunningFile,
@@ -86,12 +86,27 @@ impl Embedded {
     ///
     /// At once if another process has it; otherwise see [`OpenError`].
     pub fn open(options: EmbeddedOptions, clock: Arc<dyn Clock>) -> Result<Arc<Self>, OpenError> {
+        Self::open_as(options, clock, Manner::Work)
+    }
+
+    fn open_as(options: EmbeddedOptions, clock: Arc<dyn Clock>, manner: Manner) -> Result<Arc<Self>, OpenError> {
         let lock = opening::take_lock(&options)?;
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         let path = options.path.clone();
-        let writer = opening::start(options, lock, clock, move |opened| drop(sender.send(opened)))?;
+        let writer = opening::start(options, lock, clock, manner, move |opened| drop(sender.send(opened)))?;
         let opened = receiver.recv().unwrap_or_else(|_| Err(opening::starter_failed(&path)))?;
         Ok(Self::assemble(opened, writer))
+    }
+
+    /// Opens a store to look at it. As [`Embedded::open`], but a large store (`look_bytes_min`) that was read as a whole within a day, closed
+    /// cleanly and not changed since is not read again before the first write: see `closed.rs` for what such a look does not see. Nothing that
+    /// runs may be marked in a store that was opened so; a router opens its store by [`Embedded::open`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Embedded::open`].
+    pub fn open_to_look(options: EmbeddedOptions, clock: Arc<dyn Clock>) -> Result<Arc<Self>, OpenError> {
+        Self::open_as(options, clock, Manner::Look)
     }
 
     /// Opens the store, and waits up to `wait` for another process to leave it.
@@ -115,7 +130,7 @@ impl Embedded {
         };
         let (sender, receiver) = oneshot::channel();
         let path = options.path.clone();
-        let writer = opening::start(options, lock, clock, move |opened| drop(sender.send(opened)))?;
+        let writer = opening::start(options, lock, clock, Manner::Work, move |opened| drop(sender.send(opened)))?;
         let opened = receiver.await.unwrap_or_else(|_| Err(opening::starter_failed(&path)))?;
         Ok(Self::assemble(opened, writer))
     }
@@ -171,9 +186,12 @@ impl Embedded {
             tracing::debug!(error = error.sentence(), "what was in hand is not marked as handed out");
         }
         failpoint::pass(Failpoint::EndNoted);
-        let ended = self.shared.writer.write(|writing| crate::schema::set_meta(writing.conn, crate::opening::CLEAN, 1)).await;
+        let is_used = self.shared.writer.is_asked();
+        let ended = if is_used { self.shared.writer.write(|writing| crate::schema::set_meta(writing.conn, crate::opening::CLEAN, 1)).await } else { Ok(()) };
         failpoint::pass(Failpoint::EndMarked);
         match ended {
+            // Whoever only looked has nothing to end.
+            Ok(()) if !is_used => {}
             Ok(()) => {
                 if let Err(error) = self.shared.running.clear() {
                     tracing::debug!(%error, "the file of running handlings is not emptied");

@@ -33,7 +33,8 @@
 //!
 //! All have mode 0600. Beside `router.db` lie SQLite's own `-wal` and `-shm`; `router.db.lock`, held by whoever has the store
 //! open; `router.db.seq`, the last accepted event's number and where the log ended, by which a loss is noticed; `router.db.sums`, the
-//! checksums of the file's pages, by which damage is; and `router.db.running`, which names the handlings that ran when a process died.
+//! checksums of the file's pages, by which damage is; `router.db.running`, which names the handlings that ran when a process died; and,
+//! beside a large store that is closed, `router.db.closed`, by which [`Embedded::open_to_look`] need not read all of it again.
 //! Copy the store while it is closed, or by [`back_up`].
 //!
 //! # Damage
@@ -50,6 +51,7 @@ mod admin;
 mod archive;
 mod backup;
 mod checkpoint;
+mod closed;
 mod consumer;
 mod damage;
 mod disk;

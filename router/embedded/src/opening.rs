@@ -3,9 +3,10 @@
 //! It happens on the thread that will be the writer, which also owns the lock until everything has ended.
 
 use std::{
+    error::Error as _,
     io::{self, Read},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
 };
 
@@ -18,19 +19,19 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig, params};
 use crate::{
     EmbeddedOptions, Finding, OpenError,
     checkpoint::Checkpoints,
-    damage,
+    closed, damage,
     disk::{Floor, Reserve},
     examine::{self, Evidence},
     intake::Bindings,
     lock_file::{LockFile, private_file},
     page_sums::{Head, PageSums, Sums},
-    readers::Readers,
+    readers::{Readers, Seat},
     retention::Retention,
     running::RunningFile,
     schema,
     side_file::{Noted, SideFile},
     store_time::StoreTime,
-    writer::{PROBED, Reopened, Reopening, Writer, WriterDesk},
+    writer::{Opening, PROBED, Reopened, Reopening, Writer, WriterDesk, WriterInbox},
 };
 
 /// In `meta`: 1 while the store is closed after a clean end.
@@ -48,6 +49,15 @@ const WRITER_CACHE_KIB: u32 = 4 * 1024;
 const NEAR_READERS: usize = 2;
 /// Threads that read for people.
 const FAR_READERS: usize = 1;
+
+/// What a store is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// All of it is read first.
+    Work,
+    /// What was read before and is unchanged is not read again until the first write.
+    Look,
+}
 
 /// An open store in its parts.
 pub(crate) struct Opened {
@@ -78,16 +88,26 @@ pub(crate) fn start(
     options: EmbeddedOptions,
     lock: LockFile,
     clock: Arc<dyn Clock>,
+    manner: Manner,
     done: impl FnOnce(Result<Opened, OpenError>) + Send + 'static,
 ) -> Result<JoinHandle<()>, OpenError> {
     let path = options.path.clone();
     let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
         let (writer, inbox) = Writer::new();
-        match open(&options, clock, writer) {
+        let time = Arc::new(StoreTime::new(clock));
+        if manner == Manner::Look
+            && let Some(looking) = look_only(&options, &time, &writer)
+        {
+            let seats = looking.seats;
+            done(Ok(looking.opened));
+            wake(&options, &time, inbox, &seats);
+            drop(lock);
+            return;
+        }
+        match open(&options, &time, writer) {
             Ok((opened, desk)) => {
                 done(Ok(opened));
-                let WriterDesk { conn, checkpoints, .. } = inbox.run(desk);
-                checkpoints.finish(conn);
+                work(&options, inbox, desk);
                 drop(lock);
             }
             Err(error) => {
@@ -100,26 +120,146 @@ pub(crate) fn start(
     thread.map_err(|error| OpenError::io("start the writer of", &path, error))
 }
 
+/// The writer's work until its end.
+fn work(options: &EmbeddedOptions, inbox: WriterInbox, desk: WriterDesk) {
+    let WriterDesk { conn, checkpoints, opening, .. } = inbox.run(desk);
+    let is_whole = checkpoints.finish(conn);
+    if is_whole && std::fs::metadata(&options.path).is_ok_and(|metadata| metadata.len() >= options.look_bytes_min) {
+        closed::note(&options.path, opening.store, opening.number, opening.examined_at);
+    }
+}
+
+/// A store that was opened to look at it, and where its readers sit.
+struct Looking {
+    opened: Opened,
+    seats: Vec<Seat>,
+}
+
+/// The store as it was closed, if nothing has changed since. Whatever speaks against that is left to an opening that reads everything.
+fn look_only(options: &EmbeddedOptions, time: &Arc<StoreTime>, writer: &Writer) -> Option<Looking> {
+    let path = &options.path;
+    let closed = closed::unchanged(path, time.now())?;
+    let conn = examine::connect_to_look(path).ok()?;
+    let said = examine::Said::read(&conn).ok()?;
+    let is_current = schema::version(&conn).ok()? == schema::KNOWN;
+    let is_same = said.created == Some(closed.store) && said.openings == closed.opening && said.is_clean;
+    let bindings = Bindings::load(&conn).ok()?;
+    conn.close().ok()?;
+    if !is_current || !is_same {
+        return None;
+    }
+    let (running, _) = RunningFile::open(path, None).ok()?;
+    let seats: Vec<Seat> =
+        (0..NEAR_READERS + FAR_READERS).map(|_| connect_to_read(options).map(|conn| Arc::new(Mutex::new(Some(conn))))).collect::<Result<_, _>>().ok()?;
+    let (near, mut threads) = Readers::start("store-near", path.display().to_string(), seats[..NEAR_READERS].to_vec()).ok()?;
+    let (far, far_threads) = Readers::start("store-far", path.display().to_string(), seats[NEAR_READERS..].to_vec()).ok()?;
+    threads.extend(far_threads);
+    let opened = Opened {
+        path: path.clone(),
+        time: Arc::clone(time),
+        decode: options.decode,
+        writer: writer.clone(),
+        near,
+        far,
+        running,
+        floor: Floor::new(path, options.reserve_bytes),
+        bindings,
+        handed_before: 0,
+        findings: Vec::new(),
+        threads,
+    };
+    Some(Looking { opened, seats })
+}
+
+/// Waits for the first write, and opens the store for it as for any other.
+fn wake(options: &EmbeddedOptions, time: &Arc<StoreTime>, mut inbox: WriterInbox, seats: &[Seat]) {
+    match inbox.wait() {
+        Ok(true) => {}
+        Ok(false) => return,
+        Err(error) => return inbox.refuse(&format!("the writer of the store `{}` cannot wait: {error}", options.path.display())),
+    }
+    let mut sitting: Vec<_> = seats.iter().map(|seat| seat.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+    // The files are read without SQLite, and closing them would drop the locks of its connections.
+    sitting.iter_mut().for_each(|seat| drop(seat.take()));
+    let opened = open_desk(options, time).and_then(|found| {
+        for seat in &mut sitting {
+            **seat = Some(connect_to_read(options).map_err(|error| OpenError::sqlite(&options.path, &error))?);
+        }
+        Ok(found)
+    });
+    if opened.is_err() {
+        sitting.iter_mut().for_each(|seat| drop(seat.take()));
+    }
+    drop(sitting);
+    match opened {
+        Ok(Found { desk, .. }) => work(options, inbox, *desk),
+        Err(error) => {
+            let reason = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+            inbox.refuse(&format!("{error}{reason}"));
+        }
+    }
+}
+
 /// For the case that the thread ended without a word.
 pub(crate) fn starter_failed(path: &Path) -> OpenError {
     OpenError::io("open", path, io::Error::other("the thread that opens the store panicked"))
 }
 
-fn open(options: &EmbeddedOptions, clock: Arc<dyn Clock>, writer: Writer) -> Result<(Opened, WriterDesk), OpenError> {
+fn open(options: &EmbeddedOptions, time: &Arc<StoreTime>, writer: Writer) -> Result<(Opened, WriterDesk), OpenError> {
     let path = &options.path;
-    let time = Arc::new(StoreTime::new(clock));
+    let Found { desk, running, bindings, handed_before, findings } = open_desk(options, time)?;
+    let text = path.display().to_string();
+    let readers = |name: &str, count: usize| -> Result<_, OpenError> {
+        let seats = (0..count).map(|_| Ok(Arc::new(Mutex::new(Some(connect_to_read(options)?)))));
+        let seats = seats.collect::<rusqlite::Result<_>>().map_err(|error| OpenError::sqlite(path, &error))?;
+        Readers::start(name, text.clone(), seats).map_err(|error| OpenError::io("start the readers of", path, error))
+    };
+    let (near, mut threads) = readers("store-near", NEAR_READERS)?;
+    let (far, far_threads) = readers("store-far", FAR_READERS)?;
+    threads.extend(far_threads);
+    let opened = Opened {
+        path: path.clone(),
+        time: Arc::clone(time),
+        decode: options.decode,
+        writer,
+        near,
+        far,
+        running,
+        floor: Floor::new(path, options.reserve_bytes),
+        bindings,
+        handed_before,
+        findings,
+        threads,
+    };
+    Ok((opened, *desk))
+}
+
+/// What the writer works with, and what was found on the way to it.
+struct Found {
+    desk: Box<WriterDesk>,
+    running: RunningFile,
+    bindings: Bindings,
+    handed_before: i64,
+    findings: Vec<Finding>,
+}
+
+/// Reads all of the store, and takes it over.
+fn open_desk(options: &EmbeddedOptions, time: &Arc<StoreTime>) -> Result<Found, OpenError> {
+    let path = &options.path;
     let sqlite = |error: rusqlite::Error| OpenError::sqlite(path, &error);
     let evidence = recognise(path)?;
     if evidence.is_none() {
         let conn = connect(options, true, None)?;
-        created_at(&conn, &time).map_err(sqlite)?;
+        created_at(&conn, time).map_err(sqlite)?;
         conn.close().map_err(|(_, error)| sqlite(error))?;
     }
-    let Looked { noted, findings: looked, sums, place } = look(options, &time, evidence)?;
+    let Looked { noted, findings: looked, sums, place } = look(options, time, evidence)?;
+    let examined_at = time.now();
+    closed::forget(path);
     let mut checkpoints = Checkpoints::new(path, sums, place);
     let conn = connect(options, false, Some(&checkpoints))?;
 
-    let created = created_at(&conn, &time).map_err(sqlite)?;
+    let created = created_at(&conn, time).map_err(sqlite)?;
     let mut side_file = SideFile::open(path, created).map_err(|error| OpenError::io("open the side file of", path, error))?;
     let openings = schema::meta(&conn, OPENINGS).map_err(sqlite)?.unwrap_or(0);
     let is_clean = schema::meta(&conn, CLEAN).map_err(sqlite)?.unwrap_or(1) == 1;
@@ -128,7 +268,7 @@ fn open(options: &EmbeddedOptions, clock: Arc<dyn Clock>, writer: Writer) -> Res
 
     checkpoints.begin_opening(openings + 1).map_err(|error| OpenError::io("write the sums of", path, error))?;
     failpoint::pass(Failpoint::TakeOverBefore);
-    let mut taken_over = take_over(&conn, &time, TakingOver { created, noted, opening: openings + 1, ran: &ran }).map_err(sqlite)?;
+    let mut taken_over = take_over(&conn, time, TakingOver { created, noted, opening: openings + 1, ran: &ran }).map_err(sqlite)?;
     failpoint::pass(Failpoint::TakeOverAfter);
     side_file.note(u64::try_from(taken_over.last_seq).unwrap_or(0), checkpoints.place());
     taken_over.findings.extend(looked);
@@ -144,41 +284,19 @@ fn open(options: &EmbeddedOptions, clock: Arc<dyn Clock>, writer: Writer) -> Res
 
     let bindings = Bindings::load(&conn).map_err(sqlite)?;
     let handed_before: i64 = if is_clean { 0 } else { conn.query_row("SELECT coalesce(max(id), 0) FROM deliveries", [], |row| row.get(0)).map_err(sqlite)? };
-    let text = path.display().to_string();
-    let readers = |name: &str, count: usize| -> Result<_, OpenError> {
-        let connections = (0..count).map(|_| connect_to_read(options)).collect::<rusqlite::Result<_>>().map_err(sqlite)?;
-        Readers::start(name, text.clone(), connections).map_err(|error| OpenError::io("start the readers of", path, error))
-    };
-    let (near, mut threads) = readers("store-near", NEAR_READERS)?;
-    let (far, far_threads) = readers("store-far", FAR_READERS)?;
-    threads.extend(far_threads);
-
     let desk = WriterDesk {
-        time: Arc::clone(&time),
+        time: Arc::clone(time),
         reserve: Reserve::new(path, options.reserve_bytes),
         side_file,
         checkpoints,
         retention: Retention::new(options.retention_age, options.retention_bytes_max, options.ledger_bytes_max),
         last_seq: taken_over.last_seq,
         reopening: reopening(options),
-        path: text.clone(),
+        path: path.display().to_string(),
+        opening: Opening { store: created, number: openings + 1, examined_at },
         conn,
     };
-    let opened = Opened {
-        path: path.clone(),
-        time,
-        decode: options.decode,
-        writer,
-        near,
-        far,
-        running,
-        floor: Floor::new(path, options.reserve_bytes),
-        bindings,
-        handed_before,
-        findings: taken_over.findings,
-        threads,
-    };
-    Ok((opened, desk))
+    Ok(Found { desk: Box::new(desk), running, bindings, handed_before, findings: taken_over.findings })
 }
 
 /// How the writer opens the file anew after its disk has failed: as at first, and it must be whole and have what was accepted.

@@ -26,6 +26,9 @@ pub struct EmbeddedOptions {
     pub ledger_bytes_max: u64,
     /// With less free space than this on the file's disk no new events are taken, so that handling can go on. In bytes; 0 is off.
     pub reserve_bytes: u64,
+    /// From this size on, in bytes, [`crate::Embedded::open_to_look`] does not read the whole of a store that was examined within a day, closed
+    /// cleanly and not changed since.
+    pub look_bytes_min: u64,
     /// Bodies beyond these limits are not filtered at intake: every route whose patterns fit gets them, and buries them.
     pub decode: DecodeLimits,
     /// How long SQLite waits for a lock that some other program (a backup, a `sqlite3` shell) holds on the file.
@@ -48,6 +51,7 @@ impl EmbeddedOptions {
             retention_bytes_max: 1024 * 1024 * 1024,
             ledger_bytes_max: 64 * 1024 * 1024,
             reserve_bytes: 64 * 1024 * 1024,
+            look_bytes_min: 64 * 1024 * 1024,
             decode: DecodeLimits::default(),
             busy_timeout: Duration::from_secs(5),
             lock_poll: Duration::from_millis(50),

@@ -14,6 +14,9 @@ const WAITING_MAX: usize = 256;
 
 type ReadJob = Box<dyn FnOnce(&Connection) + Send>;
 
+/// Where a reader finds its connection. It waits while somebody else has the seat, and while it is empty nothing is read.
+pub(crate) type Seat = Arc<Mutex<Option<Connection>>>;
+
 /// Why something could not be read, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ReadError {
@@ -40,19 +43,22 @@ pub(crate) struct Readers {
 }
 
 impl Readers {
-    /// Starts one thread for each connection.
-    pub(crate) fn start(name: &str, path: String, connections: Vec<Connection>) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
+    /// Starts one thread for each seat.
+    pub(crate) fn start(name: &str, path: String, seats: Vec<Seat>) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
         let (sender, receiver) = mpsc::channel::<ReadJob>(WAITING_MAX);
         let receiver = Arc::new(Mutex::new(receiver));
         let mut threads = Vec::new();
-        for conn in connections {
+        for seat in seats {
             let receiver = Arc::clone(&receiver);
             threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(move || {
                 loop {
                     let job = receiver.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
                     let Some(job) = job else { return };
+                    let conn = seat.lock().unwrap_or_else(PoisonError::into_inner);
                     // The caller is told by the end of its channel.
-                    if catch_unwind(AssertUnwindSafe(|| job(&conn))).is_err() {
+                    if let Some(conn) = &*conn
+                        && catch_unwind(AssertUnwindSafe(|| job(conn))).is_err()
+                    {
                         tracing::error!("reading from the store panicked; the reader goes on");
                     }
                 }

@@ -22,7 +22,7 @@ pub(crate) mod state {
 }
 
 /// Each brings the file from the version of its index to the next.
-const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6];
 
 /// Partial indexes keep the queue small beside a large archive: a finished delivery is in none of them.
 /// `events.body` is the last column, so that the others are read without walking the pages of a large body.
@@ -229,6 +229,15 @@ CREATE TABLE session_tools (
     uses INTEGER NOT NULL,
     PRIMARY KEY (session, tool)
 ) WITHOUT ROWID;
+";
+
+/// Of what kinds the tokens are. What was kept before has none: sessions that go on, or are imported again, get them.
+const V6: &str = "
+ALTER TABLE session_slots ADD COLUMN input INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE session_slots ADD COLUMN output INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE session_slots ADD COLUMN cache_write_5m INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE session_slots ADD COLUMN cache_write_1h INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE session_slots ADD COLUMN cache_read INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// The version that the file has; 0 for an empty one.

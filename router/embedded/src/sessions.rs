@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use router_api::{ActiveSessions, KeptSession, Session, SessionEntry, SessionQuery, StatsBy, StatsRow, StoredSession, SumsQuery};
+use router_api::{ActiveSessions, KeptSession, Session, SessionEntry, SessionQuery, StatsBy, StatsRow, StoredSession, SumsQuery, TokenKinds};
 use rusqlite::{Connection, OptionalExtension, ToSql, params, params_from_iter};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -81,13 +81,19 @@ pub(crate) fn keep(conn: &Connection, sessions: &[KeptSession], read_to: Option<
         conn.prepare_cached("DELETE FROM session_slots WHERE session = ?1")?.execute([number])?;
         conn.prepare_cached("DELETE FROM session_tools WHERE session = ?1")?.execute([number])?;
         let mut slots = conn.prepare_cached(
-            "INSERT INTO session_slots (slot, session, model, turns, errors, tokens, cost) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+            "INSERT INTO session_slots (slot, session, model, turns, errors, tokens, cost, input, output, cache_write_5m, cache_write_1h, cache_read)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
              ON CONFLICT (slot, session, model) DO UPDATE SET turns = turns + excluded.turns, errors = errors + excluded.errors,
-             tokens = tokens + excluded.tokens, cost = coalesce(cost, 0) + excluded.cost",
+             tokens = tokens + excluded.tokens, cost = coalesce(cost, 0) + excluded.cost, input = input + excluded.input,
+             output = output + excluded.output, cache_write_5m = cache_write_5m + excluded.cache_write_5m,
+             cache_write_1h = cache_write_1h + excluded.cache_write_1h, cache_read = cache_read + excluded.cache_read",
         )?;
         for slot in kept.shown.slots.iter().take(SessionEntry::SLOTS_MAX) {
             let model = slot.model.as_deref().unwrap_or_default();
-            slots.execute(params![slot.slot, number, model, signed(slot.turns), signed(slot.errors), signed(slot.tokens), slot.cost_usd])?;
+            let TokenKinds { input, output, cache_write_5m, cache_write_1h, cache_read } = slot.kinds;
+            let [input, output, for_minutes, for_an_hour, read] = [input, output, cache_write_5m, cache_write_1h, cache_read].map(signed);
+            let (turns, errors, tokens) = (signed(slot.turns), signed(slot.errors), signed(slot.tokens));
+            slots.execute(params![slot.slot, number, model, turns, errors, tokens, slot.cost_usd, input, output, for_minutes, for_an_hour, read])?;
         }
         let mut tools = conn.prepare_cached("INSERT INTO session_tools (session, tool, uses) VALUES (?1, ?2, ?3)")?;
         for (tool, uses) in &kept.shown.session.tools {
@@ -212,7 +218,8 @@ fn of_slots(by: Option<StatsBy>) -> String {
     let joined = if column.starts_with("s.") { "JOIN sessions s ON s.number = x.session" } else { "" };
     format!(
         "SELECT {column} AS name, count(DISTINCT x.session), sum(x.turns), sum(x.errors), sum(x.tokens), total(x.cost), count(x.cost),
-                total(CASE WHEN x.cost IS NULL THEN x.tokens ELSE 0 END)
+                total(CASE WHEN x.cost IS NULL THEN x.tokens ELSE 0 END),
+                sum(x.input), sum(x.output), sum(x.cache_write_5m), sum(x.cache_write_1h), sum(x.cache_read)
          FROM session_slots x {joined} WHERE x.slot >= ?1 AND x.slot < ?2 GROUP BY name"
     )
 }
@@ -260,6 +267,13 @@ pub(crate) fn sums(conn: &Connection, query: SumsQuery) -> rusqlite::Result<Vec<
                 turns: count(row.get(2)?),
                 errors: count(row.get(3)?),
                 tokens: count(row.get(4)?),
+                kinds: TokenKinds {
+                    input: count(row.get(8)?),
+                    output: count(row.get(9)?),
+                    cache_write_5m: count(row.get(10)?),
+                    cache_write_1h: count(row.get(11)?),
+                    cache_read: count(row.get(12)?),
+                },
                 cost_usd: (known > 0 && unpriced == 0.0).then_some(known_cost_usd),
                 known_cost_usd,
                 ..StatsRow::default()

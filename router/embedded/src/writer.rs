@@ -129,6 +129,8 @@ pub(crate) struct Writer {
 #[derive(Default)]
 struct WriterShared {
     commits: AtomicU64,
+    /// Anything was ever handed over, or is to be taken so.
+    asked: AtomicBool,
     stopping: AtomicBool,
     wake: tokio::sync::Notify,
     disk: DiskState,
@@ -139,7 +141,7 @@ impl Writer {
     pub(crate) fn new() -> (Self, WriterInbox) {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
         let shared = Arc::new(WriterShared::default());
-        (Self { sender, shared: Arc::clone(&shared) }, WriterInbox { receiver, shared })
+        (Self { sender, shared: Arc::clone(&shared) }, WriterInbox { receiver, shared, waiting: Vec::new() })
     }
 
     /// Commits so far.
@@ -147,8 +149,14 @@ impl Writer {
         self.shared.commits.load(Ordering::Relaxed)
     }
 
+    /// False while nothing was handed over to a writer that waits for that ([`WriterInbox::wait`]).
+    pub(crate) fn is_asked(&self) -> bool {
+        self.shared.asked.load(Ordering::SeqCst)
+    }
+
     /// Hands over work; waits only for room in the queue. Work that cannot be handed over is finished as closed.
     pub(crate) async fn send(&self, work: Box<dyn Work>) {
+        self.shared.asked.store(true, Ordering::SeqCst);
         if let Err(mpsc::error::SendError(work)) = self.sender.send(work).await {
             work.finish(Err(WriteError::Closed));
         }
@@ -229,6 +237,8 @@ where
 pub(crate) struct WriterInbox {
     receiver: mpsc::Receiver<Box<dyn Work>>,
     shared: Arc<WriterShared>,
+    /// What came before there was anything to work with.
+    waiting: Vec<Box<dyn Work>>,
 }
 
 /// What the writer thread works with.
@@ -243,14 +253,69 @@ pub(crate) struct WriterDesk {
     /// The store's path, for sentences.
     pub(crate) path: String,
     pub(crate) reopening: Reopening,
+    pub(crate) opening: Opening,
+}
+
+/// Of which store this is an opening.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Opening {
+    pub(crate) store: i64,
+    pub(crate) number: i64,
+    /// When all of the store was read.
+    pub(crate) examined_at: i64,
 }
 
 /// In `meta`: when a disk that was full, or failed, was last tried.
 pub(crate) const PROBED: &str = "probed_at";
 
 impl WriterInbox {
+    /// Waits for the first work, and keeps it for [`WriterInbox::run`]. False if there was none before [`Writer::stop`].
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot wait.
+    pub(crate) fn wait(&mut self) -> std::io::Result<bool> {
+        // Only for waiting, as in `run`.
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        loop {
+            let is_stopping = self.shared.stopping.load(Ordering::SeqCst);
+            if let Ok(work) = self.receiver.try_recv() {
+                self.waiting.push(work);
+                return Ok(true);
+            }
+            if is_stopping {
+                return Ok(false);
+            }
+            let arrived = runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    work = self.receiver.recv() => work.map(Some),
+                    () = self.shared.wake.notified() => Some(None),
+                }
+            });
+            match arrived {
+                Some(Some(work)) => self.waiting.push(work),
+                Some(None) => continue,
+                None => return Ok(false),
+            }
+            return Ok(true);
+        }
+    }
+
+    /// Answers everything with `sentence` until [`Writer::stop`].
+    pub(crate) fn refuse(mut self, sentence: &str) {
+        let broken = self.break_down(sentence, false);
+        loop {
+            finish_all(std::mem::take(&mut self.waiting), &broken.clone().into());
+            if !self.wait().unwrap_or(false) {
+                return;
+            }
+        }
+    }
+
     /// Works until [`Writer::stop`], or until all handles are gone. Returns what it worked with.
     pub(crate) fn run(mut self, mut desk: WriterDesk) -> WriterDesk {
+        self.shared.asked.store(true, Ordering::SeqCst);
         // Only for waiting. No SQLite call happens inside `block_on`.
         let waiting = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let waiting = match waiting {
@@ -260,7 +325,7 @@ impl WriterInbox {
                 return desk;
             }
         };
-        let mut group: Vec<Box<dyn Work>> = Vec::new();
+        let mut group = std::mem::take(&mut self.waiting);
         loop {
             if self.shared.disk.heals() && !self.shared.stopping.load(Ordering::SeqCst) && !self.receiver.is_closed() {
                 self.wait_broken(&mut desk, &waiting);
@@ -269,7 +334,7 @@ impl WriterInbox {
             }
             if let Ok(work) = self.receiver.try_recv() {
                 group.push(work);
-            } else {
+            } else if group.is_empty() {
                 if self.shared.stopping.load(Ordering::SeqCst) {
                     self.receiver.close();
                     // What slipped in between the last look and the closing.

@@ -23,7 +23,8 @@ use serde::Deserialize;
 
 use crate::{
     bloodbank::Intake,
-    claude_sessions::{SESSIONS_MAX, Sessions},
+    claude_endings::VIA,
+    claude_sessions::Sessions,
     connections::Peer,
     ingest::{check_content_type, read_body, traceparent},
     paths::{Paths, post},
@@ -40,8 +41,8 @@ struct Hooks {
 }
 
 /// The path.
-pub(crate) fn routes(intake: Intake) -> Paths {
-    Paths::new().route("/hooks/claude-code", post(hook)).with_state(Hooks { intake, sessions: Arc::new(Sessions::new(SESSIONS_MAX)) })
+pub(crate) fn routes(intake: Intake, sessions: Arc<Sessions>) -> Paths {
+    Paths::new().route("/hooks/claude-code", post(hook)).with_state(Hooks { intake, sessions })
 }
 
 #[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
@@ -81,7 +82,10 @@ async fn take(hooks: &Hooks, query: Result<Query<HookQuery>, QueryRejection>, re
     let cx = Circumstances { now, messages: query.messages, around: &around, usage: &Usage::default(), feature: None, snapshot: None, fresh };
     for told in events(&hook, &mut session, &cx) {
         let key = RoutingKey::new(told.key).expect("the keys of events are keys");
-        let source = Source { host: host.clone(), kind: "hook", app: "claude-code", meta: Some(meta(&hook, &told)) };
+        let mut meta = meta(&hook, &told);
+        // By these a session that nobody ends is recognised, and gets the id of its end.
+        (meta["via"], meta["resumes"]) = (VIA.into(), session.resumes.into());
+        let source = Source { host: host.clone(), kind: "hook", app: "claude-code", meta: Some(meta) };
         let correlation: Vec<_> = told.correlation_ids.iter().copied().filter(|id| *id != told.id).collect();
         let body = envelope(told.id, told.key, now, &source, &correlation, &Field::Nested(told.payload));
         ingest.store(Publication { traceparent: traceparent.clone(), ..Publication::new(key, body) }).await?;

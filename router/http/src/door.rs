@@ -21,7 +21,9 @@ use tokio::{
 use crate::{
     api,
     bloodbank::{self, Intake},
+    claude_endings::Endings,
     claude_hooks,
+    claude_sessions::{SESSIONS_MAX, Sessions},
     connections::{self, ServeLimits},
     guard::{self, Access},
     ingest::{Ingest, post_event},
@@ -70,6 +72,8 @@ pub struct Door {
     limits: ServeLimits,
     telemetry: Option<Telemetry>,
     more: Router,
+    sessions: Arc<Sessions>,
+    abandoned_after: Option<Duration>,
 }
 
 /// What a door works with.
@@ -103,7 +107,20 @@ impl Door {
         };
         let address = listener.local_addr().map_err(|source| DoorError::Io { address, source })?;
         let DoorParts { admin, clock, chance, decode } = parts;
-        Ok(Self { listener, address, access, admin, clock, chance, decode, limits: ServeLimits::default(), telemetry: None, more: Router::new() })
+        Ok(Self {
+            listener,
+            address,
+            access,
+            admin,
+            clock,
+            chance,
+            decode,
+            limits: ServeLimits::default(),
+            telemetry: None,
+            more: Router::new(),
+            sessions: Arc::new(Sessions::new(SESSIONS_MAX)),
+            abandoned_after: None,
+        })
     }
 
     /// Adds paths, behind the same guard: where there are tokens they need one.
@@ -131,6 +148,13 @@ impl Door {
         self
     }
 
+    /// Ends sessions of Claude Code's HTTP hooks that were silent for so long, while it answers.
+    #[must_use]
+    pub fn ends_abandoned(mut self, after: Duration) -> Self {
+        self.abandoned_after = Some(after);
+        self
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -140,21 +164,30 @@ impl Door {
     /// Answers until `shutdown`, then lets requests that run finish, within the limits.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
         let router = self.router();
+        let endings =
+            self.abandoned_after.map(|after| Endings { ingest: self.ingest(), clock: Arc::clone(&self.clock), sessions: Arc::clone(&self.sessions), after });
+        let endings = endings.map(|endings| tokio::spawn(endings.run()));
         connections::serve(self.listener, router, self.limits, shutdown).await;
+        if let Some(endings) = endings {
+            endings.abort();
+        }
     }
 
-    fn paths(&self) -> Paths {
-        let ingest = Ingest {
+    fn ingest(&self) -> Ingest {
+        Ingest {
             admin: Arc::clone(&self.admin),
             limits: self.decode,
             body_timeout: self.limits.body_timeout,
             publish_timeout: self.limits.publish_timeout,
             addressing: false,
-        };
-        let intake = Intake { ingest, clock: Arc::clone(&self.clock), chance: Arc::clone(&self.chance) };
+        }
+    }
+
+    fn paths(&self) -> Paths {
+        let intake = Intake { ingest: self.ingest(), clock: Arc::clone(&self.clock), chance: Arc::clone(&self.chance) };
         let only_admins = middleware::from_fn_with_state(Arc::new(self.access.clone()), guard::only_admins);
         let admin = api::paths(&self.admin, self.decode, self.limits).behind(|router| router.layer(only_admins));
-        paths(intake).merge(metrics::routes(self.telemetry.as_ref(), &self.admin)).merge(openapi::routes()).merge(admin)
+        paths(intake, Arc::clone(&self.sessions)).merge(metrics::routes(self.telemetry.as_ref(), &self.admin)).merge(openapi::routes()).merge(admin)
     }
 
     fn router(&self) -> Router {
@@ -170,9 +203,9 @@ impl Door {
 }
 
 /// The paths that events come in by, and `/healthz`.
-fn paths(intake: Intake) -> Paths {
+fn paths(intake: Intake, sessions: Arc<Sessions>) -> Paths {
     let events = Paths::new().route("/events", post(post_event)).with_state(intake.ingest.clone());
-    Paths::new().route("/healthz", get(healthz)).merge(events).merge(bloodbank::routes(intake.clone())).merge(claude_hooks::routes(intake))
+    Paths::new().route("/healthz", get(healthz)).merge(events).merge(bloodbank::routes(intake.clone())).merge(claude_hooks::routes(intake, sessions))
 }
 
 /// Alive, whatever the store or the routes do: nothing but this process is asked.

@@ -12,6 +12,7 @@ mod audit;
 mod batch;
 mod bloodbank;
 mod bloodbank_fields;
+mod claude_endings;
 mod claude_hooks;
 mod claude_sessions;
 mod client;

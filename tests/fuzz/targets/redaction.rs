@@ -1,5 +1,8 @@
-//! A body, through both redactions: what was JSON stays JSON of the same shape, what is redacted is left alone, and the hook finds in a
-//! text what the router finds.
+//! A body, through both redactions: what was JSON stays JSON of the same shape, what is redacted is left alone, the hook
+//! redacts a text as the router does, and both find what the shapes say as patterns.
+
+#[path = "../../../router/secrets/tests/behaviour/patterns.rs"]
+mod patterns;
 
 use std::sync::LazyLock;
 
@@ -60,6 +63,10 @@ pub(super) fn run(data: &[u8]) {
         assert_eq!(hooked, settled, "what the hook redacted stays as it is");
     }
     if let Ok(text) = std::str::from_utf8(data) {
-        assert_eq!(ROUTER.redact_text(text), HOOK.text(text), "the hook and the router find the same");
+        assert_eq!(ROUTER.redact_text(text), HOOK.text(text), "the hook and the router redact the same");
+        let mut found: Vec<_> = router_secrets::found(text).into_iter().filter(|finding| finding.kind != "private-key").collect();
+        found.sort_by_key(|finding| (finding.range.start, finding.range.end, finding.kind));
+        let found: Vec<_> = found.into_iter().map(|finding| (finding.range, finding.kind)).collect();
+        assert_eq!(found, patterns::found(text), "what is found by hand is what the patterns find");
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use jiff::{Timestamp, ToSpan as _};
 use router_claude::{Session, Spool, event::end_id, state::StateDir};
-use router_tests::{Home, eventually};
+use router_tests::{Home, eventually, post};
 use serde_json::{Value, json};
 
 use crate::{bloodbank::bloodbank, world::*};
@@ -174,6 +174,52 @@ fn a_session_that_nobody_ends_is_ended_by_the_router_and_whoever_else_ends_it_te
     eventually("it has gone on", || home.read("seen").contains("session.thread.resumed").then_some(()));
     handled(&home);
     assert_eq!(home.read("seen").matches("\"event_type\":\"session.thread.start\"").count(), 3, "{}", home.read("seen"));
+    let _ = service.stop();
+}
+
+/// An event of a session, as `POST /hooks/claude-code` made it so many hours ago; `via` is what it says of that.
+fn of_http_hook(home: &Home, session: &str, hours_ago: i64, via: Value) {
+    let at = Timestamp::now() - hours_ago.hours();
+    let event = json!({
+        "event_id": format!("{session}-action"), "event_type": "session.thread.agent.action", "timestamp": at, "version": "1.0.0",
+        "source": { "host": "127.0.0.1", "type": "hook", "app": "claude-code", "meta": { "hook_event_name": "PostToolUse", "via": via, "resumes": 1 } },
+        "correlation_ids": [], "agent_context": null,
+        "payload": { "session_id": session, "working_directory": "/home/ada/shop", "turn_number": 3,
+            "tool_metadata": { "tool_name": "Write", "tool_input": { "file_path": "/home/ada/shop/a.py" }, "success": true } }
+    });
+    let _ = home.run_with_input(&["publish", "-"], event.to_string().as_bytes()).code(0);
+}
+
+#[test]
+fn a_session_of_http_hooks_that_nobody_ends_is_ended_once_by_whichever_router_runs_then_and_goes_on_as_the_same() {
+    let home = home("");
+    of_http_hook(&home, "h-silent", 48, json!("http"));
+    of_http_hook(&home, "h-program", 48, Value::Null);
+    of_http_hook(&home, "h-fresh", 1, json!("http"));
+    let mut service = home.serve();
+    let said = service.wait_for("ended as abandoned").expect("the router says so");
+    assert!(said.contains("h-silent"), "{said}");
+    let ends = eventually("the end has come", || Some(ends_of(&home, "h-silent")).filter(|ends| !ends.is_empty()));
+    assert_eq!(ends[0]["event_id"], end_id("h-silent", 1).to_string(), "the id that its own end would have had");
+    let payload = &ends[0]["payload"];
+    let told = [&payload["end_reason"], &payload["final_status"], &payload["total_turns"], &payload["tools_used"], &payload["files_modified"]];
+    assert_eq!(told.map(Value::to_string), ["\"abandoned\"", "\"abandoned\"", "3", "{\"Write\":1}", "[\"a.py\"]"], "{payload}");
+    let _ = service.stop();
+
+    // What was ended stays so; another one shows that the next router has looked.
+    of_http_hook(&home, "h-later", 30, json!("http"));
+    let service = home.serve();
+    let _ = eventually("the end of the other", || Some(ends_of(&home, "h-later")).filter(|ends| !ends.is_empty()));
+    handled(&home);
+    for (session, ends) in [("h-silent", 1), ("h-later", 1), ("h-program", 0), ("h-fresh", 0)] {
+        assert_eq!(ends_of(&home, session).len(), ends, "{session}");
+    }
+    // It was only asleep.
+    let hook = json!({ "session_id": "h-later", "cwd": "/home/ada/shop", "hook_event_name": "Stop", "prompt_id": "p" });
+    assert_eq!(post(service.address(), "/hooks/claude-code", &hook.to_string()).expect("an answer").status, 200);
+    eventually("it goes on", || home.read("seen").contains("session.thread.resumed").then_some(()));
+    handled(&home);
+    assert!(!home.read("seen").contains("\"event_type\":\"session.thread.start\""), "it is not a new one: {}", home.read("seen"));
     let _ = service.stop();
 }
 

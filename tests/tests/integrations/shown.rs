@@ -1,4 +1,4 @@
-//! `docs/integrations/shown.md` names tests that exist.
+//! `docs/integrations/shown.md` and `docs/claude-code-shown.md` name tests that exist.
 
 use std::{
     collections::BTreeSet,
@@ -21,9 +21,18 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
 
 #[test]
 fn every_test_that_the_page_names_exists_where_it_says() {
-    let page = fs::read_to_string(workspace().join("docs/integrations/shown.md")).expect("the page is there");
+    names_tests_that_exist("docs/integrations/shown.md", &["plugins/tests", "tests/tests", "router/claude/src"]);
+}
+
+#[test]
+fn every_test_that_the_page_of_claude_code_names_exists_where_it_says() {
+    names_tests_that_exist("docs/claude-code-shown.md", &["tests/tests", "router"]);
+}
+
+fn names_tests_that_exist(page: &str, directories: &[&str]) {
+    let page = fs::read_to_string(workspace().join(page)).expect("the page is there");
     let mut all = Vec::new();
-    for directory in ["plugins/tests", "tests/tests", "router/claude/src"] {
+    for directory in directories {
         sources(&workspace().join(directory), &mut all);
     }
     let (mut named, mut missing) = (0, BTreeSet::new());

@@ -107,6 +107,44 @@ fn transcripts_are_imported_with_their_true_cost_and_once() {
 }
 
 #[test]
+fn sums_tell_tokens_by_kind_as_a_session_does() {
+    let home = Home::new(ALL);
+    put_example(&home, "projects");
+    let _ = home.run(&["sessions", "import", "projects"]).code(0);
+    let kinds = json!({ "input": 37, "output": 470, "cache_write_5m": 900, "cache_write_1h": 1_500, "cache_read": 4_000 });
+    for by in ["day", "project", "branch"] {
+        let answer = home.run(&["sessions", "stats", "--by", by, "--json"]).code(0).json();
+        assert_eq!((&answer["result"]["total"]["kinds"], &answer["result"]["rows"][0]["kinds"]), (&kinds, &kinds), "{by}");
+    }
+    let models = home.run(&["sessions", "stats", "--by", "model", "--json"]).code(0).json();
+    let session = home.run(&["sessions", "show", SESSION, "--json"]).code(0).json();
+    for row in models["result"]["rows"].as_array().expect("rows") {
+        let mut usage = session["result"]["session"]["models"][row["name"].as_str().expect("a model")].clone();
+        usage.as_object_mut().expect("the session tells it").remove("cost_usd");
+        assert_eq!(row["kinds"], usage, "{row}");
+    }
+    let table = home.run(&["sessions", "stats", "--by", "model", "--tokens"]).code(0).stdout;
+    for part in ["INPUT", "FROM CACHE", "4,000", "1,500", "$0.0200"] {
+        assert!(table.contains(part), "no `{part}` in\n{table}");
+    }
+    let refused = home.run(&["sessions", "stats", "--by", "tool", "--tokens"]).code(1).stderr;
+    assert!(refused.contains("`--by model`"), "{refused}");
+
+    // Of events the hook tells them at each end of a turn.
+    let service = home.serve();
+    let usage = |input: u64| json!({ "usage_by_model": { "claude-sonnet-5": { "input": input, "output": 5, "cache_read": 1, "cost_usd": 0.5 } } });
+    for (id, input) in [("t1", 10), ("t2", 30)] {
+        let payload =
+            json!({ "turn_number": 1, "model": "claude-sonnet-5", "total_tokens": input + 6, "total_cost_usd": 0.5, "working_directory": "/home/ada/other" });
+        send(&service, "session.thread.turn.completed", id, "live", &usage(input), payload);
+    }
+    let answer = home.run(&["sessions", "stats", "--by", "model", "--json"]).code(0).json();
+    let row = answer["result"]["rows"].as_array().expect("rows").iter().find(|row| row["name"] == "claude-sonnet-5").expect("a row").clone();
+    assert_eq!(row["kinds"], json!({ "input": 30, "output": 5, "cache_write_5m": 0, "cache_write_1h": 0, "cache_read": 1 }), "{answer}");
+    service.stop();
+}
+
+#[test]
 fn a_running_router_keeps_what_is_imported_and_no_route_hears_of_it() {
     let home = Home::new(ALL);
     put_example(&home, "projects");

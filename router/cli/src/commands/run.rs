@@ -136,7 +136,8 @@ async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result
     let stopping = CancellationToken::new();
     let draining =
         spool.zip(reaper).map(|(spool, reaper)| Draining { spool, reaper, admin: Arc::clone(&admin), clock, figures, readiness: telemetry.readiness() });
-    let served = match doors(&config, admin).await {
+    let abandoned_after = Duration::from_secs(spool::abandoned_hours(&environment).saturating_mul(3_600));
+    let served = match doors(&config, admin, abandoned_after).await {
         Ok(doors) => {
             let begun = tokio::select! {
                 begun = begin(&router, &config, broker.as_deref()) => Some(begun),
@@ -263,14 +264,14 @@ struct Doors {
     socket: AdminSocket,
 }
 
-async fn doors(config: &Config, admin: Arc<dyn Admin>) -> anyhow::Result<Doors> {
+async fn doors(config: &Config, admin: Arc<dyn Admin>, abandoned_after: Duration) -> anyhow::Result<Doors> {
     let decode = config.limits.decode;
     let http = match config.http.listen {
         Some(address) => {
             let parts = DoorParts { admin: Arc::clone(&admin), clock: Arc::new(SystemClock), chance: Arc::new(OsChance), decode };
             let revealed = |tokens: &[(String, Secret)]| tokens.iter().map(|(name, token)| (name.clone(), token.reveal().to_owned())).collect::<Vec<_>>();
             let access = Access::new(revealed(&config.http.tokens), config.http.allowed_hosts.iter().cloned()).admin(revealed(&config.http.admin_tokens));
-            Some(Door::bind(address, access, parts).await.context("the HTTP door cannot be opened")?)
+            Some(Door::bind(address, access, parts).await.context("the HTTP door cannot be opened")?.ends_abandoned(abandoned_after))
         }
         None => None,
     };

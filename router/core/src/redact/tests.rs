@@ -4,7 +4,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Redacted, Redactor, is_marker, json::unescaped, shapes::Shapes};
+use router_secrets::is_marker;
+
+use super::{Redacted, Redactor, json::unescaped, shapes::Shapes};
 use crate::{config::RedactConfig, spent::processor_time};
 
 fn redactor(paths: &[&str], patterns: &[&str]) -> Redactor {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use router_api::{Session, SessionEntry, SessionOrigin, SessionSlot, StoredSession};
+use router_api::{Session, SessionEntry, SessionOrigin, SessionSlot, StoredSession, TokenKinds};
 
 use super::{
     fact::MODELS_MAX,
@@ -77,7 +77,7 @@ fn of_model(entry: &SessionEntry, model: &Option<String>) -> Vec<SessionSlot> {
 }
 
 fn usage_alone(row: &SessionSlot) -> SessionSlot {
-    SessionSlot { tokens: row.tokens, cost_usd: row.cost_usd, ..SessionSlot::empty(row.slot, row.model.clone()) }
+    SessionSlot { tokens: row.tokens, kinds: row.kinds, cost_usd: row.cost_usd, ..SessionSlot::empty(row.slot, row.model.clone()) }
 }
 
 /// Tokens and what they cost, of rows that belong together.
@@ -86,11 +86,13 @@ fn taken(before: &[SessionSlot], now: &[SessionSlot]) -> Vec<SessionSlot> {
     #[derive(Default, Clone, Copy)]
     struct Sum {
         tokens: u64,
+        kinds: TokenKinds,
         cost: f64,
     }
     impl Sum {
         fn add(&mut self, row: &SessionSlot) {
             self.tokens = self.tokens.saturating_add(row.tokens);
+            self.kinds = self.kinds.plus(row.kinds);
             self.cost += row.cost_usd.unwrap_or(0.0);
         }
     }
@@ -104,15 +106,16 @@ fn taken(before: &[SessionSlot], now: &[SessionSlot]) -> Vec<SessionSlot> {
         in_now.iter().for_each(|row| of_now.add(row));
         let leading = if of_now.tokens >= of_before.tokens { of_now } else { of_before };
         let tokens = leading.tokens.saturating_sub(done.tokens);
+        let kinds = leading.kinds.beyond(done.kinds);
         let cost = f64::max(f64::max(of_now.cost, of_before.cost) - done.cost, 0.0);
         let told: Vec<&SessionSlot> = in_now.into_iter().chain(in_before).filter(|row| row.tokens > 0 || row.cost_usd.is_some()).collect();
         if told.is_empty() {
             continue;
         }
         let is_known = told.iter().any(|row| row.cost_usd.is_some());
-        done = Sum { tokens: done.tokens.saturating_add(tokens), cost: done.cost + cost };
+        done = Sum { tokens: done.tokens.saturating_add(tokens), kinds: done.kinds.plus(kinds), cost: done.cost + cost };
         let model = told.iter().max_by_key(|row| row.tokens).and_then(|row| row.model.clone());
-        rows.push(SessionSlot { tokens, cost_usd: is_known.then_some(cost), ..SessionSlot::empty(slot, model) });
+        rows.push(SessionSlot { tokens, kinds, cost_usd: is_known.then_some(cost), ..SessionSlot::empty(slot, model) });
     }
     rows
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use router_api::{ModelUsage, SESSION_SLOT_SECONDS, Session, SessionEntry, SessionSlot};
+use router_api::{ModelUsage, SESSION_SLOT_SECONDS, Session, SessionEntry, SessionSlot, TokenKinds};
 
 use super::{
     fact::{Fact, Kind},
@@ -66,9 +66,9 @@ impl Slots {
             answering = slot.model.value().map(|model| named(model, &session.models)).or(answering);
             let row = || SessionSlot::empty(*number, answering.clone());
             rows.push(SessionSlot { turns: turns.added(slot), errors: slot.errors, ..row() });
-            for (model, tokens, cost_usd) in tokens.added(*number, slot) {
+            for Added { model, tokens, kinds, cost_usd } in tokens.added(*number, slot) {
                 let row = model.map_or_else(row, |model| SessionSlot::empty(*number, Some(model)));
-                rows.push(SessionSlot { tokens, cost_usd, ..row });
+                rows.push(SessionSlot { tokens, kinds, cost_usd, ..row });
             }
         }
         rows
@@ -101,6 +101,14 @@ impl Turns {
     }
 }
 
+/// What a slot added.
+struct Added {
+    model: Option<String>,
+    tokens: u64,
+    kinds: TokenKinds,
+    cost_usd: Option<f64>,
+}
+
 /// Tokens and what they cost, by the measure that the session's own number comes from.
 enum Tokens {
     /// Of single events.
@@ -125,20 +133,21 @@ impl Tokens {
     }
 
     /// What the slot added, by model; of none where nobody told which.
-    fn added(&mut self, number: i64, slot: &Slot) -> Vec<(Option<String>, u64, Option<f64>)> {
+    fn added(&mut self, number: i64, slot: &Slot) -> Vec<Added> {
         let Self::Total { before, models, by_model_until } = self else {
-            return vec![(None, slot.tokens, None)];
+            return vec![Added { model: None, tokens: slot.tokens, kinds: TokenKinds::default(), cost_usd: None }];
         };
         let mut added = Vec::new();
         for (model, usage) in slot.usage.models() {
             let known = models.entry(model.clone()).or_default();
             let tokens = usage.tokens().saturating_sub(known.tokens());
             let cost = usage.cost_usd.map(|cost| f64::max(cost - known.cost_usd.unwrap_or(0.0), 0.0));
+            let kinds = usage.kinds().beyond(known.kinds());
             if tokens > 0 {
                 before.0 = before.0.saturating_add(tokens);
                 before.1 += cost.unwrap_or(0.0);
                 *known = ModelUsage { cost_usd: usage.cost_usd.or(known.cost_usd), ..usage };
-                added.push((Some(model), tokens, cost));
+                added.push(Added { model: Some(model), tokens, kinds, cost_usd: cost });
             }
         }
         if by_model_until.is_none_or(|until| number >= until) {
@@ -147,7 +156,7 @@ impl Tokens {
             if tokens > 0 || (by_model_until.is_none() && cost.is_some()) {
                 before.0 = before.0.saturating_add(tokens);
                 before.1 += cost.unwrap_or(0.0);
-                added.push((None, tokens, cost));
+                added.push(Added { model: None, tokens, kinds: TokenKinds::default(), cost_usd: cost });
             }
         }
         added

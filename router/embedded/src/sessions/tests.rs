@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use router_api::{SessionOrigin, SessionSlot, SessionState};
+use router_api::{SessionOrigin, SessionSlot, SessionState, TokenKinds};
 use rusqlite::StatementStatus;
 
 use super::*;
@@ -56,6 +56,7 @@ fn kept(id: &str, slots: &[(i64, &str, u64, Option<f64>)]) -> KeptSession {
         errors: 0,
         tokens: *tokens,
         cost_usd: *cost_usd,
+        kinds: TokenKinds { input: *tokens / 2, cache_read: *tokens - *tokens / 2, ..TokenKinds::default() },
     });
     let shown = SessionEntry { session, slots: slots.collect() };
     KeptSession { stored: StoredSession { seen: Some(shown.clone()), imported: None }, shown }
@@ -73,6 +74,7 @@ fn a_session_that_is_kept_again_is_counted_once() {
     }
     let sum = total(&conn, 0, 100);
     assert_eq!((sum.sessions, sum.turns, sum.tokens, sum.cost_usd, sum.files), (1, 2, 10, Some(0.5), 1));
+    assert_eq!(sum.kinds, TokenKinds { input: 4, cache_read: 6, ..TokenKinds::default() });
     let tools = sums(&conn, SumsQuery { by: Some(StatsBy::Tool), from: 0, to: 100 }).unwrap();
     assert_eq!(tools.iter().map(|row| (row.name.as_deref().unwrap(), row.uses)).collect::<Vec<_>>(), [("Bash", 3), ("Read", 1)]);
     assert_eq!(stored(&conn, &["a".to_owned(), "b".to_owned()]).unwrap().iter().map(|stored| stored.seen.is_some()).collect::<Vec<_>>(), [true, false]);

@@ -151,8 +151,8 @@ async fn a_death_at_any_moment_of_the_migrations_leaves_a_store_that_the_next_op
         assert_eq!((store.findings(), count(&store).await), (vec![], events), "{kept} frames");
         store.close().await;
         let conn = rusqlite::Connection::open(dead.path().join("router.db")).unwrap();
-        assert_eq!(conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap(), 5, "{kept} frames");
+        assert_eq!(conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap(), 6, "{kept} frames");
         assert_eq!(conn.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok", "{kept} frames");
     }
-    assert_eq!(versions.into_iter().collect::<Vec<_>>(), [1, 2, 3, 4, 5], "each version was whole at some moment");
+    assert_eq!(versions.into_iter().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6], "each version was whole at some moment");
 }

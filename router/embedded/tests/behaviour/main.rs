@@ -9,6 +9,7 @@ mod damage;
 mod durability;
 mod intake;
 mod keeping;
+mod looking;
 mod opening;
 mod queues;
 mod seen;

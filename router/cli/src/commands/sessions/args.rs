@@ -119,6 +119,9 @@ pub(crate) struct StatsArgs {
     /// By what
     #[arg(long, value_enum, default_value_t = By::Day)]
     pub(crate) by: By,
+    /// Show the tokens by kind: read, written, put into the cache, taken from it
+    #[arg(long)]
+    pub(crate) tokens: bool,
     #[command(flatten)]
     pub(crate) lately: Lately,
     #[command(flatten)]

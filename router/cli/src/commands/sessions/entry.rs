@@ -1,8 +1,8 @@
 //! What a transcript says, as a session that can be kept.
 
 use jiff::Timestamp;
-use router_api::{ModelUsage, Session, SessionEntry, SessionOrigin, SessionSlot, SessionState};
-use router_transcripts::{ModelTotals, Prices, SessionTranscript};
+use router_api::{ModelUsage, Session, SessionEntry, SessionOrigin, SessionSlot, SessionState, TokenKinds};
+use router_transcripts::{ModelTotals, Prices, SessionTranscript, Tokens};
 
 /// Names of one session; longer ones are left out.
 const NAME_BYTES_MAX: usize = 512;
@@ -70,12 +70,23 @@ fn usage(of: &ModelTotals) -> ModelUsage {
     }
 }
 
+fn kinds(tokens: Tokens) -> TokenKinds {
+    TokenKinds {
+        input: tokens.input,
+        output: tokens.output,
+        cache_write_5m: tokens.cache_write_5m,
+        cache_write_1h: tokens.cache_write_1h,
+        cache_read: tokens.cache_read,
+    }
+}
+
 fn rows(transcript: &SessionTranscript, prices: &Prices, session: &Session, started_at: Timestamp) -> Vec<SessionSlot> {
     let begun = router_transcripts::Slot::of(started_at).0;
     // The session itself is something that it did then.
     let mut rows = vec![SessionSlot { errors: session.errors, ..SessionSlot::empty(begun, session.model.clone()) }];
     rows.extend(transcript.usage.iter().map(|usage| SessionSlot {
         tokens: usage.tokens.total().saturating_add(usage.tokens_said.total()),
+        kinds: kinds(usage.tokens).plus(kinds(usage.tokens_said)),
         cost_usd: prices.cost(usage),
         // An answer without a time is one of the beginning.
         ..SessionSlot::empty(usage.slot.map_or(begun, |slot| slot.0), Some(usage.model.clone()))

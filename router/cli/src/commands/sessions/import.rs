@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use jiff::{Timestamp, tz::TimeZone};
-use router_api::{Clock as _, SESSION_SLOT_SECONDS, SessionEntry, SessionStats, SessionsImported, StatsBy, StatsRow};
+use router_api::{Clock as _, SESSION_SLOT_SECONDS, SessionEntry, SessionSlot, SessionStats, SessionsImported, StatsBy, StatsRow};
 use router_http::schema;
 use router_transcripts::{Prices, Survey, SurveyLimits, survey};
 use serde::Serialize;
@@ -175,7 +175,7 @@ fn by_day(entries: &[SessionEntry], since: Timestamp, until: Timestamp) -> Sessi
                 continue;
             }
             for sum in [days.entry(at.to_zoned(zone.clone()).date().to_string()).or_default(), &mut total] {
-                sum.add(session.session_id.as_str(), slot.turns, slot.tokens, slot.cost_usd, slot.errors);
+                sum.add(session.session_id.as_str(), slot);
             }
         }
         if (since..=until).contains(&began) {
@@ -200,14 +200,15 @@ struct Sum<'s> {
 }
 
 impl<'s> Sum<'s> {
-    fn add(&mut self, session: &'s str, turns: u64, tokens: u64, cost: Option<f64>, errors: u64) {
+    fn add(&mut self, session: &'s str, slot: &SessionSlot) {
         self.sessions.insert(session);
-        self.row.turns += turns;
-        self.row.errors += errors;
-        self.row.tokens = self.row.tokens.saturating_add(tokens);
-        self.row.known_cost_usd += cost.unwrap_or(0.0);
-        self.has_cost |= cost.is_some();
-        self.is_unknown |= cost.is_none() && tokens > 0;
+        self.row.turns += slot.turns;
+        self.row.errors += slot.errors;
+        self.row.tokens = self.row.tokens.saturating_add(slot.tokens);
+        self.row.kinds = self.row.kinds.plus(slot.kinds);
+        self.row.known_cost_usd += slot.cost_usd.unwrap_or(0.0);
+        self.has_cost |= slot.cost_usd.is_some();
+        self.is_unknown |= slot.cost_usd.is_none() && slot.tokens > 0;
     }
 
     fn row(self) -> StatsRow {

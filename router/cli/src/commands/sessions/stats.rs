@@ -1,10 +1,13 @@
 //! `sessions stats`.
 
 use anstyle::Style;
-use router_api::{Clock as _, SessionStats, StatsBy, StatsQuery, StatsRow};
+use router_api::{Clock as _, SessionStats, StatsBy, StatsQuery, StatsRow, TokenKinds};
 use router_http::{Named, schema};
 
-use super::{args::StatsArgs, caught_up, cost, grouped, since_days, span, zone_name};
+use super::{
+    args::{By, StatsArgs},
+    caught_up, cost, grouped, since_days, span, zone_name,
+};
 use crate::{
     Ended,
     access::Purpose,
@@ -16,6 +19,9 @@ use crate::{
 };
 
 pub(super) fn run(global: &Global, args: &StatsArgs, out: &mut Output) -> anyhow::Result<Ended> {
+    if args.tokens && args.by == By::Tool {
+        anyhow::bail!("what tokens a tool took is not known: `--tokens` goes with `--by model`, `project`, `branch`, `day` or `feature`");
+    }
     let reach = Reach::find_to_look(global)?;
     let query = StatsQuery { by: args.by.into(), since: Some(since_days(args.lately.days, SystemClock.now())), until: None, zone: Some(zone_name()) };
     let stats = block_on(async {
@@ -32,7 +38,7 @@ pub(super) fn run(global: &Global, args: &StatsArgs, out: &mut Output) -> anyhow
         out.line("no session did anything then; `event-router sessions import ~/.claude/projects` reads those of Claude Code's transcripts")?;
         return Ok(Ended::Well);
     }
-    out.line(table(&stats))?;
+    out.line(if args.tokens { by_kind(&stats) } else { table(&stats) })?;
     out.line(styled(DIM, format_args!("costs are estimates; days are those of {}", stats.zone)))?;
     Ok(Ended::Well)
 }
@@ -63,6 +69,21 @@ pub(super) fn table(stats: &SessionStats) -> Table {
             (style, span(row.duration_seconds)),
             (style, grouped(row.errors)),
         ]);
+    }
+    table
+}
+
+/// Tokens by kind in rows, the sum of all last.
+fn by_kind(stats: &SessionStats) -> Table {
+    let heading = stats.by.name().to_uppercase();
+    let mut table = Table::new(&[&heading, "TOKENS", "INPUT", "OUTPUT", "CACHED 5 MIN", "CACHED 1 H", "FROM CACHE", "COST"]);
+    for (row, style) in stats.rows.iter().map(|row| (row, Style::new())).chain([(&stats.total, BOLD)]) {
+        let is_total = std::ptr::eq(row, &stats.total);
+        let TokenKinds { input, output, cache_write_5m, cache_write_1h, cache_read } = row.kinds;
+        let mut cells = vec![if is_total { (BOLD, "all".to_owned()) } else { (NAME, name(row)) }];
+        cells.extend([row.tokens, input, output, cache_write_5m, cache_write_1h, cache_read].map(|tokens| (style, grouped(tokens))));
+        cells.push((style, cost(row.cost_usd, row.known_cost_usd)));
+        table.row(cells);
     }
     table
 }
