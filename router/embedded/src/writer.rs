@@ -304,7 +304,7 @@ impl WriterInbox {
 
     /// Answers everything with `sentence` until [`Writer::stop`].
     pub(crate) fn refuse(mut self, sentence: &str) {
-        let broken = self.break_down(sentence, false);
+        let broken = self.shared.disk.break_down(sentence, false);
         loop {
             finish_all(std::mem::take(&mut self.waiting), &broken.clone().into());
             if !self.wait().unwrap_or(false) {
