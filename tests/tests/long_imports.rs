@@ -79,6 +79,7 @@ fn import(home: &Home, directory: &str) -> (Value, u64) {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "the figures of the long form are read by whoever runs it")]
 fn an_import_needs_no_more_memory_for_ten_times_as_much() {
     let home = home();
     let (short, long) = (mebibytes() / 10 * MIB, mebibytes() * MIB);
