@@ -183,7 +183,7 @@ pub(crate) fn dead(route: &RouteName, message: &lapin::message::Delivery, now: T
             (letter.reference(&identity), letter)
         }
     };
-    let stored = StoredDeadLetter { id, key, body: Bytes::copy_from_slice(&message.data), stored_at, seq: None, letter };
+    let stored = StoredDeadLetter { id, key, body: Bytes::copy_from_slice(&message.data), stored_at, seq: None, identity: Some(identity.clone()), letter };
     Dead { stored, identity, hops: hops_of(headers) }
 }
 

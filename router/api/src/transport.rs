@@ -427,6 +427,9 @@ pub struct StoredDeadLetter {
     /// The event's number in the archive, where the transport has one.
     #[serde(default)]
     pub seq: Option<u64>,
+    /// The identity that its delivery had, and has again when it is put back, where the transport knows it. Nothing for people.
+    #[serde(skip)]
+    pub identity: Option<String>,
     /// Why, and what was tried.
     pub letter: DeadLetter,
 }

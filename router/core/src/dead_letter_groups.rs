@@ -114,6 +114,7 @@ mod tests {
             body: "{}".into(),
             stored_at: at,
             seq: None,
+            identity: None,
             letter: DeadLetter {
                 route: route.parse().unwrap(),
                 plugin: "exec".to_owned(),

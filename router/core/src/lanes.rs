@@ -128,6 +128,25 @@ impl<I> Lanes<I> {
         self.schedule(&key);
     }
 
+    /// A delivery comes by itself, since an operator has put it back: no burst of the lane waits for it any more.
+    pub fn comes_alone(&mut self, key: &LaneKey, identity: &str) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        for batch in &mut lane.batches {
+            if let State::Reassembling { missing, gives_up_at } = &mut batch.state
+                && let Some(position) = missing.iter().position(|member| member == identity)
+            {
+                missing.remove(position);
+                if missing.is_empty() && batch.items.is_empty() {
+                    // Nobody comes for it.
+                    *gives_up_at = Duration::ZERO;
+                } else if missing.is_empty() {
+                    batch.state = State::Ready;
+                }
+            }
+        }
+        self.schedule(key);
+    }
+
     /// Puts a delivery into its lane. `alone` keeps it out of bursts.
     pub fn push(&mut self, key: &LaneKey, identity: &str, item: I, alone: bool, now: Duration) {
         let lane = self.lanes.entry(Arc::clone(key)).or_default();
@@ -520,6 +539,26 @@ mod tests {
         push(&mut lanes, "a", 2, 300);
         let (_, batch) = lanes.take_ready().expect("complete");
         assert_eq!((batch.items, batch.frozen.as_deref()), (vec![1, 2], Some("f")));
+    }
+
+    #[test]
+    fn a_frozen_burst_does_not_wait_for_members_that_were_put_back_one_by_one() {
+        let mut lanes = bursting();
+        let burst = FrozenBurst { id: "f".to_owned(), lane: "a".to_owned(), members: vec!["1".to_owned(), "2".to_owned()] };
+        lanes.expect(&burst, Duration::from_secs(5));
+        for member in ["1", "2"] {
+            assert!(lanes.waits_for(&key("a"), member));
+            lanes.comes_alone(&key("a"), member);
+            assert!(!lanes.waits_for(&key("a"), member));
+            lanes.push(&key("a"), member, member.parse().unwrap(), true, Duration::ZERO);
+        }
+        assert!(!lanes.has_ready());
+        assert_eq!(lanes.advance(Duration::ZERO), ["f"]);
+        for member in [1, 2] {
+            let (key, batch) = lanes.take_ready().unwrap();
+            assert_eq!((batch.items, batch.frozen), (vec![member], None));
+            lanes.finished(&key);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! dropped, the time before which it takes nothing. Read from the store when the route starts, kept up to date by the worker.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Mutex, MutexGuard},
 };
 
@@ -26,6 +26,12 @@ struct Known {
     noted: HashMap<String, NotedAttempts>,
     suspects: HashMap<String, u32>,
     parked: BTreeSet<String>,
+    /// Which park of this process was the last one of a lane.
+    parks: HashMap<String, u64>,
+    parks_ever: u64,
+    /// How many events of a lane are on their way to the dead letters, and may not be there yet: after a lost session one of the session
+    /// before may be among them.
+    burying: HashMap<String, u32>,
     /// Ids of bursts.
     dropped: BTreeSet<String>,
     skips_before: Option<Timestamp>,
@@ -116,12 +122,24 @@ impl Memory {
         self.known().suspects.get(identity).copied().unwrap_or(0)
     }
 
-    pub(crate) fn is_parked(&self, lane: &str) -> bool {
-        self.known().parked.contains(lane)
+    /// For who is about to give up on an event because its lane is parked; `None` if it is not. The lane stays parked while what is returned
+    /// is there, and for whoever has begun to look for its dead letters.
+    pub(crate) fn behind_a_parked_head(&self, lane: &str) -> Option<Burying<'_>> {
+        let known = self.known();
+        known.parked.contains(lane).then(|| Burying::of(self, known, lane))
     }
 
-    /// Parks a lane, on disk when it returns.
-    pub(crate) async fn park(&self, store: &dyn Store, route: &RouteName, lane: &str) -> Result<(), StoreError> {
+    /// An operator puts an event back: what was noted of it counts no more. It may have stayed when its burial was the last that was heard of
+    /// a session.
+    pub(crate) fn starts_anew(&self, identity: &str) {
+        let mut known = self.known();
+        known.noted.remove(identity);
+        known.suspects.remove(identity);
+    }
+
+    /// Parks a lane, on disk when it returns. Until what is returned is dropped, which is when its head lies in the dead letters, it stays so.
+    pub(crate) async fn park(&self, store: &dyn Store, route: &RouteName, lane: &str) -> Result<Burying<'_>, StoreError> {
+        let burying = Burying::of(self, self.known(), lane);
         let _alone = self.lists.lock().await;
         let mut parked = self.known().parked.clone();
         parked.insert(lane.to_owned());
@@ -129,23 +147,41 @@ impl Memory {
         store.set_state(route, PARKED, Some(json!(parked))).await?;
         failpoint::pass(Failpoint::ParkAfter);
         self.known().parked = parked;
-        Ok(())
+        Ok(burying)
     }
 
     pub(crate) fn has_parked(&self) -> bool {
         !self.known().parked.is_empty()
     }
 
-    /// Lets all lanes go on but those in `held`, on disk when it returns.
-    pub(crate) async fn unpark_all_but(&self, store: &dyn Store, route: &RouteName, held: &BTreeSet<String>) -> Result<(), StoreError> {
+    /// The lanes that are parked, for who is about to look which of them have dead letters.
+    pub(crate) fn parked(&self) -> Parked {
+        let known = self.known();
+        let down = known.parked.iter().filter(|lane| !known.burying.contains_key(*lane));
+        Parked(down.map(|lane| (lane.clone(), known.parks.get(lane).copied().unwrap_or(0))).collect())
+    }
+
+    /// Lets the lanes go on that were parked `then` and are not in `held`, on disk when it returns. One that was parked again meanwhile stays:
+    /// its head may not have been among the dead letters yet when they were looked at.
+    pub(crate) async fn unpark_all_but(&self, store: &dyn Store, route: &RouteName, then: &Parked, held: &BTreeSet<String>) -> Result<(), StoreError> {
         let _alone = self.lists.lock().await;
-        let before = self.known().parked.clone();
-        let parked: BTreeSet<String> = before.intersection(held).cloned().collect();
-        if parked != before {
-            store.set_state(route, PARKED, Some(json!(parked))).await?;
-            self.known().parked = parked;
+        let (before, parked) = {
+            let mut known = self.known();
+            let goes_on = |lane: &String| then.0.get(lane).is_some_and(|park| known.parks.get(lane).copied().unwrap_or(0) == *park) && !held.contains(lane);
+            let parked: BTreeSet<String> = known.parked.iter().filter(|lane| !goes_on(lane)).cloned().collect();
+            if parked == known.parked {
+                return Ok(());
+            }
+            let Known { parks, burying, .. } = &mut *known;
+            parks.retain(|lane, _| parked.contains(lane) || burying.contains_key(lane));
+            // In the same breath, so that nothing is given up on behind a lane that goes on.
+            (std::mem::replace(&mut known.parked, parked.clone()), parked)
+        };
+        let stored = store.set_state(route, PARKED, Some(json!(parked))).await;
+        if stored.is_err() {
+            self.known().parked.extend(before);
         }
-        Ok(())
+        stored
     }
 
     /// Has an operator dropped this burst?
@@ -228,5 +264,38 @@ impl Memory {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().expect("no code panics while it holds the memory")
+    }
+}
+
+/// Lanes that were parked at one time, each with the number of its park.
+pub(crate) struct Parked(BTreeMap<String, u64>);
+
+/// An event of a lane that is parked is on its way to the dead letters.
+pub(crate) struct Burying<'m> {
+    memory: &'m Memory,
+    lane: String,
+}
+
+impl<'m> Burying<'m> {
+    fn of(memory: &'m Memory, mut known: MutexGuard<'m, Known>, lane: &str) -> Self {
+        known.parks_ever += 1;
+        let park = known.parks_ever;
+        known.parks.insert(lane.to_owned(), park);
+        *known.burying.entry(lane.to_owned()).or_default() += 1;
+        drop(known);
+        Self { memory, lane: lane.to_owned() }
+    }
+}
+
+impl Drop for Burying<'_> {
+    fn drop(&mut self) {
+        let mut known = self.memory.known();
+        let left = known.burying.remove(&self.lane).map_or(0, |count| count.saturating_sub(1));
+        if left > 0 {
+            known.burying.insert(std::mem::take(&mut self.lane), left);
+        } else if !known.parked.contains(&self.lane) {
+            // It was never parked, or goes on by now.
+            known.parks.remove(&self.lane);
+        }
     }
 }

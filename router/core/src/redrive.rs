@@ -188,6 +188,12 @@ impl Redrive<'_> {
 
     async fn put_back(&self, letters: &[StoredDeadLetter]) -> Result<u64, AdminError> {
         let ids: Vec<String> = letters.iter().map(|letter| letter.id.clone()).collect();
+        for letter in letters {
+            let parts = self.routes.iter().find(|(config, _)| config.name == letter.letter.route).and_then(|(_, parts)| parts.as_ref());
+            if let (Some(parts), Some(identity)) = (parts, &letter.identity) {
+                parts.memory.starts_anew(identity);
+            }
+        }
         let count = self.transport.admin().redrive(&ids).await?;
         for route in routes_of(letters) {
             let ids: Vec<String> = letters.iter().filter(|letter| letter.letter.route == route).map(|letter| letter.id.clone()).collect();
@@ -290,6 +296,8 @@ impl Redrive<'_> {
         if !memory.has_parked() {
             return Ok(());
         }
+        // Before the letters are: one that comes while they are listed parks its lane anew.
+        let parked = memory.parked();
         let query = DeadLetterQuery { route: Some(route.clone()), limit: Some(LETTERS_MAX), ..DeadLetterQuery::default() };
         let letters = self.transport.admin().dead_letters(&query).await?;
         if letters.len() >= LETTERS_MAX as usize {
@@ -297,7 +305,7 @@ impl Redrive<'_> {
             return Ok(());
         }
         let held: BTreeSet<String> = letters.iter().filter_map(|letter| matcher.lane(&self.decoded(letter)?)).collect();
-        memory.unpark_all_but(self.store, route, &held).await?;
+        memory.unpark_all_but(self.store, route, &parked, &held).await?;
         Ok(())
     }
 }

@@ -133,8 +133,10 @@ impl Worker {
             return Box::pin(self.give_up(lane, batch, DeadLetterReason::TooOld, Failure::new(FailureClass::Rejected, error), false)).await;
         }
         // A route in shadow has parked nothing; it may have done so before it came there.
-        let parks = config.mode == RouteMode::Live && route.memory.is_parked(lane);
-        if parks && !batch.items.iter().all(|item| item.delivery.direct) {
+        if config.mode == RouteMode::Live
+            && !batch.items.iter().all(|item| item.delivery.direct)
+            && let Some(_burying) = route.memory.behind_a_parked_head(lane)
+        {
             let failure = Failure::new(FailureClass::Rejected, format!("lane `{lane}` is parked behind an event that was given up on"));
             return Box::pin(self.give_up(lane, batch, DeadLetterReason::Parked, failure, false)).await;
         }

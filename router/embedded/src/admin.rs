@@ -139,13 +139,16 @@ fn count_queues(conn: &Connection, now: i64) -> rusqlite::Result<Vec<(i64, Queue
 
 fn letters(condition: &str) -> String {
     let columns = COLUMNS.split(", ").map(|column| format!("e.{column}")).collect::<Vec<_>>().join(", ");
-    format!("SELECT {columns}, l.id, l.letter FROM dead_letters l JOIN deliveries d ON d.id = l.delivery JOIN events e ON e.seq = d.seq WHERE {condition}")
+    format!(
+        "SELECT {columns}, l.id, l.delivery, l.letter
+         FROM dead_letters l JOIN deliveries d ON d.id = l.delivery JOIN events e ON e.seq = d.seq WHERE {condition}"
+    )
 }
 
 /// `None` for a letter that cannot be read, which is logged.
 fn stored_letter(row: &Row<'_>) -> rusqlite::Result<Option<StoredDeadLetter>> {
     let event = StoredEvent::read(row)?;
-    let id: i64 = row.get("id")?;
+    let (id, delivery): (i64, i64) = (row.get("id")?, row.get("delivery")?);
     let letter: DeadLetter = match serde_json::from_str(&row.get::<_, String>("letter")?) {
         Ok(letter) => letter,
         Err(error) => {
@@ -154,7 +157,15 @@ fn stored_letter(row: &Row<'_>) -> rusqlite::Result<Option<StoredDeadLetter>> {
         }
     };
     let seq = u64::try_from(event.seq).ok();
-    Ok(Some(StoredDeadLetter { id: id.to_string(), key: event.key, body: event.body, stored_at: timestamp(event.stored_at), seq, letter }))
+    Ok(Some(StoredDeadLetter {
+        id: id.to_string(),
+        key: event.key,
+        body: event.body,
+        stored_at: timestamp(event.stored_at),
+        seq,
+        identity: Some(delivery.to_string()),
+        letter,
+    }))
 }
 
 /// Returns the route and when it is due; `None` if there is no such letter.

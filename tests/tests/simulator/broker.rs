@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use router_api::{AttemptRecord, Clock, Delivery, Fate, Publication, RouteName, RoutingKey};
+use router_api::{AttemptRecord, Clock, Delivery, Fate, Publication, RouteName, RoutingKey, StoredDeadLetter};
 
 use crate::{
     oracle::Track,
@@ -26,6 +26,8 @@ pub struct Item {
     pub key: RoutingKey,
     pub body: Bytes,
     pub stored_at: Timestamp,
+    /// When that was, by a clock that nobody sets.
+    pub arrived: Duration,
     pub attempts: u32,
     pub history: Vec<AttemptRecord>,
     pub hops: u8,
@@ -37,6 +39,13 @@ pub struct Item {
     pub holder: Option<u64>,
     /// What its fate is when it is acknowledged.
     pub told: Option<Told>,
+}
+
+/// A dead letter, and the event that it is of.
+#[derive(Debug, Clone)]
+pub struct Letter {
+    pub stored: StoredDeadLetter,
+    pub item: Item,
 }
 
 /// What the router has said of a delivery in hand.
@@ -86,30 +95,67 @@ impl Inner {
         };
         let routes: Vec<RouteName> = self.bound.values().filter(wants).map(|subscription| subscription.route.clone()).collect();
         for route in &routes {
-            let place = self.next_number();
-            let known = track();
-            let item = Item {
-                number,
-                identity: format!("n{number}p{place}"),
-                lane: known.lane,
-                key: publication.key.clone(),
-                body: publication.body.clone(),
-                stored_at: world.clock.now(),
-                attempts: 0,
-                history: Vec::new(),
-                hops: publication.hops,
-                direct: false,
-                redelivered: false,
-                due: Duration::ZERO,
-                holder: None,
-                told: None,
-            };
-            self.queues.entry(route.clone()).or_default().items.insert(place, item);
-            self.oracle.arrived(world.route(route), number, known);
-            world.tell(self, || format!("event {number} comes into the queue of {route}"));
+            self.enqueue(world, publication, route, number, track(), None);
         }
-        world.changed.notify_waiters();
         !routes.is_empty()
+    }
+
+    /// Puts an event into one queue; with a delay it is addressed to this route alone.
+    pub fn enqueue(&mut self, world: &World, publication: &Publication, route: &RouteName, number: u64, known: Track, delay: Option<Duration>) {
+        let place = self.next_number();
+        let item = Item {
+            number,
+            identity: format!("n{number}p{place}"),
+            lane: known.lane,
+            key: publication.key.clone(),
+            body: publication.body.clone(),
+            stored_at: world.clock.now(),
+            arrived: world.now(),
+            attempts: 0,
+            history: Vec::new(),
+            hops: publication.hops,
+            direct: delay.is_some(),
+            redelivered: false,
+            due: delay.map_or(Duration::ZERO, |delay| world.now() + delay),
+            holder: None,
+            told: None,
+        };
+        self.queues.entry(route.clone()).or_default().items.insert(place, item);
+        self.oracle.arrived(world.route(route), number, known);
+        world.tell(self, || format!("event {number} comes into the queue of {route}"));
+        world.changed.notify_waiters();
+    }
+
+    /// Puts the event of a dead letter back into its queue. The letter stays.
+    pub fn put_back(&mut self, world: &World, id: &str) {
+        let Some(Letter { stored, mut item }) = self.letters.iter().find(|letter| letter.stored.id == id).cloned() else { return };
+        let route = stored.letter.route;
+        (item.attempts, item.history, item.direct, item.redelivered) = (0, stored.letter.history, true, false);
+        (item.due, item.holder, item.told) = (Duration::ZERO, None, None);
+        let (place, number) = (self.next_number(), item.number);
+        self.queues.entry(route.clone()).or_default().items.insert(place, item);
+        self.oracle.put_back(world.route(&route), number);
+        world.tell(self, || format!("event {number} is put back into the queue of {route}"));
+        world.changed.notify_waiters();
+    }
+
+    /// The event of a dead letter is in its queue, and the letter stays: there are two of it.
+    pub fn has_two_of(&mut self, world: &World, id: &str) {
+        if let Some(letter) = self.letters.iter().find(|letter| letter.stored.id == id) {
+            let (route, number) = (world.route(&letter.stored.letter.route), letter.item.number);
+            self.oracle.excuse(route, number);
+        }
+    }
+
+    /// A dead letter is gone. Returns its event, with the route.
+    pub fn take_letter(&mut self, world: &World, id: &str) -> Option<(RouteName, Item)> {
+        let at = self.letters.iter().position(|letter| letter.stored.id == id)?;
+        let Letter { stored, item } = self.letters.remove(at);
+        let route = stored.letter.route;
+        if !self.letters.iter().any(|letter| letter.stored.letter.route == route && letter.item.lane == item.lane) {
+            self.oracle.unparked(world.route(&route), item.lane);
+        }
+        Some((route, item))
     }
 
     /// The next delivery for a consumer, if there is one; else when there may be one.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     life, panics,
-    plan::{Answer, Busy, EventPlan, Kind, Plan, Rates, RoutePlan, Shape},
+    plan::{Act, Answer, Busy, COMES_BACK, EventPlan, Kind, Plan, Rates, RoutePlan, Shape},
 };
 
 /// A schedule of one ordered route in which nothing goes wrong.
@@ -65,11 +65,49 @@ fn what_is_handled_once_is_handled_once_when_nothing_goes_wrong() {
     for kind in [Kind::Broker, Kind::File] {
         let mut plan = quiet(kind);
         plan.events = (1..=40).map(|number| event(number, 10 + number * 7, number % 3)).collect();
-        plan.acts = vec![(Duration::from_millis(150), crate::plan::Act::Restart)];
+        plan.acts = vec![(Duration::from_millis(150), Act::Restart)];
         panics::listen();
         let report = life::run(&plan, false);
         panics::ignore();
         assert_eq!((report.finding, report.lives, report.repeated), (None, 2, 0));
         assert!(report.handled >= 40, "{} were handled", report.handled);
+    }
+}
+
+#[test]
+fn a_lane_whose_head_is_being_buried_stays_parked_while_others_are_redriven() {
+    for kind in [Kind::Broker, Kind::File] {
+        // Whenever it is that somebody redrives the letter of another lane, and looks which lanes have none left.
+        for after in (0..600).step_by(20) {
+            let mut plan = quiet(kind);
+            plan.routes[0].parks = true;
+            plan.rates.late = 1_000;
+            plan.events = vec![event(1, 1_000, 0), event(2, 3_000, 1), event(3, 6_000, 1)];
+            plan.forced = [1, 2].map(|number| (number, Answer::Reject)).into();
+            plan.acts = vec![(Duration::from_millis(2_900 + after), Act::Redrive(0))];
+            panics::listen();
+            let report = life::run(&plan, true);
+            panics::ignore();
+            assert_eq!(report.finding, None, "{plan}  {}", report.trace.join("\n  "));
+        }
+    }
+}
+
+#[test]
+fn what_is_put_back_again_and_again_starts_anew_each_time_and_ends() {
+    for kind in [Kind::Broker, Kind::File] {
+        let mut plan = quiet(kind);
+        plan.events = vec![event(1, 100, 0), event(2, 200, 0), event(3, 300, 1)];
+        plan.forced = [(1, Answer::Retry), (3, Answer::EmitAfter(Duration::from_secs(2)))].into();
+        plan.acts = [3, 4, 5, 6].map(|second| (Duration::from_secs(second), Act::Redrive(0))).into();
+        plan.acts.push((Duration::from_secs(8), Act::Discard(0)));
+        panics::listen();
+        let report = life::run(&plan, true);
+        panics::ignore();
+        assert_eq!((report.finding, report.lives), (None, 1), "{plan}  {}", report.trace.join("\n  "));
+        let begun = report.trace.iter().filter(|line| line.contains("of [1] on r0 begins, attempt 1 of 3")).count();
+        assert_eq!(begun, 5, "{}", report.trace.join("\n  "));
+        assert!(report.trace.iter().any(|line| line.contains("the letter of event 1 of r0 is thrown away")));
+        assert!(report.trace.iter().any(|line| line.contains(&format!("of [{}] on r0 begins", COMES_BACK + 48))));
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     oracle::RunEnd,
-    plan::{Answer, EMITTED},
+    plan::{Answer, COMES_BACK, EMITTED},
     world::Port,
 };
 
@@ -137,10 +137,19 @@ impl ScheduledHandler {
             Answer::Pause => Err(HandlerError::pause("the schedule says so")),
             Answer::Hang => std::future::pending().await,
             Answer::Emit => {
-                let lane = port.world.lock().oracle.track_of(route, newest).map_or(0, |track| track.lane);
-                let emitted = EMITTED + newest * 16 + route as u64;
+                // Of the event's id, as the emitted event's own id is: a repetition emits the same again.
+                let (lane, id) = port.world.lock().oracle.track_of(route, newest).map_or((0, 0), |track| (track.lane, track.id));
+                let emitted = EMITTED + id * 16 + route as u64;
                 let key = RoutingKey::new("echo.a").expect("the literal is a key");
                 cx.emit(&key, json!({ "n": emitted, "lane": lane, "session_id": format!("s{lane}"), "kind": "wanted" }));
+                Ok(Outcome::Done)
+            }
+            Answer::EmitAfter(delay) => {
+                // Of the event's id, as the emitted event's own id is: a repetition emits the same again.
+                let (lane, id) = port.world.lock().oracle.track_of(route, newest).map_or((0, 0), |track| (track.lane, track.id));
+                let emitted = COMES_BACK + id * 16 + route as u64;
+                let key = RoutingKey::new("later.a").expect("the literal is a key");
+                cx.emit_after(delay, &key, json!({ "n": emitted, "lane": lane, "session_id": format!("s{lane}"), "kind": "wanted" }));
                 Ok(Outcome::Done)
             }
             Answer::Write => {

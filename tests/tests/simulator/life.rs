@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::SignedDuration;
-use router_api::{Clock, Publication, RouteCommand, RouteName};
+use router_api::{Clock, DeadLetterSelection, Publication, RedriveRequest, RouteCommand, RouteName};
 use router_core::{
     Router,
     observe::{Observer, RouterEvent},
@@ -257,6 +257,17 @@ fn happen(world: &Arc<World>, router: &Arc<Router>, to_come: &mut ToCome, doing:
         Act::Restart if doing.draining.is_none() => doing.draining = Some(drain(router)),
         Act::Restart => {}
         Act::Crash(calls) => world.lock().crash_in = Some(calls),
+        Act::Redrive(route) => {
+            let (admin, route) = (router.admin(), name(route));
+            let request =
+                RedriveRequest { selection: DeadLetterSelection { route: Some(route), ..DeadLetterSelection::default() }, ..RedriveRequest::default() };
+            doing.tasks.push(tokio::spawn(async move { drop(admin.redrive(&request).await) }));
+        }
+        Act::Discard(route) => {
+            let (admin, route) = (router.admin(), name(route));
+            let selection = DeadLetterSelection { route: Some(route), ..DeadLetterSelection::default() };
+            doing.tasks.push(tokio::spawn(async move { drop(admin.discard(&selection).await) }));
+        }
         Act::JumpWall(seconds) => world.clock.jump_wall(SignedDuration::from_secs(seconds)),
     }
 }

@@ -1,16 +1,17 @@
 //! Mistakes that the simulator must find: each is a small change to the sources, kept in `mutants/`, and made in a copy of what the
 //! simulator needs. Where a change fits is looked up by its text, so that it survives a file that is split.
 //!
-//! The copies are compiled, so they are for the long form of the tests; that each change still fits is checked always.
+//! The copies are compiled, so they are tried by `tests/run --mutants`; that each change still fits, and that the copy has all that it needs,
+//! is checked always.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use crate::{is_long, life, panics, plan::Plan};
+use crate::{life, panics, plan::Plan};
 
 struct Mutant {
     name: String,
@@ -112,6 +113,33 @@ fn each_mistake_that_the_simulator_must_find_can_still_be_made() {
     }
 }
 
+#[test]
+fn the_copy_in_which_mistakes_are_made_has_all_that_the_simulator_needs() {
+    let whole: toml::Table = fs::read_to_string(root().join("Cargo.toml")).expect("the workspace has a manifest").parse().expect("it is TOML");
+    let lies_at = |name: &str| whole["workspace"]["dependencies"][name].get("path").and_then(|path| path.as_str().map(str::to_owned));
+    for member in MEMBERS {
+        let manifest: toml::Table = fs::read_to_string(root().join(member).join("Cargo.toml")).expect("a member").parse().expect("it is TOML");
+        for kind in ["dependencies", "dev-dependencies"] {
+            for path in manifest.get(kind).and_then(toml::Value::as_table).into_iter().flatten().filter_map(|(name, _)| lies_at(name)) {
+                assert!(MEMBERS.contains(&path.as_str()), "{member} needs {path}, which is not in the copy: add it to `MEMBERS`");
+            }
+        }
+    }
+    let mut files = Vec::new();
+    sources(&root().join("tests/tests/simulator"), &mut files);
+    files.push(root().join("router/amqp/src/window.rs"));
+    let known: BTreeSet<String> = USED.iter().map(|name| name.replace('-', "_")).chain(["std", "crate", "super"].map(str::to_owned)).collect();
+    for file in files {
+        let text = fs::read_to_string(&file).expect("a source is text");
+        for line in text.lines().filter_map(|line| line.trim().strip_prefix("use ")) {
+            let name: String = line.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            // A name of the file itself begins with a capital letter, a module of its own stands there as one.
+            let is_own = name.starts_with(char::is_uppercase) || name.is_empty() || text.contains(&format!("mod {name}"));
+            assert!(is_own || known.contains(&name), "{} uses `{name}`, which is not in the copy: add it to `USED`", file.display());
+        }
+    }
+}
+
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a directory can be made");
     for entry in fs::read_dir(from).expect("the directory can be read") {
@@ -125,36 +153,45 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// The crates that the simulator is made of.
+const MEMBERS: &[&str] = &["router/api", "router/core", "router/secrets", "router/testkit", "router/transcripts"];
+
+/// What it reads besides: the shipped configuration, and the window of the AMQP transport.
+const BESIDE: &[&str] = &["config", "router/amqp/src", "tests/tests/simulator"];
+
+/// What its sources use.
+const USED: &[&str] = &[
+    "router-api",
+    "router-core",
+    "router-testkit",
+    "async-trait",
+    "bytes",
+    "futures-util",
+    "jiff",
+    "proptest",
+    "schemars",
+    "serde",
+    "serde_json",
+    "tempfile",
+    "tokio",
+    "toml",
+];
+
 /// What the simulator needs, and nothing else, so that a mutant is compiled quickly.
 fn workspace(at: &Path) {
-    for part in ["config", "router/api", "router/core", "router/testkit", "router/amqp/src", "tests/tests/simulator"] {
+    for part in MEMBERS.iter().chain(BESIDE) {
         copy(&root().join(part), &at.join(part));
     }
     let whole = fs::read_to_string(root().join("Cargo.toml")).expect("the workspace has a manifest");
     let begin = whole.find("members = [").expect("the workspace has members");
     let end = begin + whole[begin..].find(']').expect("the list has an end");
-    let members = "members = [\"router/api\", \"router/core\", \"router/testkit\", \"tests\"";
+    let members = MEMBERS.iter().fold("members = [\"tests\"".to_owned(), |members, member| format!("{members}, \"{member}\""));
     let manifest = format!("{}{members}{}", &whole[..begin], &whole[end..]);
     // Those are not in the copy.
     let manifest: String = manifest.lines().filter(|line| !line.starts_with("default-members")).map(|line| format!("{line}\n")).collect();
     fs::write(at.join("Cargo.toml"), manifest).expect("the manifest can be written");
     fs::copy(root().join("Cargo.lock"), at.join("Cargo.lock")).expect("the lock can be copied");
-    let used = [
-        "router-api",
-        "router-core",
-        "router-testkit",
-        "async-trait",
-        "bytes",
-        "futures-util",
-        "jiff",
-        "proptest",
-        "schemars",
-        "serde",
-        "serde_json",
-        "tempfile",
-        "tokio",
-    ];
-    let used: String = used.iter().map(|name| format!("{name}.workspace = true\n")).collect();
+    let used: String = USED.iter().map(|name| format!("{name}.workspace = true\n")).collect();
     let package = "[package]\nname = \"router-tests\"\nversion.workspace = true\nedition.workspace = true\nautotests = false\n\n[lib]\npath = \"empty.rs\"\n";
     let test = "\n[[test]]\nname = \"simulator\"\npath = \"tests/simulator/main.rs\"\n";
     fs::write(at.join("tests/Cargo.toml"), format!("{package}{test}\n[dependencies]\n{used}")).expect("the manifest can be written");
@@ -177,10 +214,8 @@ fn first_failure(at: &Path, target: &Path) -> Result<u64, String> {
 }
 
 #[test]
+#[ignore = "compiles a copy for each mistake, some minutes in all: tests/run --mutants"]
 fn the_simulator_finds_each_mistake_and_the_same_seed_passes_without_it() {
-    if !is_long() {
-        return;
-    }
     let target = tempfile::tempdir().expect("a directory for a while");
     let only = std::env::var("EVENT_ROUTER_SIMULATION_MUTANT").ok();
     for mutant in mutants().into_iter().filter(|mutant| only.as_ref().is_none_or(|only| *only == mutant.name)) {

@@ -60,6 +60,12 @@ pub struct Track {
     pub letters: u32,
     /// An operator was told to drop its burst.
     pub may_drop: bool,
+    /// The route sent it to itself: wanted whatever the pattern says, and not in the order of its lane.
+    pub comes_back: bool,
+    /// Times that an operator put it back, after which it has another fate.
+    pub redriven: u32,
+    /// What was charged to it before that.
+    pub charged_before: u32,
 }
 
 impl Track {
@@ -89,6 +95,8 @@ pub struct Oracle {
     /// Successes by the id of the event, which a repetition shares.
     done: BTreeMap<(usize, u64), u32>,
     parked: BTreeSet<(usize, u64)>,
+    /// Lanes that were let go on; what was on its way meanwhile may still be buried behind their heads.
+    was_parked: BTreeSet<(usize, u64)>,
     finding: Option<String>,
     pub repeated: u64,
     pub handled: u64,
@@ -104,6 +112,7 @@ impl Oracle {
             runs: 0,
             done: BTreeMap::new(),
             parked: BTreeSet::new(),
+            was_parked: BTreeSet::new(),
             finding: None,
             repeated: 0,
             handled: 0,
@@ -136,7 +145,7 @@ impl Oracle {
     /// An event came into the queue of a route.
     pub fn arrived(&mut self, route: usize, number: u64, track: Track) {
         let known = self.tracks.contains_key(&(route, number));
-        if !known {
+        if !known && !track.comes_back {
             self.arrivals.entry((route, track.lane)).or_default().push(number);
         }
         let entry = self.track(route, number);
@@ -159,6 +168,28 @@ impl Oracle {
         let track = self.track(route, number);
         track.copies += 1;
         track.excuses += 1;
+    }
+
+    /// The router remembers it as done, before it settles it. What is superseded is decided by the router alone, so this is the first that is
+    /// seen of it: when the session ends before the settlement, its next delivery is a duplicate of it.
+    pub fn remembered(&mut self, route: usize, id: u64) {
+        if self.plan.routes[route].busy != Busy::Queue {
+            *self.done.entry((route, id)).or_default() += 1;
+        }
+    }
+
+    /// An operator has put it back: it starts anew, past its lane's park, and is handled or given up on once more.
+    pub fn put_back(&mut self, route: usize, number: u64) {
+        let track = self.track(route, number);
+        track.redriven += 1;
+        track.charged_before = track.failures + track.crashes;
+    }
+
+    /// No dead letter of the lane is left.
+    pub fn unparked(&mut self, route: usize, lane: u64) {
+        if self.parked.remove(&(route, lane)) {
+            self.was_parked.insert((route, lane));
+        }
     }
 
     /// The router has settled it, and was not refused.
@@ -212,7 +243,10 @@ impl Oracle {
             DeadLetterReason::Exhausted => (failures + crashes < plan.attempts_max).then_some("not all its attempts were made"),
             DeadLetterReason::Crashed => (crashes < plan.crashes_max).then_some("the process died less often while it ran"),
             DeadLetterReason::TooOld => plan.max_age_s.is_none_or(|max| age < Duration::from_secs(max)).then_some("it is younger"),
-            DeadLetterReason::Parked => (!self.parked.contains(&(route, lane)) && !self.may_be_parked(route, lane)).then_some("its lane is not parked"),
+            DeadLetterReason::Parked => {
+                let was = self.parked.contains(&(route, lane)) || self.was_parked.contains(&(route, lane));
+                (!was && !self.may_be_parked(route, lane)).then_some("its lane is not parked")
+            }
             DeadLetterReason::Dropped => (!may_drop).then_some("nobody dropped it"),
             DeadLetterReason::Loop => Some("there is no loop"),
         };
@@ -236,7 +270,7 @@ impl Oracle {
 
     fn check_fates(&mut self, route: usize, number: u64) {
         let track = &self.tracks[&(route, number)];
-        if track.fates + track.letters > 1 + track.excuses {
+        if track.fates + track.letters > 1 + track.excuses + track.redriven {
             let what = format!("{} has {} fates and {} letters, with {} excuses", self.name(route, number), track.fates, track.letters, track.excuses);
             self.find(what);
         }
@@ -274,10 +308,11 @@ impl Oracle {
             if track.successes > track.excuses {
                 wrong.push(format!("is handled again after {} successes, with {} excuses", track.successes, track.excuses));
             }
-            if track.letters > track.excuses {
+            if track.letters > track.excuses + track.redriven {
                 wrong.push("is handled after it was buried".to_owned());
             }
-            if has_done.contains(&track.id) {
+            // What was superseded is remembered as done while a repetition of it may be about to begin.
+            if has_done.contains(&track.id) && (plan.busy == Busy::Queue || self.most(route, track.id, |track| track.successes) > 0) {
                 wrong.push("is handled, and the inbox knew it as done".to_owned());
             }
             if track.lane != lane && plan.shape != Shape::Unordered {
@@ -286,7 +321,7 @@ impl Oracle {
             if track.is_garbage {
                 wrong.push("is handled, and cannot be decoded".to_owned());
             }
-            if plan.is_picky && !track.wanted || !takes(plan.pattern, &track.key) {
+            if !track.comes_back && (plan.is_picky && !track.wanted || !takes(plan.pattern, &track.key)) {
                 wrong.push("is handled, and the route does not want it".to_owned());
             }
             if let Some(wrong) = wrong.into_iter().next() {
@@ -312,9 +347,15 @@ impl Oracle {
         let known = || numbers.iter().filter_map(|number| self.tracks.get(&(route, *number)));
         let most = known().map(|track| track.failures + track.crashes).max().unwrap_or(0);
         // What an excuse stands for may have forgotten an attempt, a store that fails too; each of several copies counts its own.
-        let fewest = known().filter(|track| track.copies == 1).map(|track| track.failures.saturating_sub(track.excuses)).max().unwrap_or(0);
+        let fewest =
+            known().filter(|track| track.copies == 1 && track.redriven == 0).map(|track| track.failures.saturating_sub(track.excuses)).max().unwrap_or(0);
+        // What was put back starts anew, unless another copy of it is under way.
+        let anew = |track: &&Track| track.redriven > 0 && track.copies == 1 && track.excuses == 0;
+        let since = known().find(anew).filter(|_| numbers.len() == 1).map(|track| track.failures + track.crashes - track.charged_before);
         let name = self.name(route, numbers[0]);
-        if attempt == 0 || attempt > max || max != self.plan.routes[route].attempts_max {
+        if let Some(since) = since.filter(|since| attempt > 1 + since && self.plan.rates.store == 0) {
+            self.find(format!("{name} was put back, and is in attempt {attempt}, but {since} were charged to it since"));
+        } else if attempt == 0 || attempt > max || max != self.plan.routes[route].attempts_max {
             self.find(format!("{name} is in attempt {attempt} of {max}"));
         } else if attempt > 1 + most {
             self.find(format!("{name} is in attempt {attempt}, but {most} were charged to it"));
@@ -341,7 +382,8 @@ impl Oracle {
             let what = format!("{} is handled beside another event of its lane {lane}", self.name(route, first));
             self.find(what);
         }
-        if self.parked.contains(&(route, lane)) {
+        let passes = |number: &u64| self.tracks.get(&(route, *number)).is_some_and(|track| track.comes_back || track.redriven > 0);
+        if self.parked.contains(&(route, lane)) && !numbers.iter().all(passes) {
             let what = format!("{} is handled in lane {lane}, which is parked", self.name(route, first));
             self.find(what);
         }
@@ -387,7 +429,7 @@ impl Oracle {
         track.writes += 1;
         // A route that recognises no repetitions forgets its writes with the delivery, and so with each fate that got lost.
         let forgotten = if plan.dedup { 0 } else { track.excuses };
-        let allowed = track.copies + track.failed_writes + track.successes + forgotten;
+        let allowed = track.copies + track.failed_writes + track.successes + forgotten + track.redriven;
         let (writes, shadow) = (track.writes, plan.shadow);
         if shadow || (plan.ledger && writes > allowed) {
             let what = format!("the write of {} is done {writes} times, where {allowed} are allowed", self.name(route, number));
@@ -440,7 +482,7 @@ impl Oracle {
 
     /// Everything has come to rest: each event has its fate.
     pub fn check_the_end(&mut self) {
-        let lost: Vec<(usize, u64)> = self.tracks.iter().filter(|(_, track)| track.fates + track.letters == 0).map(|(key, _)| *key).collect();
+        let lost: Vec<(usize, u64)> = self.tracks.iter().filter(|(_, track)| track.fates + track.letters < 1 + track.redriven).map(|(key, _)| *key).collect();
         if let Some((route, number)) = lost.first() {
             let what = format!("{} is lost: {:?}", self.name(*route, *number), self.tracks[&(*route, *number)]);
             self.find(what);

@@ -89,6 +89,10 @@ pub enum Act {
     Crash(u64),
     /// The wall clock is set, in seconds.
     JumpWall(i64),
+    /// The dead letters of a route go back into its queue.
+    Redrive(usize),
+    /// The dead letters of a route are thrown away.
+    Discard(usize),
 }
 
 /// How often things go wrong, out of a thousand.
@@ -161,6 +165,8 @@ pub enum Answer {
     Hang,
     /// Done, and an event more.
     Emit,
+    /// Done, and an event that comes back to this route alone after so long.
+    EmitAfter(Duration),
     /// Done after a write that the ledger knows.
     Write,
     /// A write, and then a failure.
@@ -174,6 +180,9 @@ const TROUBLES_MAX: u64 = 12;
 
 /// Names events that handlers emit, apart from those of producers.
 pub const EMITTED: u64 = 1_000_000;
+
+/// Names those among them that come back to their own route.
+pub const COMES_BACK: u64 = 1_000_000_000;
 
 impl Plan {
     /// The schedule of a seed.
@@ -232,7 +241,8 @@ impl Plan {
         }
         let plan = &self.routes[route];
         let slow = if dice.hits(self.rates.slowness) { dice.pick(&[1, 7, 50, 400, plan.timeout_ms - 1]) } else { 0 };
-        let fine = [Answer::Done, Answer::Done, Answer::Done, Answer::Emit, Answer::Write];
+        let later = Duration::from_millis(dice.between(0, 4_000));
+        let fine = [Answer::Done, Answer::Done, Answer::Done, Answer::Emit, Answer::EmitAfter(later), Answer::Write];
         let answer = if run < TROUBLES_MAX && dice.hits(self.rates.handlings) {
             let after = Duration::from_millis(dice.between(1, 3_000));
             dice.pick(&[
@@ -251,7 +261,7 @@ impl Plan {
             dice.pick(&fine)
         };
         // What was emitted emits nothing, so that every schedule ends.
-        let answer = if number >= EMITTED && answer == Answer::Emit { Answer::Done } else { answer };
+        let answer = if number >= EMITTED && matches!(answer, Answer::Emit | Answer::EmitAfter(_)) { Answer::Done } else { answer };
         (Duration::from_millis(slow), answer)
     }
 }
@@ -286,7 +296,7 @@ fn route(nth: u64, dice: &mut Dice) -> RoutePlan {
 
 fn act(dice: &mut Dice, routes: usize) -> Act {
     let route = usize::try_from(dice.below(routes as u64)).expect("an index of a slice");
-    match dice.below(20) {
+    match dice.below(25) {
         0..=1 => Act::Pause(route),
         2 => Act::Resume(route),
         3 => Act::Flush(route),
@@ -296,6 +306,8 @@ fn act(dice: &mut Dice, routes: usize) -> Act {
         10 => Act::RefusePublications(Duration::from_millis(dice.pick(&[10, 500, 5_000]))),
         11..=12 => Act::Restart,
         13 => Act::JumpWall(dice.pick(&[-3_600, -5, 5, 3_600])),
+        20..=22 => Act::Redrive(route),
+        23 => Act::Discard(route),
         _ => Act::Crash(dice.pick(&[0, 1, 3, 10, 30, 100]) + dice.below(10)),
     }
 }
@@ -323,7 +335,13 @@ impl Act {
     /// Can it be done where there are only so many routes?
     pub fn fits(&self, routes: usize) -> bool {
         match self {
-            Self::Pause(route) | Self::Resume(route) | Self::Flush(route) | Self::DropBurst(route) | Self::LoseSession(route) => *route < routes,
+            Self::Pause(route)
+            | Self::Resume(route)
+            | Self::Flush(route)
+            | Self::DropBurst(route)
+            | Self::LoseSession(route)
+            | Self::Redrive(route)
+            | Self::Discard(route) => *route < routes,
             _ => true,
         }
     }

@@ -51,6 +51,14 @@ impl Store for SimStore {
 
     async fn inbox_insert(&self, route: &RouteName, keys: Vec<InboxKey>) -> Result<(), StoreError> {
         self.call("inbox_insert").await?;
+        {
+            let world = &self.port.world;
+            let mut inner = world.lock();
+            let numbers: Vec<u64> = keys.iter().filter_map(|key| inner.number_of_id(&key.key)).collect();
+            for number in numbers {
+                inner.oracle.remembered(world.route(route), number);
+            }
+        }
         self.answer("inbox_inserted", self.store.inbox_insert(route, keys)).await
     }
 

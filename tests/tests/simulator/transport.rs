@@ -5,16 +5,16 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use router_api::{
-    AttemptRecord, Clock, Consumer, DeadLetter, DeadLetterQuery, Delivery, Destination, Features, InboxKey, Publication, Published, QueueStats, RouteName,
-    SettleError, Settlement, Store, StoredDeadLetter, Subscription, Transport, TransportAdmin, TransportError,
+    AttemptRecord, Clock, Consumer, DeadLetter, DeadLetterQuery, DecodeLimits, Delivery, Destination, Envelope, Features, InboxKey, Publication, Published,
+    QueueStats, RouteName, SettleError, Settlement, Store, StoredDeadLetter, Subscription, Transport, TransportAdmin, TransportError,
 };
 
 use crate::{
-    broker::{Hand, Item, Told, ack_batch},
+    broker::{Hand, Item, Letter, Told, ack_batch},
     oracle::Track,
     plan::{EMITTED, Kind},
     window::{Rules, Window},
-    world::{Inner, Port},
+    world::{Inner, Port, World},
 };
 
 /// What is finished above something unfinished is acknowledged after this.
@@ -105,14 +105,23 @@ impl Transport for SimTransport {
             }
             stored_and_lost = dice.hits(world.plan.rates.lost_confirms);
         }
-        let Destination::Subscribers = publication.to else { return Err(TransportError::Unsupported("the simulation has none of that")) };
         let body: serde_json::Value = serde_json::from_slice(&publication.body).map_err(|error| TransportError::Refused(error.to_string()))?;
         let number = body["payload"]["n"].as_u64().unwrap_or(0);
         assert!(number >= EMITTED, "handlers emit events with a number of their own");
         let lane = body["payload"]["lane"].as_u64().unwrap_or(0);
         let key = publication.key.to_string();
+        if let Some(id) = body["event_id"].as_str() {
+            world.lock().emitted.insert(id.to_owned(), number);
+        }
         let track = || Track { lane, id: number, wanted: true, key: key.clone(), ..Track::default() };
-        let routed = world.lock().publish(world, &publication, number, &track, self.kind() == Kind::File);
+        let routed = match &publication.to {
+            Destination::Subscribers => world.lock().publish(world, &publication, number, &track, self.kind() == Kind::File),
+            Destination::Route { route, delay } => {
+                let known = Track { comes_back: true, ..track() };
+                world.lock().enqueue(world, &publication, route, number, known, Some(*delay));
+                true
+            }
+        };
         if stored_and_lost {
             world.trace(|| format!("the confirm of {number} is lost"));
             return Err(TransportError::Unavailable("the confirm was lost".to_owned()));
@@ -141,27 +150,84 @@ impl TransportAdmin for SimTransport {
                 ready: count(&|item| item.holder.is_none() && item.due <= now),
                 waiting: count(&|item| item.holder.is_none() && item.due > now),
                 in_flight: count(&|item| item.holder.is_some()),
-                dead: inner.letters.iter().filter(|letter| letter.letter.route == *route).count() as u64,
+                dead: inner.letters.iter().filter(|letter| letter.stored.letter.route == *route).count() as u64,
                 oldest: queue.items.values().map(|item| item.stored_at).min(),
             }
         });
         Ok(stats.collect())
     }
 
-    async fn dead_letters(&self, _query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, TransportError> {
-        Ok(self.port.world.lock().letters.iter().rev().cloned().collect())
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, TransportError> {
+        self.port.pass("dead_letters").await;
+        let letters: Vec<_> = self.port.world.lock().letters.iter().rev().map(|letter| letter.stored.clone()).collect();
+        // As with one that lies on a broker, what is true now may not be so when the answer comes.
+        if let Some(mut dice) = self.port.trouble("dead_letters")
+            && dice.hits(self.port.world.plan.rates.late)
+        {
+            self.port.sleep(Duration::from_millis(dice.between(1, 200)), "dead_letters").await;
+        }
+        Ok(letters.into_iter().filter(|letter| query.route.as_ref().is_none_or(|route| *route == letter.letter.route)).collect())
     }
 
     async fn dead_letter(&self, id: &str) -> Result<Option<StoredDeadLetter>, TransportError> {
-        Ok(self.port.world.lock().letters.iter().find(|letter| letter.id == id).cloned())
+        Ok(self.port.world.lock().letters.iter().map(|letter| &letter.stored).find(|letter| letter.id == id).cloned())
     }
 
-    async fn redrive(&self, _ids: &[String]) -> Result<u64, TransportError> {
-        Err(TransportError::Unsupported("the simulation has none of that"))
+    async fn redrive(&self, ids: &[String]) -> Result<u64, TransportError> {
+        self.port.pass("redrive").await;
+        let world = &self.port.world;
+        let rates = &world.plan.rates;
+        let mut count = 0;
+        for id in ids {
+            let mut dice = self.port.trouble("redrive");
+            if dice.as_mut().is_some_and(|dice| dice.hits(rates.refused)) {
+                return Err(TransportError::Unavailable("the simulation says so".to_owned()));
+            }
+            let is_lost = dice.as_mut().is_some_and(|dice| dice.hits(rates.lost_confirms));
+            match self.kind() {
+                // One commit, which forgets what was noted of it as well.
+                Kind::File => {
+                    world.lock().put_back(world, id);
+                    let taken = world.lock().take_letter(world, id);
+                    if let Some((route, item)) = taken {
+                        start_anew(world, &route, &item.identity);
+                        count += 1;
+                    }
+                }
+                // First it is in the queue, then the letter goes; who dies in between leaves both.
+                Kind::Broker => {
+                    world.lock().put_back(world, id);
+                    self.port.pass("redriven").await;
+                    if is_lost {
+                        world.lock().has_two_of(world, id);
+                        return Err(TransportError::Unavailable("the confirm was lost".to_owned()));
+                    }
+                    let taken = world.lock().take_letter(world, id);
+                    self.port.pass("letter taken").await;
+                    if let Some((route, item)) = taken {
+                        start_anew(world, &route, &item.identity);
+                        count += 1;
+                    }
+                }
+            }
+        }
+        self.port.pass("redrive done").await;
+        Ok(count)
     }
 
-    async fn discard(&self, _ids: &[String]) -> Result<u64, TransportError> {
-        Err(TransportError::Unsupported("the simulation has none of that"))
+    async fn discard(&self, ids: &[String]) -> Result<u64, TransportError> {
+        self.port.pass("discard").await;
+        let world = &self.port.world;
+        let mut count = 0;
+        for id in ids {
+            let taken = world.lock().take_letter(world, id);
+            if let Some((route, item)) = taken {
+                world.trace(|| format!("the letter of event {} of {route} is thrown away", item.number));
+                count += 1;
+            }
+        }
+        self.port.pass("discarded").await;
+        Ok(count)
     }
 
     async fn remove_queue(&self, _route: &RouteName) -> Result<u64, TransportError> {
@@ -329,11 +395,19 @@ impl SimConsumer {
                 }
                 What::Bury(letter) => {
                     world.tell(inner, || format!("event {} of {} is buried: {}: {}", item.number, self.route, letter.reason, letter.error));
-                    let age = world.clock.now().duration_since(item.stored_at).max(SignedDuration::ZERO).unsigned_abs();
-                    inner.oracle.buried(index, item.number, letter, age);
-                    let id = format!("letter-{}", inner.letters.len() + 1);
-                    let stored = StoredDeadLetter { id, key: item.key, body: item.body, stored_at: item.stored_at, seq: None, letter: letter.as_ref().clone() };
-                    inner.letters.push(stored);
+                    inner.oracle.buried(index, item.number, letter, age(world, &item, letter));
+                    inner.letters_ever += 1;
+                    let id = inner.letters_ever.to_string();
+                    let stored = StoredDeadLetter {
+                        id,
+                        key: item.key.clone(),
+                        body: item.body.clone(),
+                        stored_at: item.stored_at,
+                        seq: None,
+                        identity: Some(item.identity.clone()),
+                        letter: letter.as_ref().clone(),
+                    };
+                    inner.letters.push(Letter { stored, item });
                 }
             }
         }
@@ -434,7 +508,7 @@ impl SimConsumer {
 
 impl Inner {
     /// What is on its way arrives, as far as it is time.
-    fn deliver(&mut self, world: &crate::world::World, consumer: u64, now: Duration) {
+    fn deliver(&mut self, world: &World, consumer: u64, now: Duration) {
         loop {
             let Some(hand) = self.hands.get_mut(&consumer) else { return };
             if hand.wire.front().is_none_or(|(at, _)| *at > now) {
@@ -465,8 +539,35 @@ impl From<Settlement> for What {
     }
 }
 
+/// What was noted of earlier tries counts no more against what an operator has put back.
+fn start_anew(world: &World, route: &RouteName, identity: &str) {
+    use futures_util::FutureExt;
+    let store = world.store();
+    let forgotten = store.forget_attempts(route, &[identity.to_owned()]).now_or_never();
+    let cleared = store.clear_suspect(route, identity).now_or_never();
+    assert!(matches!((forgotten, cleared), (Some(Ok(())), Some(Ok(())))), "the store in memory takes it at once");
+}
+
+/// How old an event is that is buried: by the wall clock now and when that was decided, and by the time that has passed, since the wall clock
+/// may have been set in between.
+fn age(world: &World, item: &Item, letter: &DeadLetter) -> Duration {
+    let stored = told_time(world.plan.kind, item);
+    let by_wall = world.clock.now().max(letter.buried_at).duration_since(stored).max(SignedDuration::ZERO).unsigned_abs();
+    by_wall.max(world.now().saturating_sub(item.arrived))
+}
+
+/// When an event was stored, as far as the router can know. A broker tells it only when it first hands the event out, so the event's own time
+/// is believed where that is earlier: that of what a handler emitted is the end of its handling, which a late publication comes after.
+fn told_time(kind: Kind, item: &Item) -> jiff::Timestamp {
+    if kind == Kind::File {
+        return item.stored_at;
+    }
+    let event = Envelope::decode(item.key.clone(), item.body.clone(), DecodeLimits::default()).ok();
+    event.and_then(|event| event.time()).map_or(item.stored_at, |time| time.min(item.stored_at))
+}
+
 /// Puts a key into the inbox, in the commit of a settlement.
-fn remember(world: &crate::world::World, route: &RouteName, key: InboxKey) {
+fn remember(world: &World, route: &RouteName, key: InboxKey) {
     use futures_util::FutureExt;
     let inserted = world.store().inbox_insert(route, vec![key]).now_or_never();
     assert!(matches!(inserted, Some(Ok(()))), "the store in memory takes it at once");

@@ -7,12 +7,12 @@ use std::{
     time::Duration,
 };
 
-use router_api::{Clock, RouteName, StoredDeadLetter, Subscription};
+use router_api::{Clock, RouteName, Subscription};
 use router_testkit::{MemoryState, MemoryStore, VirtualClock};
 use tokio::sync::Notify;
 
 use crate::{
-    broker::{Hand, Queue},
+    broker::{Hand, Letter, Queue},
     draw::{Dice, dice},
     oracle::Oracle,
     plan::Plan,
@@ -39,11 +39,15 @@ pub struct Inner {
     pub queues: BTreeMap<RouteName, Queue>,
     pub bound: BTreeMap<RouteName, Subscription>,
     pub hands: BTreeMap<u64, Hand>,
-    pub letters: Vec<StoredDeadLetter>,
+    pub letters: Vec<Letter>,
+    /// Letters so far, which their ids count.
+    pub letters_ever: u64,
     pub last_number: u64,
     pub refuses_until: Duration,
     /// The events of frozen bursts.
     pub bursts: BTreeMap<(RouteName, String), Vec<String>>,
+    /// Ids of what handlers emitted, and the numbers that the schedule has for them.
+    pub emitted: BTreeMap<String, u64>,
     pub oracle: Oracle,
     /// How often each kind of question was asked.
     asked: BTreeMap<&'static str, u64>,
@@ -66,9 +70,11 @@ impl World {
                 bound: BTreeMap::new(),
                 hands: BTreeMap::new(),
                 letters: Vec::new(),
+                letters_ever: 0,
                 last_number: 0,
                 refuses_until: Duration::ZERO,
                 bursts: BTreeMap::new(),
+                emitted: BTreeMap::new(),
                 oracle: Oracle::new(plan),
                 asked: BTreeMap::new(),
                 trace: Vec::new(),
@@ -172,6 +178,14 @@ impl fmt::Debug for World {
 /// The id that an event has.
 pub fn event_id(number: u64) -> String {
     format!("event-{number}")
+}
+
+impl Inner {
+    /// The number of the event that has this id.
+    pub fn number_of_id(&self, id: &str) -> Option<u64> {
+        let planned = || id.strip_prefix("event-").and_then(|number| number.parse().ok());
+        self.emitted.get(id).copied().or_else(planned)
+    }
 }
 
 /// The number of the event that a delivery's identity names.

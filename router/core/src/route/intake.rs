@@ -53,6 +53,9 @@ impl RouteLoop<'_> {
             Sorted::Lane { key, item, alone } => {
                 let Some(item) = self.meets_busy_lane(&key, item, session) else { return };
                 let identity = item.delivery.identity.clone();
+                if item.delivery.direct {
+                    self.lanes.comes_alone(&key, &identity);
+                }
                 self.lanes.push(&key, &identity, *item, alone, self.route.parts.clock.monotonic());
                 // A lane that floods the window would starve the others, where the transport can look past it. The missing
                 // members of a frozen burst have to come, though.

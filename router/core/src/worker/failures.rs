@@ -116,10 +116,15 @@ impl Worker {
         }
         let parks =
             route.config.on_exhausted == OnExhausted::Park && route.is_ordered() && !matches!(reason, DeadLetterReason::Parked | DeadLetterReason::Dropped);
-        if parks && let Err(error) = route.memory.park(&*route.parts.store, &route.config.name, lane).await {
-            // Burying the head first would let the lane overtake it.
-            return self.hold_for_the_store(batch, error.to_string());
-        }
+        // Held to the end of this: a redrive that lets lanes go on whose letters are gone must not take this one for such.
+        let _burying = match parks.then(|| route.memory.park(&*route.parts.store, &route.config.name, lane)) {
+            Some(parking) => match parking.await {
+                Ok(burying) => Some(burying),
+                // Burying the head first would let the lane overtake it.
+                Err(error) => return self.hold_for_the_store(batch, error.to_string()),
+            },
+            None => None,
+        };
         let burst = batch.frozen.clone();
         // Nobody would recognise the event when it is redriven, so its writes must not be either.
         if tried && route.config.ledger {

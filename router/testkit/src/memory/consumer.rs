@@ -106,6 +106,7 @@ impl MemoryConsumer {
                         body: item.body,
                         stored_at: item.stored_at,
                         seq: item.seq,
+                        identity: None,
                         letter: (*letter).clone(),
                     });
                 }
