@@ -36,7 +36,7 @@ pub fn target_dir() -> PathBuf {
 #[must_use]
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| built("event-router"))
+    BINARY.get_or_init(|| built(&["--package", "event-router"], "event-router"))
 }
 
 /// The `event-router-hook` program, in the same way.
@@ -47,11 +47,22 @@ pub fn binary() -> &'static Path {
 #[must_use]
 pub fn hook_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| built("event-router-hook"))
+    BINARY.get_or_init(|| built(&["--package", "event-router-hook"], "event-router-hook"))
 }
 
-/// Builds a package whose program has its name.
-fn built(name: &str) -> PathBuf {
+/// The program of `tests/examples/hostile.rs`: the router with a handler that nobody would want.
+///
+/// # Panics
+///
+/// When it cannot be built.
+#[must_use]
+pub fn hostile_binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| built(&["--package", "router-tests", "--example", "hostile"], "examples/hostile"))
+}
+
+/// Builds a program, which lies there then.
+fn built(what: &[&str], name: &str) -> PathBuf {
     let path = target_dir().join(name);
     // `tests/lanes` has built it just now. To ask cargo once more would be to wait for the tests that build something meanwhile.
     if std::env::var_os("EVENT_ROUTER_TEST_BUILT").is_some() {
@@ -60,7 +71,7 @@ fn built(name: &str) -> PathBuf {
     }
     // Built even if it is there: cargo knows whether it is up to date, and an old one would test the past.
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.args(["build", "--quiet", "--locked", "--package", name]).current_dir(workspace());
+    build.args(["build", "--quiet", "--locked"]).args(what).current_dir(workspace());
     // What cargo tells a test of its package is not for another cargo: build scripts that look at it (ring's does) would run again, and
     // whatever lies above them would be compiled anew, here and at the next build.
     for (variable, _) in std::env::vars_os() {

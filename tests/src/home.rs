@@ -1,6 +1,7 @@
 //! A directory of its own for a test: configuration, store, and the commands that run in it.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -10,7 +11,28 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Service, binary};
+use crate::{Service, binary, untested};
+
+/// A user that nothing on the machine belongs to.
+const NOBODY: u32 = 64_117;
+
+/// A program as a user that nothing belongs to; only the superuser can start one so.
+#[must_use]
+pub fn as_nobody(program: impl AsRef<OsStr>) -> Command {
+    let (id, mut command) = (NOBODY.to_string(), Command::new("setpriv"));
+    command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"]).arg(program);
+    command
+}
+
+fn give(path: &Path, user: u32) -> std::io::Result<()> {
+    std::os::unix::fs::lchown(path, Some(user), Some(user))?;
+    if path.is_dir() && !path.is_symlink() {
+        for entry in fs::read_dir(path)? {
+            give(&entry?.path(), user)?;
+        }
+    }
+    Ok(())
+}
 
 /// The directory.
 pub struct Home {
@@ -105,7 +127,13 @@ impl Home {
     /// The program, in this directory and with an environment that no developer's machine can disturb.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        self.command_of(binary(), args)
+    }
+
+    /// The same of another program that has the router in it.
+    #[must_use]
+    pub fn command_of(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(args).current_dir(self.path()).env_clear().stdin(Stdio::null());
         // Not the spool of whoever runs the tests.
         command.env("EVENT_ROUTER_SPOOL", self.path().join("spool"));
@@ -115,6 +143,32 @@ impl Home {
             }
         }
         command
+    }
+
+    /// The program as a user without rights, to whom the directory belongs from then on. `None`, said aloud, where that cannot be done: only
+    /// the superuser can be somebody else. Who is no superuser has no rights as it is.
+    ///
+    /// # Panics
+    ///
+    /// When the directory cannot be given away.
+    #[must_use]
+    pub fn unprivileged(&self, args: &[&str]) -> Option<Command> {
+        let program = self.command(args);
+        if !rustix::process::geteuid().is_root() {
+            return Some(program);
+        }
+        give(self.path(), NOBODY).expect("the superuser can give a directory away");
+        let mut command = as_nobody(program.get_program());
+        command.current_dir(self.path()).env_clear().envs(program.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+        // The program, and the directory it lies in, are for everybody on most machines.
+        let can_run = as_nobody(program.get_program()).arg("--version").current_dir(self.path()).output();
+        if !can_run.as_ref().is_ok_and(|ran| ran.status.success()) {
+            let told = can_run.map_or_else(|error| error.to_string(), |ran| String::from_utf8_lossy(&ran.stderr).into_owned());
+            untested(&format!("the program as a user without rights, since `setpriv` cannot start it as one: {told}"));
+            return None;
+        }
+        command.args(args);
+        Some(command)
     }
 
     /// Runs a command with further variables to its end.

@@ -5,6 +5,7 @@
 //! Everything here panics where a test should fail, with what the program printed.
 
 pub mod amqp_client;
+mod any_program;
 mod binary;
 pub mod broker;
 #[path = "../fuzz/targets/mod.rs"]
@@ -16,10 +17,11 @@ pub mod proxy;
 mod service;
 
 pub use amqp_client::AmqpClient;
-pub use binary::{binary, hook_binary, target_dir, workspace};
+pub use any_program::AnyProgram;
+pub use binary::{binary, hook_binary, hostile_binary, target_dir, workspace};
 pub use broker::{Broker, Cluster, Vhost};
-pub use home::{Home, Ran};
+pub use home::{Home, Ran, as_nobody};
 pub use http::{Answer, post, request};
-pub use observe::eventually;
+pub use observe::{eventually, untested};
 pub use proxy::{After, FaultProxy, Towards};
 pub use service::Service;

@@ -1,4 +1,4 @@
-//! Waiting for what other processes do.
+//! Waiting for what other processes do, and saying what could not be looked at.
 
 use std::time::{Duration, Instant};
 
@@ -19,4 +19,10 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(begun.elapsed() < PATIENCE, "still not: {what}");
         std::thread::park_timeout(Duration::from_millis(10));
     }
+}
+
+/// Says aloud that something was left out, and why: `a full disk, since no file system may be mounted here`.
+#[expect(clippy::print_stderr, reason = "a test that is left out is said aloud")]
+pub fn untested(what: &str) {
+    eprintln!("\n!!! NOT TESTED: {what} !!!\n");
 }

@@ -9,21 +9,7 @@ use async_trait::async_trait;
 use plugins as _;
 use router_api::{BuildError, Effect, EffectContext, EffectError, EffectPort, EffectReply, OwnWork, Program, Registry, RouteMode};
 use router_core::config::{FixedEnvironment, Loaded, Located, Origin, Problems, Severity, generated_files, load, locate};
-use router_tests::{Home, Ran};
-
-/// Finds every program and performs nothing.
-struct AnyProgram;
-
-#[async_trait]
-impl EffectPort for AnyProgram {
-    async fn perform(&self, effect: Effect, _: Option<OwnWork<'_>>, _: &EffectContext) -> Result<EffectReply, EffectError> {
-        panic!("loading a configuration performs nothing, and this was asked for: {}", effect.request)
-    }
-
-    fn resolve_program(&self, name: &str, _: &Path) -> Result<Program, BuildError> {
-        Ok(Program::resolved(name, Path::new("/bin").join(name)))
-    }
-}
+use router_tests::{AnyProgram, Home, Ran};
 
 /// Finds no program.
 struct NoProgram;

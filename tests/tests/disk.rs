@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use router_tests::{Home, Service, eventually, post};
+use router_tests::{Home, Service, eventually, post, untested};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::json;
 
@@ -77,7 +77,7 @@ impl SmallDisk {
         if mounted.as_ref().is_ok_and(|ran| ran.status.success()) {
             return Some(Self { at: at.to_owned() });
         }
-        skipped("a full disk under the built program, since no file system may be mounted here (it takes the superuser)");
+        untested("a full disk under the built program, since no file system may be mounted here (it takes the superuser)");
         None
     }
 
@@ -105,11 +105,6 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.at).status();
     }
-}
-
-#[expect(clippy::print_stderr, reason = "a test that is left out is said aloud")]
-fn skipped(what: &str) {
-    eprintln!("\n!!! NOT TESTED: {what} !!!\n");
 }
 
 #[test]

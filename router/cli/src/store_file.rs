@@ -18,6 +18,9 @@ pub(crate) fn is_there(path: &Path) -> anyhow::Result<bool> {
     match fs::metadata(path) {
         Ok(metadata) => match OpenOptions::new().read(true).write(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                if metadata.uid() == rustix::process::geteuid().as_raw() {
+                    bail!("the store `{}` may not be written: {}; give yourself permission to read and write it", path.display(), owner(&metadata))
+                }
                 bail!("the store `{}` is not yours to open: {}; run this as its owner", path.display(), owner(&metadata))
             }
             // Everything else is said by the store itself.

@@ -227,7 +227,8 @@ pub(crate) fn judge(evidence: &Evidence, conn: &Connection, syncs: bool, is_thor
     let is_silent = matches!(evidence.sums, Sums::Absent) || (head.is_some() && compared.spoilt == 0);
     judged.damages.extend([missing, log, pages].into_iter().flatten());
     judged.damages.extend(found);
-    if evidence.note == Note::Unreadable {
+    // Made by the first opening, it is empty until there is something to note.
+    if evidence.note == Note::Unreadable && said.last_seq > 0 {
         judged.findings.push(Finding::SideFileUnreadable);
     }
     if !is_silent && judged.findings.is_empty() {

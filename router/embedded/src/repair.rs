@@ -88,6 +88,9 @@ pub struct Loss {
 pub fn repair(path: &Path, accepts_loss: bool, now: Timestamp) -> Result<Repaired, UpkeepError> {
     must_be_there(path)?;
     let _lock = LockFile::take(path)?;
+    // What a repair has left that died, before its end or right behind it.
+    let work = beside(path, "repairing");
+    remove_work(&work)?;
     if examine::repaired(path).exists() {
         let damages = vec![Damage::RepairUnfinished];
         take_the_place(path)?;
@@ -101,8 +104,6 @@ pub fn repair(path: &Path, accepts_loss: bool, now: Timestamp) -> Result<Repaire
     let bytes: u64 = FILES.iter().map(|name| fs::metadata(named(path, name)).map_or(0, |metadata| metadata.len())).sum();
     // Kept, worked on, and made.
     has_room(path, bytes.saturating_mul(3))?;
-    let work = beside(path, "repairing");
-    remove_work(&work)?;
     make_directory(&work)?;
     let worked = Work { store: path, directory: &work, copy: work.join("router.db"), accepts_loss, now, damages: found.damages };
     let repaired = worked.run();

@@ -74,9 +74,6 @@ pub(crate) fn read(path: &Path) -> io::Result<Note> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Note::Absent),
         Err(error) => return Err(error),
     };
-    if bytes.is_empty() {
-        return Ok(Note::Absent);
-    }
     Ok(decode(&bytes).map_or(Note::Unreadable, Note::Says))
 }
 
@@ -148,7 +145,7 @@ mod tests {
         let store = directory.path().join("a.db");
         assert_eq!(read(&store).unwrap(), Note::Absent);
         let mut side = SideFile::open(&store, 7).unwrap();
-        assert_eq!(read(&store).unwrap(), Note::Absent);
+        assert_eq!(read(&store).unwrap(), Note::Unreadable, "it is empty until the first commit");
         side.note(41, Place::default());
         side.note(42, PLACE);
         let noted = Noted { store: 7, last: 42, place: PLACE };

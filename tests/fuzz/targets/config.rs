@@ -1,14 +1,12 @@
 //! A configuration file: loaded with the shipped plugins, or problems that each say what is wrong and where; the same each time.
 
-use std::{
-    path::Path,
-    sync::{Arc, LazyLock},
-};
+use std::sync::{Arc, LazyLock};
 
-use async_trait::async_trait;
 use plugins as _;
-use router_api::{BuildError, Effect, EffectContext, EffectError, EffectPort, EffectReply, OwnWork, Program, Registry};
+use router_api::Registry;
 use router_core::config::{FixedEnvironment, Report, load, locate};
+
+use crate::AnyProgram;
 
 pub(super) const WORDS: &[&str] = &[
     "[[route]]\n",
@@ -35,20 +33,6 @@ pub(super) const WORDS: &[&str] = &[
     "\r",
     "'''",
 ];
-
-/// Finds every program and performs nothing.
-struct AnyProgram;
-
-#[async_trait]
-impl EffectPort for AnyProgram {
-    async fn perform(&self, effect: Effect, _: Option<OwnWork<'_>>, _: &EffectContext) -> Result<EffectReply, EffectError> {
-        panic!("loading a configuration performs nothing, and this was asked for: {}", effect.request)
-    }
-
-    fn resolve_program(&self, name: &str, _: &Path) -> Result<Program, BuildError> {
-        Ok(Program::resolved(name, Path::new("/bin").join(name)))
-    }
-}
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(|| Registry::linked().expect("the shipped plugins are linked"));
 

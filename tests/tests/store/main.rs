@@ -5,6 +5,7 @@
 
 #[path = "../journeys/golden.rs"]
 mod golden;
+mod refusals;
 
 use std::{
     fs,

@@ -8,6 +8,7 @@ mod clock;
 mod damage;
 mod durability;
 mod intake;
+mod interrupted_repairs;
 mod keeping;
 mod looking;
 mod opening;
