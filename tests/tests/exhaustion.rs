@@ -1,8 +1,8 @@
-//! The built program when something runs out: descriptors, the reader of its log, memory for keys. It degrades, says so, spins nowhere,
-//! loses nothing, and goes on when it can.
+//! The built program when something runs out: descriptors, threads and processes, the reader of its log, memory for keys. It degrades, says
+//! so, spins nowhere, loses nothing, and goes on when it can.
 //!
-//! A handler that hangs or panics is in `pipeline/failures.rs`, one that blocks its thread in `core/src/crew/tests.rs`, the clock in
-//! `router/embedded/tests/behaviour/waiting.rs`, the disk in `disk.rs`.
+//! Handlers that block, panic, hang or leak are in `hostility.rs`, the disk in `disk.rs`, the clock in
+//! `router/embedded/tests/behaviour/waiting.rs` and the simulator: a real one cannot be set for one process.
 
 use std::{
     fmt::Write as _,
@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use router_tests::{Answer, Home, Service, eventually, post, request};
+use router_tests::{Answer, Home, Service, as_nobody, eventually, post, request, untested};
 use rustix::process::Pid;
 use serde_json::json;
 
@@ -120,6 +120,60 @@ fn without_descriptors_the_router_waits_spins_nowhere_and_goes_on() {
     numbers.dedup();
     assert_eq!(numbers, (1..=10).collect::<Vec<_>>());
     assert_eq!(count(&home, "SELECT count(*) FROM dead_letters"), 0);
+}
+
+/// Sets how many processes and threads the user of this service may have; `None` is as many as before. As that user, since not every superuser
+/// may set a limit of somebody else.
+fn set_processes(service: &Service, limit: Option<u64>) {
+    let pid = service.pid().to_string();
+    let limits = fs::read_to_string(Path::new("/proc").join(&pid).join("limits")).expect("the process runs");
+    let hard = limits.lines().find(|line| line.starts_with("Max processes")).and_then(|line| line.split_whitespace().nth(3)).expect("there is a limit");
+    let soft = limit.map_or_else(|| hard.to_owned(), |limit| limit.to_string());
+    let set = as_nobody("prlimit").args(["--pid", &pid, &format!("--nproc={soft}:{hard}")]).output().expect("the program runs");
+    assert!(set.status.success(), "the limit of a child can be set: {set:?}");
+}
+
+#[test]
+fn without_threads_and_processes_the_router_waits_spins_nowhere_and_goes_on() {
+    if !rustix::process::geteuid().is_root() {
+        // The limit counts everything that a user has, and this one has more than the router.
+        untested("want of threads and processes under the built program (it takes the superuser, to run it as somebody who has nothing else)");
+        return;
+    }
+    let home = home();
+    let Some(command) = home.unprivileged(&["run", "--log-format", "json"]) else { return };
+    let mut service = Service::start(command);
+    let door = service.address();
+    for number in 1..=5 {
+        assert_eq!(send(door, number).expect("the door answers").status, 200);
+    }
+    eventually("all is handled", || is_done(&home).then_some(()));
+
+    set_processes(&service, Some(1));
+    for number in 6..=10 {
+        assert_eq!(send(door, number).expect("the door answers").status, 200, "what comes in needs no process");
+    }
+    service.wait_for("no room for another process").expect("the router says what it waits for");
+    assert!(service.ended().is_none());
+    let ticks = |ticks: u64, took: Duration| assert!(u128::from(ticks) * 10 * 2 < took.as_millis().max(1_000), "{ticks} hundredths of a second in {took:?}");
+    let (before, began) = (cpu_ticks(service.pid()), Instant::now());
+    while began.elapsed() < Duration::from_millis(1_000) {
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    ticks(cpu_ticks(service.pid()) - before, began.elapsed());
+    assert_eq!(handled(&home), (1..=5).collect::<Vec<_>>());
+    let health = request(door, format!("GET /healthz HTTP/1.1\r\nhost: {door}\r\nconnection: close\r\n\r\n").as_bytes()).expect("the door answers");
+    assert_eq!(health.status, 200, "{health:?}");
+
+    set_processes(&service, None);
+    eventually("all is handled", || is_done(&home).then_some(()));
+    assert_eq!(handled(&home), (1..=10).collect::<Vec<_>>(), "each once");
+    assert_eq!(count(&home, "SELECT count(*) FROM dead_letters"), 0);
+    assert_eq!(count(&home, "SELECT max(attempts) FROM deliveries"), 0, "what could not begin was no attempt");
+
+    // It ends in good order without another thread, too.
+    set_processes(&service, Some(1));
+    service.stop();
 }
 
 #[test]
