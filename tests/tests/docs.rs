@@ -591,6 +591,44 @@ fn each_guarantee_names_tests_that_there_are() {
     }
 }
 
+/// What the second column of a page's tables names: files below `tests/tests` or of the workspace, each with its tests.
+fn shown_by(page: &str) -> Vec<(String, String)> {
+    let mut named = Vec::new();
+    for cell in page.lines().filter(|line| line.starts_with("| ")).filter_map(|line| line.split(" | ").nth(1)) {
+        let mut file = String::new();
+        for word in cell.split('`').skip(1).step_by(2) {
+            if word.ends_with(".rs") {
+                file = if word.starts_with("router/") { word.to_owned() } else { format!("tests/tests/{word}") };
+            } else {
+                named.push((file.clone(), word.to_owned()));
+            }
+        }
+    }
+    named
+}
+
+#[test]
+fn each_promise_on_rabbitmq_names_tests_that_there_are_and_every_fault_has_its_promise() {
+    let text = fs::read_to_string(workspace().join("docs/rabbitmq-shown.md")).expect("the page is there");
+    let named = shown_by(&text);
+    assert!(named.len() >= 100, "the page names {} tests", named.len());
+    let is_there = |(file, test): &&(String, String)| fs::read_to_string(workspace().join(file)).is_ok_and(|source| source.contains(&format!("fn {test}(")));
+    let missing: Vec<_> = named.iter().filter(|named| !is_there(named)).collect();
+    assert!(missing.is_empty(), "named, and not there: {missing:#?}");
+    let rows = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---") && !line.ends_with("| shown by |"));
+    let bare: Vec<&str> = rows.filter(|line| shown_by(line).is_empty()).collect();
+    assert!(bare.is_empty(), "shown by nothing: {bare:#?}");
+    // The other way round: a fault that is tried shows something.
+    let directory = workspace().join("tests/tests/amqp_faults");
+    for entry in fs::read_dir(&directory).expect("the faults are there").map_while(Result::ok) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let file = format!("tests/tests/amqp_faults/{name}");
+        let tests = tests_of(&fs::read_to_string(entry.path()).expect("a source can be read"));
+        let unnamed: Vec<_> = tests.iter().filter(|test| name != "oracle.rs" && !named.contains(&(file.clone(), (*test).clone()))).collect();
+        assert!(unnamed.is_empty(), "`{file}`: the page does not say what these show: {unnamed:?}");
+    }
+}
+
 #[test]
 fn a_test_that_is_not_there_is_found() {
     assert_eq!(tests_named_in("see `a.rs`: `one_is_not_two`, `max_wait_ms` and `B`"), [("a.rs".to_owned(), "one_is_not_two".to_owned())]);

@@ -1,15 +1,17 @@
 //! What is bound: remembered, declared with each session, and declared again when something of it seems to be gone.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use router_api::{PatternTrie, RouteName, RoutingKey, Subscription};
+use tokio::sync::Notify;
 
 use crate::{
-    AmqpOptions,
+    AmqpOptions, Topology,
     bindings::Bindings,
     connection::{Bus, OnSession, Session},
     failure::Failure,
@@ -22,8 +24,14 @@ use crate::{
 /// Between two declarations that are made on suspicion.
 const MEND_EVERY: Duration = Duration::from_secs(2);
 
+/// A queue whose machine is down is looked for again after so long.
+const REACH_EVERY: Duration = Duration::from_secs(2);
+
 /// What is refused of routes is shown under it.
 const TOPIC: &str = "routes";
+
+/// Routes whose queue is on a machine that is down are shown under it.
+const OUT_OF_REACH: &str = "routes out of reach";
 
 /// The complete set of subscriptions.
 pub(crate) struct Bound {
@@ -34,13 +42,26 @@ pub(crate) struct Bound {
     wanted: Mutex<Option<Vec<Subscription>>>,
     /// The patterns of all of them; as `wanted`.
     patterns: Mutex<Option<PatternTrie<()>>>,
+    /// Routes whose queue is on a machine that is down, and what the broker said of it.
+    out_of_reach: Mutex<BTreeMap<RouteName, String>>,
+    /// There is one.
+    reach_again: Notify,
     /// Two declarations at once would get into each other's way.
     declaring: tokio::sync::Mutex<()>,
 }
 
 impl Bound {
     pub(crate) fn new(options: Arc<AmqpOptions>, bindings: Arc<Bindings>, notes: Arc<Notes>) -> Self {
-        Self { options, bindings, notes, wanted: Mutex::default(), patterns: Mutex::default(), declaring: tokio::sync::Mutex::default() }
+        Self {
+            options,
+            bindings,
+            notes,
+            wanted: Mutex::default(),
+            patterns: Mutex::default(),
+            out_of_reach: Mutex::default(),
+            reach_again: Notify::new(),
+            declaring: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Makes `subscriptions` the set that is declared from now on, and declares it where `session` is there; a set that is refused changes
@@ -94,6 +115,58 @@ impl Bound {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner).iter().flatten().find(|wanted| wanted.route == *route).map(names::queue_of)
     }
 
+    /// Is it a bound route whose queue several routers share, so that it has no order?
+    pub(crate) fn is_shared(&self, route: &RouteName) -> bool {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).iter().flatten().any(|wanted| wanted.route == *route && wanted.queue.parallel)
+    }
+
+    /// Why an event with this key would not come to all who want it, although the broker takes it: the queue of one is on a machine that
+    /// is down, and the broker passes that over in silence where another queue takes the event.
+    pub(crate) fn out_of_reach(&self, key: &RoutingKey) -> Option<String> {
+        let out_of_reach = self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner);
+        if out_of_reach.is_empty() {
+            return None;
+        }
+        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wanting = wanted.iter().flatten().filter(|wanted| wanted.patterns.iter().any(|pattern| pattern.matches(key)));
+        wanting.find_map(|wanted| out_of_reach.get(&wanted.route).map(|why| out_of_reach_sentence(&wanted.route, why)))
+    }
+
+    /// Remembers that a queue cannot be taken up, until it is declared again.
+    pub(crate) fn lose_sight_of(&self, route: &RouteName, failure: &Failure) {
+        let mut out_of_reach = self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        out_of_reach.insert(route.clone(), failure.to_string());
+        self.show_out_of_reach(out_of_reach);
+    }
+
+    /// Remembers that it can.
+    pub(crate) fn regain_sight_of(&self, route: &RouteName) {
+        let mut out_of_reach = self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if out_of_reach.remove(route).is_some() {
+            self.show_out_of_reach(out_of_reach);
+        }
+    }
+
+    fn show_out_of_reach(&self, out_of_reach: BTreeMap<RouteName, String>) {
+        let before = std::mem::replace(&mut *self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner), out_of_reach.clone());
+        for (route, why) in out_of_reach.iter().filter(|(route, _)| !before.contains_key(*route)) {
+            tracing::warn!(route = route.as_str(), "{}", out_of_reach_sentence(route, why));
+        }
+        for route in before.keys().filter(|route| !out_of_reach.contains_key(*route)) {
+            tracing::info!(route = route.as_str(), "route `{route}`: the machine of its queue is back, or its queue is another one");
+        }
+        if !out_of_reach.is_empty() {
+            self.reach_again.notify_one();
+        }
+        self.notes.set(OUT_OF_REACH, out_of_reach.iter().map(|(route, why)| out_of_reach_sentence(route, why)).collect());
+    }
+
+    /// Resolves a while after a queue was found to be out of reach.
+    async fn reach_again(&self) {
+        self.reach_again.notified().await;
+        tokio::time::sleep(REACH_EVERY).await;
+    }
+
     /// Makes the broker's side what is wanted. Fails with what the broker refuses of one route as well, though the others stand then.
     pub(crate) async fn declare(&self, session: &Session) -> Result<(), Failure> {
         match self.make(session).await?.into_iter().next() {
@@ -116,6 +189,10 @@ impl Bound {
         for note in &declared.notes {
             tracing::warn!("{note}");
         }
+        // Where nothing is looked at, only who takes a queue up knows.
+        if self.options.topology != Topology::Off {
+            self.show_out_of_reach(declared.out_of_reach.into_iter().map(|(route, failure)| (route, failure.to_string())).collect());
+        }
         self.notes.set(TOPIC, declared.refused.iter().map(|(route, failure)| format!("route `{route}` gets nothing: {failure}")).collect());
         Ok(declared.refused)
     }
@@ -123,12 +200,15 @@ impl Bound {
     /// Runs beside, and declares again what seems to be gone.
     pub(crate) async fn mend(self: Arc<Self>, bus: Arc<Bus>, publisher: Arc<Publisher>) {
         loop {
-            tokio::select! {
-                () = publisher.suspects() => {}
+            let is_suspected = tokio::select! {
+                () = publisher.suspects() => self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner).is_empty(),
+                () = self.reach_again() => false,
                 () = bus.closing() => return,
-            }
+            };
             if let Some(session) = bus.now() {
-                tracing::warn!("something on the broker seems to be gone; what is bound is declared again");
+                if is_suspected {
+                    tracing::warn!("something on the broker seems to be gone; what is bound is declared again");
+                }
                 if let Err(failure) = self.declare(&session).await {
                     tracing::warn!("not all could be declared again: {failure}");
                 }
@@ -139,6 +219,11 @@ impl Bound {
             }
         }
     }
+}
+
+/// What is said of a route whose queue is on a machine that is down.
+fn out_of_reach_sentence(route: &RouteName, why: &str) -> String {
+    format!("route `{route}` gets nothing until the machine of its queue is back, and events that it wants are not taken meanwhile: {why}")
 }
 
 #[async_trait]

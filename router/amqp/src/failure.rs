@@ -21,6 +21,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 pub(crate) struct Failure {
     refused: bool,
     locked: bool,
+    out_of_reach: bool,
     code: Option<u16>,
     sentence: String,
 }
@@ -28,12 +29,12 @@ pub(crate) struct Failure {
 impl Failure {
     /// A person must act.
     pub(crate) fn refused(sentence: impl Into<String>) -> Self {
-        Self { refused: true, locked: false, code: None, sentence: sentence.into() }
+        Self { refused: true, locked: false, out_of_reach: false, code: None, sentence: sentence.into() }
     }
 
     /// May heal by itself.
     pub(crate) fn lost(sentence: impl Into<String>) -> Self {
-        Self { refused: false, locked: false, code: None, sentence: sentence.into() }
+        Self { refused: false, locked: false, out_of_reach: false, code: None, sentence: sentence.into() }
     }
 
     /// What `error` means, which `what` ran into.
@@ -45,7 +46,9 @@ impl Failure {
         let refused = is_for_a_person(error);
         // "not found", of a queue that is there and unreachable for now, must not lead to its being made anew.
         let locked = code == Some(AMQPSoftError::RESOURCELOCKED.get_id());
-        Self { refused, locked, code: code.filter(|_| refused), sentence: format!("{what}: {}", sentence_of(error)) }
+        // The answer of a broker that lives: what is missing is the machine of one queue, and others have theirs.
+        let out_of_reach = code == Some(AMQPSoftError::NOTFOUND.get_id()) && !refused;
+        Self { refused, locked, out_of_reach, code: code.filter(|_| refused), sentence: format!("{what}: {}", sentence_of(error)) }
     }
 
     /// Will waiting not heal it?
@@ -56,6 +59,11 @@ impl Failure {
     /// Did the broker say that somebody else has the thing for now (405)?
     pub(crate) fn is_locked(&self) -> bool {
         self.locked
+    }
+
+    /// Did the broker say that the thing exists, and that its machine is down (404, in other words)?
+    pub(crate) fn is_out_of_reach(&self) -> bool {
+        self.out_of_reach
     }
 
     /// Did the broker say that the thing does not exist (404)?
@@ -185,7 +193,10 @@ mod tests {
     #[test]
     fn a_queue_whose_machine_is_down_is_not_missing() {
         assert!(of(404, "NOT_FOUND - no queue 'q' in vhost '/'").is_missing());
-        assert!(!of(404, "NOT_FOUND - home node 'rabbit@b' of durable queue 'q' in vhost '/' is down or inaccessible").is_missing());
+        assert!(!of(404, "NOT_FOUND - no queue 'q' in vhost '/'").is_out_of_reach());
+        let down = of(404, "NOT_FOUND - home node 'rabbit@b' of durable queue 'q' in vhost '/' is down or inaccessible");
+        assert!(!down.is_missing() && down.is_out_of_reach());
+        assert!(!of(320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'").is_out_of_reach());
         assert!(of(406, "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q'").is_inequivalent());
     }
 

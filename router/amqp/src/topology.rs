@@ -36,6 +36,8 @@ pub(crate) struct Declared {
     pub(crate) notes: Vec<String>,
     /// Routes that cannot work until somebody acts. The others stand.
     pub(crate) refused: Vec<(RouteName, Failure)>,
+    /// Routes whose queue is there and on a machine that is down. The others stand.
+    pub(crate) out_of_reach: Vec<(RouteName, Failure)>,
 }
 
 /// Makes everything that `wanted`, the complete set, needs, and takes away the bindings in `record` that are not wanted any more: after
@@ -57,10 +59,11 @@ pub(crate) async fn declare(session: &Session, options: &AmqpOptions, wanted: &[
         match maker.route(subscription).await {
             Ok(()) => {}
             Err(failure) if failure.is_refused() => maker.declared.refused.push((subscription.route.clone(), failure)),
+            Err(failure) if failure.is_out_of_reach() => maker.declared.out_of_reach.push((subscription.route.clone(), failure)),
             Err(failure) => return Err(failure),
         }
     }
-    if makes && maker.declared.refused.is_empty() {
+    if makes && maker.declared.refused.is_empty() && maker.declared.out_of_reach.is_empty() {
         maker.unbind(&stale, record).await?;
     }
     maker.scratch.end().await;

@@ -1,6 +1,7 @@
 //! The transport: what the core sees of RabbitMQ.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
@@ -44,6 +45,8 @@ pub struct AmqpTransport {
     desk: Desk,
     clock: Arc<dyn Clock>,
     consumers: Mutex<Vec<Weak<dyn Consumer>>>,
+    /// The largest window that each queue was taken up with.
+    windows: Mutex<BTreeMap<String, u32>>,
 }
 
 impl AmqpTransport {
@@ -69,7 +72,8 @@ impl AmqpTransport {
         if let Some(archivist) = archivist {
             tokio::spawn(Follower::new(Arc::clone(&options), Arc::clone(&bus), archivist, Arc::clone(&clock)).run());
         }
-        let this = Arc::new(Self { options, bus, publisher, bound, routed: Routed::default(), desk, clock, consumers: Mutex::default() });
+        let this =
+            Arc::new(Self { options, bus, publisher, bound, routed: Routed::default(), desk, clock, consumers: Mutex::default(), windows: Mutex::default() });
         tokio::spawn(lost::watch(Arc::clone(&this.options), Arc::clone(&this.bus), Arc::clone(&this.bound), Arc::clone(&this.publisher)));
         tokio::spawn(Arc::clone(&this.bound).mend(Arc::clone(&this.bus), Arc::clone(&this.publisher)));
         this
@@ -141,6 +145,7 @@ impl Transport for AmqpTransport {
             Ok(session) => session?,
             Err(_) => return Err(TransportError::Unavailable(self.bus.why_away())),
         };
+        let prefetch = self.window(route, &queue, prefetch);
         let parts = consumer::Parts { options: Arc::clone(&self.options), publisher: Arc::clone(&self.publisher), clock: Arc::clone(&self.clock) };
         let taken = match consumer::take(session.clone(), route.clone(), queue.clone(), prefetch, parts.clone()).await {
             // Somebody has deleted it: made again, it collects again.
@@ -152,8 +157,13 @@ impl Transport for AmqpTransport {
                 }
                 consumer::take(session, route.clone(), queue, prefetch, parts).await?
             }
+            Err(failure) if failure.is_out_of_reach() => {
+                self.bound.lose_sight_of(route, &failure);
+                return Err(failure.into());
+            }
             taken => taken?,
         };
+        self.bound.regain_sight_of(route);
         let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
         consumers.retain(|consumer| consumer.strong_count() > 0);
         consumers.push(Arc::downgrade(&taken));
@@ -165,7 +175,7 @@ impl Transport for AmqpTransport {
         let body = publication.body.clone();
         let routed = match &publication.to {
             Destination::Subscribers => {
-                if let Some(why) = self.bus.held() {
+                if let Some(why) = self.bus.held().or_else(|| self.bound.out_of_reach(&publication.key)) {
                     return Err(TransportError::Unavailable(why));
                 }
                 let properties = wire::published(&publication, now);
@@ -207,6 +217,19 @@ impl Transport for AmqpTransport {
 }
 
 impl AmqpTransport {
+    /// How much of a queue is taken at once. Of a route in order it never becomes less: a quorum queue puts what comes back behind what
+    /// came back before and was not handed out again (seen on 3.10.8), so that a window smaller than the one before it would have later
+    /// events overtake earlier ones the next time that it comes back. The core asks for no more than it wants; the rest waits here.
+    fn window(&self, route: &RouteName, queue: &str, prefetch: u32) -> u32 {
+        if self.bound.is_shared(route) {
+            return prefetch;
+        }
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let window = windows.entry(queue.to_owned()).or_default();
+        *window = prefetch.max(*window);
+        *window
+    }
+
     /// The queue of a route that is not bound here. The return exchange takes what no queue wants as well, so it is asked for first.
     async fn queue_of_stranger(&self, route: &RouteName) -> Result<String, TransportError> {
         let session = self.bus.now().ok_or_else(|| TransportError::Unavailable(self.bus.why_away()))?;

@@ -114,6 +114,24 @@ impl Broker {
         self.memory_watermark(0.4);
     }
 
+    /// Blocks all publishers, as when the disk is almost full.
+    ///
+    /// # Panics
+    ///
+    /// When the node refuses.
+    pub fn raise_disk_alarm(&self) {
+        self.order("rabbit_alarm:set_alarm({{resource_limit, disk, node()}, []})");
+    }
+
+    /// Ends the disk alarm.
+    ///
+    /// # Panics
+    ///
+    /// When the node refuses.
+    pub fn end_disk_alarm(&self) {
+        self.order("rabbit_alarm:clear_alarm({resource_limit, disk, node()})");
+    }
+
     /// The alarms that are on, as the node names them.
     ///
     /// # Panics

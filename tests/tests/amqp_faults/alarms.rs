@@ -10,12 +10,12 @@ use crate::{
     world::{QUEUE, World, kept, size, until},
 };
 
-fn get(address: SocketAddr, path: &str) -> Answer {
+pub fn get(address: SocketAddr, path: &str) -> Answer {
     request(address, format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes()).expect("the door answers")
 }
 
 /// Posts event `id` and says what was answered.
-fn try_post(address: SocketAddr, id: u64) -> Option<u16> {
+pub fn try_post(address: SocketAddr, id: u64) -> Option<u16> {
     let event = String::from_utf8(body(id, 0, id, "done")).expect("JSON is text");
     post(address, "/events?key=kept.door", &event).map(|answer| answer.status)
 }

@@ -162,3 +162,34 @@ fn bodies_that_are_too_large_or_no_json_are_dead_letters_byte_for_byte() {
     assert_eq!(world.log("kept").of("begun").len(), 1, "no handler has seen them");
     let _ = service.stop();
 }
+
+/// A figure of a process, in bytes: `VmRSS` is what it has in memory now, `VmHWM` the most that it ever had.
+fn memory(pid: u32, figure: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the router runs");
+    let line = status.lines().find_map(|line| line.strip_prefix(figure)?.strip_prefix(':')).expect("a process has memory");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a figure") * 1_024
+}
+
+#[test]
+fn a_huge_body_is_a_dead_letter_byte_for_byte_and_costs_no_more_memory_than_a_few_copies() {
+    let world = World::new(Broker::shared().vhost(), &kept(""));
+    let service = world.serve();
+    // RabbitMQ 4 takes no more than 16 MiB.
+    let mebibytes: u64 = if world.vhost.broker().major() >= 4 { 15 } else { size(32, 64) };
+    let bytes = mebibytes * 1_024 * 1_024;
+    let huge = body(0, 0, 0, &"y".repeat(usize::try_from(bytes).expect("it fits")));
+    let client = world.client();
+    let before = memory(service.pid(), "VmRSS");
+    assert!(wait(client.publish(EXCHANGE, "kept.event", &huge)));
+    assert!(wait(client.publish(EXCHANGE, "kept.event", &body(1, 0, 1, "done"))));
+    until("the sound one is handled", || world.log("kept").of("done").iter().any(|entry| entry.id == 1).then_some(()));
+    world.await_empty(QUEUE);
+    let most = memory(service.pid(), "VmHWM") - before;
+    say!("a body of {mebibytes} MiB: at most {} MiB more in memory", most / 1_024 / 1_024);
+    let letters: Vec<Vec<u8>> = wait(client.drain(DEAD)).into_iter().map(|letter| letter.body).collect();
+    assert!(letters == [huge], "{} letters, or not byte for byte", letters.len());
+    assert_eq!(world.log("kept").of("begun").len(), 1, "no handler has seen it");
+    // The body in hand, and what lapin has of it on its way in and out.
+    assert!(most <= 6 * bytes, "{most} bytes for a body of {bytes}");
+    let _ = service.stop();
+}

@@ -84,9 +84,13 @@ pub struct Account {
 /// Waits until the route's queue is empty and accounts for all that was confirmed, the order of each lane included.
 pub fn settle(what: &str, world: &World, confirmed: &BTreeSet<u64>) -> Account {
     let account = settle_unordered(what, &[world], confirmed);
-    let entries = world.log("kept").of("done");
+    let all = world.log("kept").entries();
+    let entries: Vec<Entry> = all.iter().filter(|entry| entry.what == "done").cloned().collect();
     if let Some((before, after)) = out_of_order(&entries) {
-        panic!("{what}: lane {}: {} was handled after {}", after.lane, after.seq, before.seq);
+        // What the handler was given of this lane around that moment.
+        let near = |entry: &&Entry| entry.lane == after.lane && entry.seq.abs_diff(after.seq) <= 4 + after.seq.abs_diff(before.seq);
+        let told: Vec<String> = all.iter().filter(near).map(|entry| format!("{} {} attempt {}", entry.what, entry.seq, entry.attempt)).collect();
+        panic!("{what}: lane {}: {} was handled after {}:\n{}", after.lane, after.seq, before.seq, told.join("\n"));
     }
     account
 }

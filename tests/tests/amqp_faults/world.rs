@@ -21,10 +21,10 @@ pub const EXCHANGE: &str = "bloodbank.events.v1";
 pub const QUEUE: &str = "services.router.kept";
 pub const DEAD: &str = "services.router.kept.dead";
 
-/// Stays, writes down when it begins and has done an event, and answers what the event asks for. While there is a file `gate` it does
-/// not finish, and once there is a file `mended` it succeeds with all. What is to be tried again is so after as many
-/// milliseconds as the file `delay` says, where there is one: the router's own delays are random. What asks for it kills the router. One short line is one write, so lines of several processes do
-/// not mix.
+/// Stays, writes down when it begins and has done an event, and answers what the event asks for; `once` is to fail the first time. While
+/// there is a file `gate` it does not finish, and once there is a file `mended` it succeeds with all. What is to be tried again is so after
+/// as many milliseconds as the file `delay` says, where there is one: the router's own delays are random. What asks for it kills the
+/// router. One short line is one write, so lines of several processes do not mix.
 const KEEP: &str = r#"exec 3>>"$1"
 while read -r line; do
     id=${line#*\"id\":\"}
@@ -32,6 +32,7 @@ while read -r line; do
     mark=${line##*\"mark\":\"}
     mark=${mark%%\"*}
     verdict=${mark##* }
+    [ "$verdict" = once ] && { [ "${attempt%%[!0-9]*}" = 1 ] && verdict=retry || verdict=done; }
     [ -e ../mended ] && verdict=done
     printf 'begun %s %s\n' "$mark" "${attempt%%[!0-9]*}" >&3
     [ "$verdict" = kill ] && kill -9 "$PPID" && exit

@@ -203,35 +203,41 @@ async fn a_confirm_that_never_comes_ends_in_an_answer_and_publishing_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_short_of_memory_blocks_who_publishes_and_nobody_else() {
+async fn a_broker_short_of_memory_or_disk_blocks_who_publishes_and_nobody_else() {
     let broker = Broker::start();
     let vhost = broker.vhost();
     let client = collector(&vhost.url(), "all", "#").await;
     let transport = reached(options(&vhost.url())).await;
     assert!(transport.publish(event("a.b", "before")).await.expect("all is well").routed);
-    broker.memory_watermark(0.000_1);
-    until("the alarm is on", || !broker.alarms().is_empty()).await;
-    // The broker only tells who publishes. That one hears it long before a confirm would be late.
-    let begun = Instant::now();
-    let sentence = within("it is told", async {
-        loop {
-            match transport.publish(event("a.b", "during")).await {
-                Err(TransportError::Unavailable(sentence)) => return sentence,
-                // The broker takes the one by which it notices, and may confirm it before it has said that it takes no more.
-                other => drop(other.expect("it is taken or held back")),
+    for (resource, raise, end) in [
+        ("memory", Broker::raise_memory_alarm as fn(&Broker), Broker::end_memory_alarm as fn(&Broker)),
+        ("disk", Broker::raise_disk_alarm, Broker::end_disk_alarm),
+    ] {
+        raise(&broker);
+        until("the alarm is on", || !broker.alarms().is_empty()).await;
+        // The broker only tells who publishes. That one hears it long before a confirm would be late.
+        let begun = Instant::now();
+        let sentence = within("it is told", async {
+            loop {
+                match transport.publish(event("a.b", "during")).await {
+                    Err(TransportError::Unavailable(sentence)) => return sentence,
+                    // The broker takes the one by which it notices, and may confirm it before it has said that it takes no more.
+                    other => drop(other.expect("it is taken or held back")),
+                }
             }
-        }
-    })
-    .await;
-    assert!(sentence.contains("low on memory"), "{sentence}");
-    println!("blocked was told after {:?}", begun.elapsed());
-    let condition = transport.condition();
-    assert!(condition.reachable && !condition.accepts, "{condition:?}");
-    assert!(condition.troubles.iter().any(|trouble| trouble.contains("low on memory")), "{condition:?}");
-    assert!(matches!(transport.publish(event("a.b", "during")).await, Err(TransportError::Unavailable(_))));
-    assert!(transport.reached(PATIENCE).await.is_ok(), "it is there, and events can be taken from it");
-    broker.end_memory_alarm();
-    until("events are taken again", || transport.condition().accepts).await;
+        })
+        .await;
+        let low = format!("low on {resource}");
+        assert!(sentence.contains(&low), "{sentence}");
+        println!("blocked for want of {resource} was told after {:?}", begun.elapsed());
+        let condition = transport.condition();
+        assert!(condition.reachable && !condition.accepts, "{condition:?}");
+        assert!(condition.troubles.iter().any(|trouble| trouble.contains(&low)), "{condition:?}");
+        assert!(matches!(transport.publish(event("a.b", "during")).await, Err(TransportError::Unavailable(_))));
+        assert!(transport.reached(PATIENCE).await.is_ok(), "it is there, and events can be taken from it");
+        end(&broker);
+        until("events are taken again", || transport.condition().accepts).await;
+    }
     assert!(publish_until_safe(&transport, "a.b", "after").await.routed);
     let lain: Vec<String> = client.drain("all").await.into_iter().map(|message| String::from_utf8(message.body).expect("text")).collect();
     assert_eq!((lain.first().map(String::as_str), lain.last().map(String::as_str)), (Some("before"), Some("after")), "{lain:?}");
