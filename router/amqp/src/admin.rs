@@ -270,9 +270,15 @@ impl TransportAdmin for Desk {
             let mut ready = 0;
             let mut exists = false;
             for queue in &queues {
-                if let Some(count) = scratch.look(queue).await? {
-                    ready += u64::from(count.ready);
-                    exists = true;
+                match scratch.look(queue).await {
+                    Ok(Some(count)) => {
+                        ready += u64::from(count.ready);
+                        exists = true;
+                    }
+                    Ok(None) => {}
+                    // Nobody can count what lies on a machine that is down; that it is, stands among the troubles.
+                    Err(failure) if failure.is_out_of_reach() => exists = true,
+                    Err(failure) => return Err(failure.into()),
                 }
             }
             let lying = scratch.look(&names::dead_queue(&route)).await?.map(|count| u64::from(count.ready));

@@ -167,6 +167,8 @@ impl ReadyAnswer {
             }
         });
         reasons.extend(away.clone());
+        // Those of a transport that works all the same: an archive that is off, a queue whose machine is down, what lies among the lost.
+        let aside = if away.is_none() { condition.troubles } else { Vec::new() };
         let routes: Vec<ReadyRoute> = statuses
             .into_iter()
             .filter(|route| route.state != RouteState::Disabled)
@@ -181,7 +183,7 @@ impl ReadyAnswer {
             schema: Self::SCHEMA.into(),
             ready: reasons.is_empty(),
             reasons,
-            notes: note.into_iter().collect(),
+            notes: note.into_iter().chain(aside).collect(),
             transport: ReadyPart { name: transport, ready: error.is_none() && lost.is_none() && away.is_none(), error: error.clone().or(away).or(lost) },
             store: ReadyPart { name: None, ready: error.is_none(), error },
             routes,
@@ -297,7 +299,8 @@ mod tests {
         // What is only worth knowing makes nothing unready.
         let mut status = status(Vec::new()).unwrap();
         status.condition = Condition { troubles: vec!["there are no streams, so the archive is off".into()], ..Condition::well() };
-        assert!(answer(&applied(), Ok(status)).ready);
+        let answer = answer(&applied(), Ok(status));
+        assert!(answer.ready && answer.notes == ["there are no streams, so the archive is off"], "{answer:?}");
     }
 
     #[test]
