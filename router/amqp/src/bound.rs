@@ -134,31 +134,31 @@ impl Bound {
 
     /// Remembers that a queue cannot be taken up, until it is declared again.
     pub(crate) fn lose_sight_of(&self, route: &RouteName, failure: &Failure) {
-        let mut out_of_reach = self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        out_of_reach.insert(route.clone(), failure.to_string());
-        self.show_out_of_reach(out_of_reach);
+        self.see(|out_of_reach| drop(out_of_reach.insert(route.clone(), failure.to_string())));
     }
 
     /// Remembers that it can.
     pub(crate) fn regain_sight_of(&self, route: &RouteName) {
-        let mut out_of_reach = self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if out_of_reach.remove(route).is_some() {
-            self.show_out_of_reach(out_of_reach);
-        }
+        self.see(|out_of_reach| drop(out_of_reach.remove(route)));
     }
 
-    fn show_out_of_reach(&self, out_of_reach: BTreeMap<RouteName, String>) {
-        let before = std::mem::replace(&mut *self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner), out_of_reach.clone());
-        for (route, why) in out_of_reach.iter().filter(|(route, _)| !before.contains_key(*route)) {
-            tracing::warn!(route = route.as_str(), "{}", out_of_reach_sentence(route, why));
+    /// Changes what is out of reach in one step, since routes find out side by side, and tells what is new of it.
+    fn see(&self, change: impl FnOnce(&mut BTreeMap<RouteName, String>)) {
+        let mut now = self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = now.clone();
+        change(&mut now);
+        if *now != before {
+            for (route, why) in now.iter().filter(|(route, _)| !before.contains_key(*route)) {
+                tracing::warn!(route = route.as_str(), "{}", out_of_reach_sentence(route, why));
+            }
+            for route in before.keys().filter(|route| !now.contains_key(*route)) {
+                tracing::info!(route = route.as_str(), "route `{route}`: the machine of its queue is back, or its queue is another one");
+            }
+            self.notes.set(OUT_OF_REACH, now.iter().map(|(route, why)| out_of_reach_sentence(route, why)).collect());
         }
-        for route in before.keys().filter(|route| !out_of_reach.contains_key(*route)) {
-            tracing::info!(route = route.as_str(), "route `{route}`: the machine of its queue is back, or its queue is another one");
-        }
-        if !out_of_reach.is_empty() {
+        if !now.is_empty() {
             self.reach_again.notify_one();
         }
-        self.notes.set(OUT_OF_REACH, out_of_reach.iter().map(|(route, why)| out_of_reach_sentence(route, why)).collect());
     }
 
     /// Resolves a while after a queue was found to be out of reach.
@@ -191,7 +191,8 @@ impl Bound {
         }
         // Where nothing is looked at, only who takes a queue up knows.
         if self.options.topology != Topology::Off {
-            self.show_out_of_reach(declared.out_of_reach.into_iter().map(|(route, failure)| (route, failure.to_string())).collect());
+            let out_of_reach = declared.out_of_reach.into_iter().map(|(route, failure)| (route, failure.to_string())).collect();
+            self.see(|before| *before = out_of_reach);
         }
         self.notes.set(TOPIC, declared.refused.iter().map(|(route, failure)| format!("route `{route}` gets nothing: {failure}")).collect());
         Ok(declared.refused)
@@ -211,6 +212,8 @@ impl Bound {
                 }
                 if let Err(failure) = self.declare(&session).await {
                     tracing::warn!("not all could be declared again: {failure}");
+                    // What broke off has not asked again for what is out of reach.
+                    self.see(|_| ());
                 }
             }
             tokio::select! {
