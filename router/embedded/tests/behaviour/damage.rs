@@ -1,11 +1,13 @@
 //! A store of three events, with every byte of it flipped in turn and cut at every length: what was accepted is there, or it is said
 //! that it is not.
 //!
-//! All bytes of the log and of the side files are flipped in each run, and of the file every [`stride`]th, beginning elsewhere each
-//! time; `EVENT_ROUTER_TESTS_LONG` flips all of them.
+//! All bytes of the side files and of the headers are flipped in each run, and of the file and its log every [`stride`]th, beginning
+//! elsewhere each time; `EVENT_ROUTER_TESTS_LONG` flips all of them and cuts at every length, and repairs one in [`REPAIRED`] of what was refused.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -122,11 +124,48 @@ fn stride() -> (usize, usize) {
     (time % stride, stride)
 }
 
-/// Puts `bytes` in the place of a file, for as long as `try_it` takes.
-async fn damaged<T>(image: &Path, name: &str, bytes: &[u8], try_it: impl AsyncFnOnce(&Path) -> T) -> T {
-    let copy = crash_image(image);
-    std::fs::write(copy.path().join(name), bytes).unwrap();
-    try_it(copy.path()).await
+/// Of what was refused, one in so many is repaired: a repair writes a store anew, which takes longer than to refuse one.
+const REPAIRED: usize = 31;
+
+/// Is what was refused for the byte at `at`, or for being cut there, repaired too?
+fn is_repaired(at: usize) -> bool {
+    if is_long() { at < 100 || at.is_multiple_of(REPAIRED) } else { at.is_multiple_of(3) }
+}
+
+/// A copy of a store that is damaged again and again: while it is refused nothing changes it, so it need not be copied anew.
+struct Copy<'a> {
+    image: &'a Path,
+    directory: Option<TempDir>,
+}
+
+impl<'a> Copy<'a> {
+    fn of(image: &'a Path) -> Self {
+        Self { image, directory: None }
+    }
+
+    fn directory(&mut self) -> &Path {
+        self.directory.get_or_insert_with(|| crash_image(self.image)).path()
+    }
+
+    fn file(&mut self, name: &str) -> File {
+        OpenOptions::new().write(true).open(self.directory().join(name)).unwrap()
+    }
+
+    /// It was opened or repaired, and is another one now.
+    fn is_spoilt(&mut self) {
+        self.directory = None;
+    }
+
+    /// What was refused, and got its bytes back, is as it was. Who looks at a store may make an empty file.
+    fn assert_unchanged(&mut self) {
+        let Some(directory) = self.directory.take() else { return };
+        for entry in std::fs::read_dir(directory.path()).unwrap() {
+            let path = entry.unwrap().path();
+            let (now, was) = (std::fs::read(&path).unwrap(), std::fs::read(self.image.join(path.file_name().unwrap())).unwrap_or_default());
+            let is_lasting = path.extension().is_none_or(|extension| extension != "lock" && extension != "db-shm");
+            assert!(now == was || !is_lasting, "a refusal has changed {}", path.display());
+        }
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "how much was found and mended, for who reads the long form")]
@@ -135,31 +174,33 @@ async fn sweep(is_closed: bool) {
     let (first, stride) = stride();
     let mut refused = BTreeMap::new();
     let (mut healed, mut repaired) = (0, 0);
+    let mut copy = Copy::of(image.path());
     for name in ["router.db", "router.db-wal", "router.db.seq", "router.db.sums"] {
         let Ok(bytes) = std::fs::read(image.path().join(name)) else { continue };
         let is_small = bytes.len() < 2_000;
         let step = if is_small { 1 } else { stride };
         // The header of the file decides what SQLite takes it for, so each of its bytes is tried.
-        let header = if is_small { 0 } else { 100 };
+        let header = if is_small || stride == 1 { 0 } else { 100 };
         for at in (0..header).chain((if is_small { 0 } else { first }..bytes.len()).step_by(step)) {
-            let mut flipped = bytes.clone();
             // One bit, and sometimes all of the byte.
-            flipped[at] ^= if at % 5 == 2 { 0xff } else { 1 << (at % 8) };
+            let flipped = bytes[at] ^ if at % 5 == 2 { 0xff } else { 1 << (at % 8) };
             let what = format!("byte {at} of `{name}` (first {first}, closed {is_closed})");
-            let is_refused = damaged(image.path(), name, &flipped, async |directory| {
-                let is_refused = holds(&known, directory, &what).await;
-                // A repair writes a store anew, which takes longer than to refuse one.
-                if is_refused && (is_long() || at % 3 == 0) {
-                    repaired += 1;
-                    healed += usize::from(repairs(&known, directory, &what).await);
-                }
-                is_refused
-            })
-            .await;
+            copy.file(name).write_all_at(&[flipped], at as u64).unwrap();
+            let is_refused = holds(&known, copy.directory(), &what).await;
+            if is_refused && is_repaired(at) {
+                repaired += 1;
+                healed += usize::from(repairs(&known, copy.directory(), &what).await);
+                copy.is_spoilt();
+            } else if is_refused {
+                copy.file(name).write_all_at(&bytes[at..=at], at as u64).unwrap();
+            } else {
+                copy.is_spoilt();
+            }
             let counted: &mut (usize, usize) = refused.entry(name).or_default();
             counted.0 += usize::from(is_refused);
             counted.1 += 1;
         }
+        copy.assert_unchanged();
     }
     println!("closed {is_closed}: refused {refused:?}; {healed} of {repaired} repairs lost nothing");
     let of = |name: &str| refused.get(name).copied().unwrap_or_default();
@@ -178,34 +219,43 @@ async fn a_flipped_byte_of_a_store_whose_process_died_is_told_and_repaired() {
     sweep(false).await;
 }
 
+#[expect(clippy::print_stdout, reason = "how much was found, for who reads the long form")]
 #[tokio::test]
 async fn a_store_that_was_cut_is_told_and_repaired() {
     for is_closed in [true, false] {
         let (image, known) = three_events(is_closed).await;
         let (first, stride) = stride();
-        let mut tried = BTreeSet::new();
+        let mut refused: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        let mut copy = Copy::of(image.path());
         for name in ["router.db", "router.db-wal", "router.db.seq", "router.db.sums"] {
             let Ok(bytes) = std::fs::read(image.path().join(name)) else { continue };
-            let lengths = (0..bytes.len())
-                .filter(|length| *length == 0 || bytes.len() < 2_000 && length % 8 == 0 || length % (4 * stride) == first || *length + 1 == bytes.len());
-            for length in lengths {
+            let is_tried = |length: usize| stride == 1 || length == 0 || bytes.len() < 2_000 && length.is_multiple_of(8) || length % (4 * stride) == first;
+            // The shorter the later, so that what was refused need not be copied anew.
+            for length in (0..bytes.len()).rev().filter(|length| is_tried(*length) || *length + 1 == bytes.len()) {
                 let what = format!("`{name}` cut at {length} of {} (first {first}, closed {is_closed})", bytes.len());
-                damaged(image.path(), name, &bytes[..length], async |directory| {
-                    if holds(&known, directory, &what).await {
-                        tried.insert(name);
-                        repairs(&known, directory, &what).await;
-                    }
-                })
-                .await;
+                copy.file(name).set_len(length as u64).unwrap();
+                let is_refused = holds(&known, copy.directory(), &what).await;
+                if is_refused && (!is_long() || is_repaired(length)) {
+                    repairs(&known, copy.directory(), &what).await;
+                    copy.is_spoilt();
+                } else if !is_refused {
+                    copy.is_spoilt();
+                }
+                let counted = refused.entry(name).or_default();
+                counted.0 += usize::from(is_refused);
+                counted.1 += 1;
             }
+            copy.is_spoilt();
             let what = format!("`{name}` removed (closed {is_closed})");
-            let copy = crash_image(image.path());
-            std::fs::remove_file(copy.path().join(name)).unwrap();
-            if holds(&known, copy.path(), &what).await {
-                repairs(&known, copy.path(), &what).await;
+            std::fs::remove_file(copy.directory().join(name)).unwrap();
+            if holds(&known, copy.directory(), &what).await {
+                repairs(&known, copy.directory(), &what).await;
             }
+            copy.is_spoilt();
         }
-        assert!(tried.contains("router.db"), "{tried:?}");
-        assert_eq!(tried.contains("router.db-wal"), !is_closed, "{tried:?}");
+        println!("cut, closed {is_closed}: refused {refused:?}");
+        let is_told = |name: &str| refused.get(name).is_some_and(|(told, _)| *told > 0);
+        assert!(is_told("router.db"), "{refused:?}");
+        assert_eq!(is_told("router.db-wal"), !is_closed, "{refused:?}");
     }
 }
