@@ -589,6 +589,13 @@ fn each_guarantee_names_tests_that_there_are() {
         let sentence = section.split("**").next().unwrap_or_default();
         assert!(!tests_named_in(section).is_empty(), "`{sentence}` is shown by no test");
     }
+    // And so has each fault, a line of its table.
+    let faults = text.split("\n## ").find(|section| section.starts_with("Fault by fault")).expect("the section is there");
+    let lines: Vec<&str> = faults.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
+    assert!(lines.len() >= 40, "the table has {} faults", lines.len());
+    for line in lines {
+        assert!(!tests_named_in(line).is_empty(), "no test shows: {line}");
+    }
 }
 
 /// What the second column of a page's tables names: files below `tests/tests` or of the workspace, each with its tests.

@@ -1,19 +1,11 @@
 //! The built program with a handler that blocks its thread, panics, hangs, or takes memory until there is none (`tests/examples/hostile.rs`):
 //! it harms its own event, and nobody else.
 
-use std::{
-    fs,
-    os::unix::process::ExitStatusExt as _,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{fs, os::unix::process::ExitStatusExt as _, process::Command, time::Duration};
 
 use router_tests::{Home, Service, eventually, hostile_binary, request, untested};
 use rustix::process::Signal;
 use serde_json::json;
-
-/// What a stop may take: the drain, and what threads that are not given back are waited for, many times over.
-const STOP_MAX: Duration = Duration::from_secs(120);
 
 /// A route for what is bad, and one for everything else.
 fn home(bad: &str) -> Home {
@@ -93,10 +85,9 @@ fn a_handler_that_blocks_its_thread_stops_neither_the_others_nor_the_end() {
     let health = request(door, format!("GET /healthz HTTP/1.1\r\nhost: {door}\r\nconnection: close\r\n\r\n").as_bytes()).expect("the door answers");
     assert_eq!(health.status, 200, "{health:?}");
 
-    let (mut service, began) = (service, Instant::now());
+    let mut service = service;
     service.signal(Signal::TERM);
     let status = eventually("it ends, though the handler does not", || service.ended());
-    assert!(began.elapsed() < STOP_MAX, "{:?}", began.elapsed());
     assert_eq!(status.code(), Some(0), "{}", service.log().join("\n"));
 
     // It has no fate yet, and gets one.

@@ -1,6 +1,11 @@
 //! `run`: what it says when it starts, why it does not start, and how it stops.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt as _,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use router_tests::{Home, Service, eventually};
 use rustix::process::Signal;
@@ -182,6 +187,77 @@ fn a_second_signal_cuts_it_short_and_the_event_stays_with_no_attempt_counted() {
     let events = finished(&home);
     assert_eq!(events["events"][0]["deliveries"][0]["attempts"], 0, "{events}");
     service.stop();
+}
+
+/// Routes whose command fails, and is not tried again before any of these tests has ended.
+const FAILING: &str = r#"
+[[route]]
+name = "in-hand"
+on = ["work.#"]
+order_by = "session_id"
+drain_ms = 900_000
+handler = "exec"
+retry = { first_delay_ms = 3_600_000, max_delay_ms = 3_600_000 }
+with = { command = ["sh", "../fail.sh", "in-hand"] }
+
+[[route]]
+name = "in-its-queue"
+on = ["work.#"]
+drain_ms = 900_000
+handler = "exec"
+retry = { first_delay_ms = 3_600_000, max_delay_ms = 3_600_000 }
+with = { command = ["sh", "../fail.sh", "in-its-queue"] }
+"#;
+
+#[test]
+fn sigterm_waits_for_no_event_that_waits_for_another_try() {
+    let home = Home::new(FAILING);
+    home.write("fail.sh", "echo \"$1\" >> ../failed; exit 1\n");
+    let mut service = home.serve();
+    service.send("work.one", &json!({ "event_id": "one", "payload": { "session_id": "s" } }));
+    let failed = || {
+        let mut failed: Vec<String> = home.read("failed").lines().map(str::to_owned).collect();
+        failed.sort();
+        failed
+    };
+    eventually("both have failed", || (failed().len() == 2).then_some(()));
+    service.signal(Signal::TERM);
+    // Neither for its hour nor for that of the drain.
+    let status = eventually("it ends", || service.ended());
+    assert_eq!(status.code(), Some(0), "{}", service.log().join("\n"));
+    assert_eq!(failed(), ["in-hand", "in-its-queue"], "nothing was tried again for the end");
+    let events = home.run(&["events", "--json"]).code(0).json();
+    let deliveries = events["events"][0]["deliveries"].as_array().expect("a list");
+    assert_eq!(deliveries.len(), 2, "{events}");
+    for delivery in deliveries {
+        assert!(["queued", "waiting"].iter().any(|state| delivery["state"]["state"] == *state), "{events}");
+    }
+}
+
+#[test]
+fn a_signal_at_any_moment_of_the_start_ends_it_and_harms_nothing() {
+    let (home, service) = lived_in();
+    finished(&home);
+    service.stop();
+    let known = || home.run(&["events", "--json"]).code(0).json()["events"].clone();
+    let (before, began) = (known(), Instant::now());
+    home.serve().stop();
+    let whole = began.elapsed();
+    for moment in 0..8_u32 {
+        let mut service = Service::begin(home.command(&["run", "--log-format", "json"]));
+        let (until, began) = (whole * moment / 8, Instant::now());
+        while let Some(left) = until.checked_sub(began.elapsed()).filter(|left| *left > Duration::ZERO) {
+            std::thread::park_timeout(left);
+        }
+        let signal = if moment % 2 == 0 { Signal::TERM } else { Signal::INT };
+        service.signal(signal);
+        let status = eventually("it ends", || service.ended());
+        // Before it listens for them, the system ends it.
+        let is_ended = status.code() == Some(0) || status.signal() == Some(signal.as_raw());
+        assert!(is_ended, "{signal:?} after {until:?} of {whole:?}: {status}\n{}", service.log().join("\n"));
+        assert_eq!(known(), before, "{signal:?} after {until:?} of {whole:?}");
+    }
+    let _ = home.run(&["store", "check"]).code(0);
 }
 
 #[test]
