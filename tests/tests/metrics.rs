@@ -388,6 +388,30 @@ fn dead_letters_raise_an_alert_at_the_first_and_at_the_tenth() {
 }
 
 #[test]
+fn nothing_that_an_event_says_becomes_a_label() {
+    let home = Home::new("[[route]]\nname = \"all\"\non = [\"#\"]\norder_by = \"session_id\"\nhandler = \"log\"\n");
+    let service = home.serve();
+    for number in 1..=20 {
+        let marker = format!("marker-{number}");
+        service.send(
+            &format!("{marker}.key"),
+            &json!({
+                "event_id": marker, "event_type": marker, "source": { "host": marker, "app": marker },
+                "payload": { "session_id": marker, "tool_name": marker, "model": marker, "cwd": format!("/{marker}") },
+            }),
+        );
+    }
+    let families = eventually("all are handled", || {
+        let families = scrape(service.address());
+        (families["event_router_handled_events_total"].samples.iter().map(|(.., value)| *value).sum::<f64>() >= 20.0).then_some(families)
+    });
+    let labels = families.values().flat_map(|family| &family.samples).flat_map(|(_, labels, _)| labels);
+    let said: Vec<_> = labels.filter(|(_, value)| value.contains("marker")).collect();
+    assert!(said.is_empty(), "a producer could make as many series as it likes: {said:?}");
+    service.stop();
+}
+
+#[test]
 fn without_a_route_for_it_no_alert_is_published() {
     let home = Home::new("[[route]]\nname = \"poisoned\"\non = [\"poison.#\"]\nhandler = \"exec\"\nwith = { command = [\"sh\", \"-c\", \"exit 65\"] }\n");
     let service = home.serve();
