@@ -5,7 +5,7 @@
 //! producer that sets them has no effect. Two are believed from anywhere, because whoever publishes may say them: how many emits led
 //! to the event, and the trace context.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -348,7 +348,12 @@ fn letter_id(delivery: &Delivery, letter: &DeadLetter) -> String {
 fn identity_of(message_id: Option<&ShortString>, key: &RoutingKey, body: &[u8]) -> String {
     let hash = fold(key.as_str(), body);
     match message_id.map(ShortString::as_str).filter(|id| is_sane(id)) {
-        Some(id) => format!("{id}~{:016x}", hash as u64),
+        Some(id) => {
+            let mut identity = String::with_capacity(id.len() + 17);
+            // A text cannot refuse.
+            let _ = write!(identity, "{id}~{:016x}", hash as u64);
+            identity
+        }
         None => format!("{hash:032x}"),
     }
 }
@@ -360,20 +365,33 @@ fn fold(key: &str, body: &[u8]) -> u128 {
         let product = u128::from(state ^ word).wrapping_mul(u128::from(odd));
         (product as u64) ^ ((product >> 64) as u64)
     }
-    let mut state = [ODD[1] ^ body.len() as u64, ODD[0] ^ key.len() as u64];
-    let mut take = |word: u64| {
+    fn take(state: &mut [u64; 2], word: u64) {
         state[0] = mix(state[0], word, ODD[0]);
         // Turned, so that a word that brings one half to zero does not bring the other one there as well.
         state[1] = mix(state[1].rotate_left(23), word, ODD[1]);
-    };
+    }
+    fn word(bytes: &[u8]) -> u64 {
+        let mut word = [0_u8; 8];
+        word[..bytes.len()].copy_from_slice(bytes);
+        u64::from_le_bytes(word)
+    }
+    // Four rows of words, each for itself: the processor works on them side by side.
+    let mut rows = std::array::from_fn::<_, 4, _>(|row| [ODD[1] ^ body.len() as u64, ODD[0] ^ (key.len() as u64) << 3 ^ row as u64]);
     for bytes in [key.as_bytes(), body] {
-        let mut words = bytes.chunks_exact(8);
-        for word in &mut words {
-            take(word.try_into().map_or(0, u64::from_le_bytes));
+        let mut lines = bytes.chunks_exact(32);
+        for line in &mut lines {
+            for (row, bytes) in rows.iter_mut().zip(line.chunks_exact(8)) {
+                take(row, word(bytes));
+            }
         }
-        let mut last = [0_u8; 8];
-        last[..words.remainder().len()].copy_from_slice(words.remainder());
-        take(u64::from_le_bytes(last));
+        for (row, bytes) in rows.iter_mut().zip(lines.remainder().chunks(8)) {
+            take(row, word(bytes));
+        }
+    }
+    let [mut state, others @ ..] = rows;
+    for [first, second] in others {
+        take(&mut state, first);
+        take(&mut state, second);
     }
     (u128::from(mix(state[0], state[1], ODD[1])) << 64) | u128::from(mix(state[1], state[0], ODD[0]))
 }

@@ -58,6 +58,10 @@ impl<'a> Seen<'a> {
     }
 
     pub(crate) fn text(&self) -> Option<&str> {
+        self.cow().map(AsRef::as_ref)
+    }
+
+    pub(crate) fn cow(&self) -> Option<&Cow<'a, str>> {
         match self {
             Self::Text(text) => Some(text),
             _ => None,
@@ -119,8 +123,8 @@ enum Keep {
     Source,
 }
 
-/// Checks all of `raw` and keeps its head, and the texts that have names in the normalised view.
-pub(crate) fn head(raw: &[u8], limits: DecodeLimits) -> Result<(Head<'_>, Kept<'_>), DecodeError> {
+/// Checks all of `raw` and keeps its head, and the texts that have names in the normalised view, in `found`.
+pub(crate) fn walk<'a>(raw: &'a [u8], limits: DecodeLimits, found: &Found<'a>) -> Result<(), DecodeError> {
     if raw.len() > limits.body_bytes_max {
         return Err(DecodeError::TooLarge { bytes: raw.len(), max: limits.body_bytes_max });
     }
@@ -132,21 +136,20 @@ pub(crate) fn head(raw: &[u8], limits: DecodeLimits) -> Result<(Head<'_>, Kept<'
         return Err(DecodeError::NotJson("the body is empty".to_owned()));
     }
     let max = limits.depth_max.min(DEPTH_MAX);
-    let found = Found::default();
     let mut parser = serde_json::Deserializer::from_str(text);
-    let walked = Top { walk: Walk { keep: Keep::Nothing, place: Place::BODY, levels: max, found: &found } }.deserialize(&mut parser).and_then(|top| {
+    let walked = Top { walk: Walk { keep: Keep::Nothing, place: Place::BODY, levels: max, found } }.deserialize(&mut parser).and_then(|top| {
         parser.end()?;
         Ok(top)
     });
     match walked {
-        Ok(Ok(head)) => Ok((head, found.kept.into_inner())),
+        Ok(Ok(())) => Ok(()),
         Ok(Err(kind)) => Err(DecodeError::NotObject(kind)),
         Err(_) if found.too_deep.get() => Err(DecodeError::TooDeep { max }),
         Err(error) => Err(DecodeError::NotJson(error.to_string())),
     }
 }
 
-/// The tree of a body that [`head`] has passed.
+/// The tree of a body that [`walk`] has passed.
 pub(crate) fn tree(raw: &[u8]) -> Result<Value, serde_json::Error> {
     let mut parser = serde_json::Deserializer::from_slice(raw);
     let value = Tree.deserialize(&mut parser)?;
@@ -154,12 +157,13 @@ pub(crate) fn tree(raw: &[u8]) -> Result<Value, serde_json::Error> {
     Ok(value)
 }
 
-/// What one walk has found on its way.
+/// What one walk has found on its way. It is some KiB, and stays where it was made.
 #[derive(Default)]
-struct Found<'a> {
+pub(crate) struct Found<'a> {
     /// Tells "too deep" from the parser's other errors.
     too_deep: Cell<bool>,
-    kept: RefCell<Kept<'a>>,
+    pub(crate) head: RefCell<Head<'a>>,
+    pub(crate) kept: RefCell<Kept<'a>>,
 }
 
 /// Walks one value.
@@ -328,7 +332,7 @@ struct Top<'c, 'a> {
 }
 
 impl<'de> DeserializeSeed<'de> for Top<'_, 'de> {
-    type Value = Result<Head<'de>, &'static str>;
+    type Value = Result<(), &'static str>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_any(self)
@@ -336,7 +340,7 @@ impl<'de> DeserializeSeed<'de> for Top<'_, 'de> {
 }
 
 impl<'de> Visitor<'de> for Top<'_, 'de> {
-    type Value = Result<Head<'de>, &'static str>;
+    type Value = Result<(), &'static str>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
@@ -373,7 +377,7 @@ impl<'de> Visitor<'de> for Top<'_, 'de> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
         let member = self.walk.inside()?;
-        let mut head = Head::default();
+        let mut head = self.walk.found.head.borrow_mut();
         while let Some(name) = members.next_key_seed(Name)? {
             let member = member.of(self.walk.place, &name);
             match head.place(&name) {
@@ -383,7 +387,7 @@ impl<'de> Visitor<'de> for Top<'_, 'de> {
                 }
             }
         }
-        Ok(Ok(head))
+        Ok(Ok(()))
     }
 }
 

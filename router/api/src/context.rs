@@ -29,12 +29,12 @@ pub struct Attempt {
 #[allow(missing_docs)]
 pub struct ContextParts {
     pub route: RouteName,
-    pub lane: Option<String>,
+    pub lane: Option<Arc<str>>,
     pub attempt: Attempt,
     /// All events, oldest first; never empty.
     pub burst: Vec<Arc<Envelope>>,
     /// Names what is handled: the delivery's dedup identity, or the frozen burst's id.
-    pub subject: String,
+    pub subject: Arc<str>,
     pub deadline: Duration,
     pub cancellation: Cancellation,
     pub clock: Arc<dyn Clock>,
@@ -47,7 +47,7 @@ pub struct ContextParts {
     /// True where writing effects are only recorded.
     pub dry_run: bool,
     /// This machine's name, for the `source` of emitted events.
-    pub host: String,
+    pub host: Arc<str>,
 }
 
 /// What a handler is given beside the event.
@@ -195,7 +195,7 @@ impl Context {
             "event_type": key.as_str(),
             "timestamp": self.now().to_string(),
             "version": "1.0.0",
-            "source": { "host": self.parts.host, "type": "service", "app": "event-router", "meta": { "route": self.parts.route.as_str() } },
+            "source": { "host": &*self.parts.host, "type": "service", "app": "event-router", "meta": { "route": self.parts.route.as_str() } },
             "correlation_ids": causes,
             "agent_context": null,
             "payload": payload,

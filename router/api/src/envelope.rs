@@ -14,9 +14,10 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Dialect, EventId, Field, FieldPath, RoutingKey,
-    body::{self, Head, IDS_MAX, Seen},
+    body::{self, Found, Head, IDS_MAX, Seen},
     dialect::{FILE_PATH, GIT_BRANCH, SESSION_ID, TOOL_NAME, WORKING_DIRECTORY},
     places::{Name, Named},
+    text::Text,
     time,
     view::{FieldName, Word},
 };
@@ -90,11 +91,14 @@ pub struct Envelope {
     id: Option<EventId>,
     /// The id is a CloudEvent's own `id`, unique for its source only; not an `event_id` that it carries beside it.
     id_is_of_source: bool,
-    event_type: Option<String>,
+    event_type: Option<Text>,
     time: Option<Timestamp>,
-    source: Option<Source>,
-    correlation_ids: Vec<String>,
     named: Named,
+    /// Few ask for these, so they are read where they stand when somebody does.
+    source_at: Option<SourceAt>,
+    source: OnceLock<Source>,
+    correlation_ids_at: Vec<Text>,
+    correlation_ids: OnceLock<Vec<String>>,
     body: OnceLock<Value>,
 }
 
@@ -124,7 +128,9 @@ impl Envelope {
     /// surrogate pair): whatever [`Envelope::body`] could stumble over later.
     pub fn decode(key: RoutingKey, raw: impl Into<Bytes>, limits: DecodeLimits) -> Result<Self, DecodeError> {
         let raw = raw.into();
-        let (head, kept) = body::head(&raw, limits)?;
+        let found = Found::default();
+        body::walk(&raw, limits, &found)?;
+        let (head, kept) = (found.head.borrow(), found.kept.borrow());
         let dialect = Dialect::of(&head);
         let (event_type, time) = match dialect {
             Dialect::CloudEvents => (&head.cloud_type, &head.time),
@@ -132,19 +138,23 @@ impl Envelope {
             Dialect::Flume => (&head.flume_type, &head.timestamp),
             Dialect::V2 | Dialect::Command | Dialect::Hookd | Dialect::V2Lenient | Dialect::Opaque => (&head.event_type, &head.timestamp),
         };
-        Ok(Self {
+        let decoded = Self {
             id: id_of(&head, dialect).map(EventId::new),
             id_is_of_source: dialect == Dialect::CloudEvents && head.event_id.text().is_none_or(str::is_empty),
-            event_type: event_type.text().map(str::to_owned),
+            event_type: event_type.cow().map(|text| Text::of(text, &raw)),
             time: time.text().and_then(time::read),
-            source: source_of(&head),
-            correlation_ids: correlation_ids_of(&head),
-            named: Named::of(kept, dialect, head.payload == Seen::Object, &raw),
+            source_at: SourceAt::of(&head, &raw),
+            source: OnceLock::new(),
+            correlation_ids_at: correlation_ids_of(&head, &raw),
+            correlation_ids: OnceLock::new(),
+            named: Named::of(&kept, dialect, head.payload == Seen::Object, &raw),
             key,
             dialect,
             body: OnceLock::new(),
-            raw,
-        })
+            // Shared, not copied: what was found still points into it.
+            raw: raw.clone(),
+        };
+        Ok(decoded)
     }
 
     /// The routing key. It decides where the event goes, not `event_type`.
@@ -174,7 +184,7 @@ impl Envelope {
     /// Its type; often, not always, the routing key.
     #[must_use]
     pub fn event_type(&self) -> Option<&str> {
-        self.event_type.as_deref()
+        self.event_type.as_ref()?.get(&self.raw)
     }
 
     /// When it happened, as it says. A time without offset is taken as UTC.
@@ -186,13 +196,14 @@ impl Envelope {
     /// Where it says it comes from.
     #[must_use]
     pub fn source(&self) -> Option<&Source> {
-        self.source.as_ref()
+        let at = self.source_at.as_ref()?;
+        Some(self.source.get_or_init(|| at.read(&self.raw)))
     }
 
     /// Ids of events or requests that led to it.
     #[must_use]
     pub fn correlation_ids(&self) -> &[String] {
-        &self.correlation_ids
+        self.correlation_ids.get_or_init(|| self.correlation_ids_at.iter().filter_map(|id| id.get(&self.raw)).map(str::to_owned).collect())
     }
 
     /// What identifies it for dedup: `event_id`; else `source` and `id` of a CloudEvent, whose ids are unique for their source
@@ -200,9 +211,9 @@ impl Envelope {
     #[must_use]
     pub fn dedup_id(&self) -> Option<String> {
         let id = self.id.as_ref()?.as_str();
-        let text = match &self.source {
+        let text = match self.source_at.as_ref().filter(|_| self.id_is_of_source).and_then(|_| self.source()) {
             // An array, so that no other pair reads the same.
-            Some(Source::Text(source)) if self.id_is_of_source => Value::from(vec![source.as_str(), id]).to_string(),
+            Some(Source::Text(source)) => Value::from(vec![source.as_str(), id]).to_string(),
             _ => id.to_owned(),
         };
         if text.len() <= Self::DEDUP_ID_BYTES_MAX {
@@ -288,12 +299,12 @@ impl Envelope {
             FieldName::FilePath => text(self.file_path()?),
             FieldName::WorkingDirectory => text(self.working_directory()?),
             FieldName::GitBranch => text(self.git_branch()?),
-            FieldName::Source => match self.source.as_ref()? {
+            FieldName::Source => match self.source()? {
                 Source::Text(source) => text(source),
                 Source::Object { .. } => self.body().get("source").map(Field::Value),
             },
             FieldName::SourceHost | FieldName::SourceType | FieldName::SourceApp => {
-                let Some(Source::Object { host, kind, app }) = &self.source else { return None };
+                let Some(Source::Object { host, kind, app }) = self.source() else { return None };
                 let part = match path.name() {
                     FieldName::SourceHost => host,
                     FieldName::SourceType => kind,
@@ -341,7 +352,7 @@ impl Envelope {
         put("file_path", self.file_path());
         put("working_directory", self.working_directory());
         put("git_branch", self.git_branch());
-        match &self.source {
+        match self.source() {
             Some(Source::Text(text)) => drop(view.insert("source".to_owned(), Value::from(text.as_str()))),
             Some(Source::Object { .. }) => drop(self.body().get("source").map(|source| view.insert("source".to_owned(), source.clone()))),
             None => {}
@@ -349,8 +360,8 @@ impl Envelope {
         if let Some(payload) = self.dialect.payload(self.body()) {
             view.insert("payload".to_owned(), payload.clone());
         }
-        if !self.correlation_ids.is_empty() {
-            view.insert("correlation_ids".to_owned(), Value::from(self.correlation_ids.clone()));
+        if !self.correlation_ids_at.is_empty() {
+            view.insert("correlation_ids".to_owned(), Value::from(self.correlation_ids()));
         }
         Value::Object(view)
     }
@@ -370,27 +381,43 @@ fn id_of<'a>(head: &'a Head<'_>, dialect: Dialect) -> Option<&'a str> {
     head.event_id.text().into_iter().chain(own).find(|id| !id.is_empty())
 }
 
-fn source_of(head: &Head<'_>) -> Option<Source> {
-    let owned = |text: &Option<Cow<'_, str>>| text.as_deref().map(str::to_owned);
-    match &head.source {
-        Seen::Text(text) => Some(Source::Text(text.as_ref().to_owned())),
-        Seen::Source { host, kind, app } => Some(Source::Object { host: owned(host), kind: owned(kind), app: owned(app) }),
-        Seen::Absent | Seen::Null | Seen::Texts(_) | Seen::Object | Seen::Other => None,
+/// Where a [`Source`] stands.
+enum SourceAt {
+    Object { host: Option<Text>, kind: Option<Text>, app: Option<Text> },
+    Text(Text),
+}
+
+impl SourceAt {
+    fn of(head: &Head<'_>, raw: &[u8]) -> Option<Self> {
+        let at = |text: &Option<Cow<'_, str>>| text.as_ref().map(|text| Text::of(text, raw));
+        match &head.source {
+            Seen::Text(text) => Some(Self::Text(Text::of(text, raw))),
+            Seen::Source { host, kind, app } => Some(Self::Object { host: at(host), kind: at(kind), app: at(app) }),
+            Seen::Absent | Seen::Null | Seen::Texts(_) | Seen::Object | Seen::Other => None,
+        }
+    }
+
+    fn read(&self, raw: &[u8]) -> Source {
+        let own = |text: &Text| text.get(raw).unwrap_or_default().to_owned();
+        match self {
+            Self::Text(text) => Source::Text(own(text)),
+            Self::Object { host, kind, app } => Source::Object { host: host.as_ref().map(own), kind: kind.as_ref().map(own), app: app.as_ref().map(own) },
+        }
     }
 }
 
 /// Each once, in the order of the fields, at most [`IDS_MAX`].
-fn correlation_ids_of(head: &Head<'_>) -> Vec<String> {
+fn correlation_ids_of(head: &Head<'_>, raw: &[u8]) -> Vec<Text> {
     let many = match &head.correlation_ids {
         Seen::Texts(texts) => texts.as_slice(),
         _ => &[],
     };
     let single =
         [&head.correlation_id, &head.causation_id, &head.cloud_correlation_id, &head.cloud_causation_id, &head.flume_correlation_id, &head.flume_causation_id];
-    let mut ids: Vec<String> = Vec::new();
-    for id in many.iter().map(AsRef::as_ref).chain(single.into_iter().filter_map(Seen::text)) {
-        if ids.len() < IDS_MAX && !id.is_empty() && !ids.iter().any(|known| known == id) {
-            ids.push(id.to_owned());
+    let mut ids: Vec<Text> = Vec::new();
+    for id in many.iter().chain(single.into_iter().filter_map(Seen::cow)) {
+        if ids.len() < IDS_MAX && !id.is_empty() && !ids.iter().any(|known| known.get(raw) == Some(id)) {
+            ids.push(Text::of(id, raw));
         }
     }
     ids

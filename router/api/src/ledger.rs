@@ -55,19 +55,19 @@ impl LedgerKey {
     /// The subject of an event that its dedup key recognises.
     #[must_use]
     pub fn of_event(dedup_key: &str) -> String {
-        format!("event:{dedup_key}")
+        ["event:", dedup_key].concat()
     }
 
     /// The subject of a frozen burst.
     #[must_use]
     pub fn of_burst(burst: &str) -> String {
-        format!("burst:{burst}")
+        ["burst:", burst].concat()
     }
 
     /// The subject of an event that nothing recognises but its delivery.
     #[must_use]
     pub fn of_delivery(identity: &str) -> String {
-        format!("delivery:{identity}")
+        ["delivery:", identity].concat()
     }
 }
 

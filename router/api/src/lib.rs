@@ -26,6 +26,7 @@ mod session_book;
 mod store;
 pub mod suggest;
 mod template;
+mod text;
 mod time;
 mod transport;
 mod trie;

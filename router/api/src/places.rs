@@ -8,7 +8,10 @@ use std::{borrow::Cow, sync::LazyLock};
 
 use bytes::Bytes;
 
-use crate::dialect::{Dialect, FILE_PATH, GIT_BRANCH, Root, SESSION_ID, TOOL_NAME, WORKING_DIRECTORY, What};
+use crate::{
+    dialect::{Dialect, FILE_PATH, GIT_BRANCH, Root, SESSION_ID, TOOL_NAME, WORKING_DIRECTORY, What},
+    text::Text,
+};
 
 /// An object in which texts are looked for, by its members.
 #[derive(Debug)]
@@ -132,10 +135,10 @@ impl<'a> Kept<'a> {
     }
 
     /// The first text under these numbers. An empty one is taken only if there is no other.
-    fn first(&mut self, numbers: &[usize]) -> Option<Cow<'a, str>> {
+    fn first(&self, numbers: &[usize]) -> Option<&Cow<'a, str>> {
         let filled = numbers.iter().copied().find(|at| self.0[*at].as_deref().is_some_and(|text| !text.is_empty()));
         let at = filled.or_else(|| numbers.iter().copied().find(|at| self.0[*at].is_some()))?;
-        self.0[at].clone()
+        self.0[at].as_ref()
     }
 }
 
@@ -163,38 +166,20 @@ impl Name {
     }
 }
 
-/// A text of the body: where it stands, or itself where it is written with escapes.
-#[derive(Debug, Clone)]
-enum Text {
-    At(usize, usize),
-    Own(Box<str>),
-}
-
 /// The named texts of one event.
 #[derive(Debug, Default)]
 pub(crate) struct Named([Option<Text>; Name::ALL.len()]);
 
 impl Named {
     /// Chooses among what the walk over `raw` has kept. `nested` says that the body has a `payload` which is an object.
-    pub(crate) fn of(mut kept: Kept<'_>, dialect: Dialect, nested: bool, raw: &Bytes) -> Self {
+    pub(crate) fn of(kept: &Kept<'_>, dialect: Dialect, nested: bool, raw: &Bytes) -> Self {
         let numbers = &NUMBERS[Dialect::ALL.iter().position(|other| *other == dialect).unwrap_or(Dialect::ALL.len() - 1)][usize::from(nested)];
-        Self(std::array::from_fn(|name| {
-            kept.first(&numbers[name]).map(|text| match text {
-                Cow::Borrowed(text) => {
-                    let from = text.as_ptr().addr() - raw.as_ptr().addr();
-                    Text::At(from, from + text.len())
-                }
-                Cow::Owned(text) => Text::Own(text.into_boxed_str()),
-            })
-        }))
+        Self(std::array::from_fn(|name| kept.first(&numbers[name]).map(|text| Text::of(text, raw))))
     }
 
     /// The text of `name`; `raw` is the body that was walked.
     pub(crate) fn get<'a>(&'a self, name: Name, raw: &'a [u8]) -> Option<&'a str> {
-        match self.0[name as usize].as_ref()? {
-            Text::At(from, to) => std::str::from_utf8(raw.get(*from..*to)?).ok(),
-            Text::Own(text) => Some(text),
-        }
+        self.0[name as usize].as_ref()?.get(raw)
     }
 }
 

@@ -204,7 +204,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Remembers keys as done, for a transport that does not keep the inbox itself. The ledger of an event that is done is forgotten with
     /// it (its subject is [`LedgerKey::of_event`]), so that a later event with the same key is a new one.
-    async fn inbox_insert(&self, route: &RouteName, keys: Vec<InboxKey>) -> Result<(), StoreError>;
+    async fn inbox_insert(&self, route: &RouteName, keys: &[InboxKey]) -> Result<(), StoreError>;
 
     /// Fixes the composition of a burst; on disk when it returns.
     async fn freeze(&self, route: &RouteName, burst: &FrozenBurst) -> Result<(), StoreError>;

@@ -21,7 +21,7 @@ impl Store for MemoryStore {
         Ok(false)
     }
 
-    async fn inbox_insert(&self, _route: &RouteName, _keys: Vec<InboxKey>) -> Result<(), StoreError> {
+    async fn inbox_insert(&self, _route: &RouteName, _keys: &[InboxKey]) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -9,8 +9,8 @@ use router_api::{
 
 use crate::{
     crew::{self, Came, Crew},
+    lanes::LaneKey,
     ledger::HandlingLedger,
-    observe::RouterEvent,
     parts::RouteParts,
     policy::Failure,
     worker::Beginning,
@@ -22,9 +22,9 @@ pub(crate) struct Run<'a> {
     pub crew: &'a Crew,
     /// All events, oldest first.
     pub events: Vec<Arc<Envelope>>,
-    pub lane: Option<String>,
+    pub lane: Option<LaneKey>,
     /// Names the event or burst, the same at every repeat.
-    pub subject: String,
+    pub subject: Arc<str>,
     /// From 1.
     pub attempt: u32,
     /// The process died while this ran before; something of it may still run.
@@ -93,7 +93,7 @@ impl Run<'_> {
             sessions: Arc::clone(&parts.sessions),
             ledger: ledger.clone().map(|ledger| ledger as Arc<dyn Ledger>),
             dry_run: dry_run.is_some(),
-            host: parts.host.clone(),
+            host: Arc::clone(&parts.host),
         }));
 
         if self.suspect {
@@ -199,10 +199,8 @@ impl Run<'_> {
 impl Run<'_> {
     fn ledger(&self) -> HandlingLedger {
         let parts = &self.route.parts;
-        let observers = Arc::clone(parts);
-        let tell = move |error| observers.observers.tell(RouterEvent::StoreTrouble { error });
         let (store, clock) = (Arc::clone(&parts.store), Arc::clone(&parts.clock));
-        HandlingLedger::new(self.route.config.name.clone(), self.subject.clone(), store, clock, parts.redactor(), tell)
+        HandlingLedger::new(self.route.config.name.clone(), Arc::clone(&self.subject), store, clock, parts.redactor(), Arc::clone(&parts.store_trouble))
     }
 }
 

@@ -10,15 +10,21 @@ use std::{
 
 use futures_util::{Stream, stream::FuturesUnordered};
 use router_api::{BoxFuture, Clock};
+use tokio_util::sync::ReusableBoxFuture;
 
 use crate::crew::Crew;
 
 /// A look that comes so much too early is looked twice.
 const EARLY: Duration = Duration::from_millis(5);
 
+/// Of [`Handlings::spare`].
+const SPARE_MAX: usize = 64;
+
 /// See the module. `E` is what each of them ends with.
 pub(crate) struct Handlings<E> {
-    under_way: FuturesUnordered<BoxFuture<'static, E>>,
+    under_way: FuturesUnordered<Boxed<E>>,
+    /// What handlings that are over stood in. One is some 2 KiB, and each event has one.
+    spare: Vec<ReusableBoxFuture<'static, E>>,
     crew: Arc<Crew>,
     clock: Arc<dyn Clock>,
     /// Wakes for the crew's next look.
@@ -27,7 +33,7 @@ pub(crate) struct Handlings<E> {
 
 impl<E> Handlings<E> {
     pub(crate) fn new(crew: Arc<Crew>, clock: Arc<dyn Clock>) -> Self {
-        Self { under_way: FuturesUnordered::new(), crew, clock, timer: None }
+        Self { under_way: FuturesUnordered::new(), spare: Vec::new(), crew, clock, timer: None }
     }
 
     pub(crate) fn crew(&self) -> &Arc<Crew> {
@@ -35,8 +41,20 @@ impl<E> Handlings<E> {
     }
 
     /// Begins with the next [`Handlings::next`].
-    pub(crate) fn push(&mut self, handling: BoxFuture<'static, E>) {
-        self.under_way.push(handling);
+    pub(crate) fn push(&mut self, other: BoxFuture<'static, E>) {
+        self.under_way.push(Boxed::Other(other));
+    }
+
+    /// The same, for what each event has.
+    pub(crate) fn push_handling(&mut self, handling: impl Future<Output = E> + Send + 'static) {
+        let boxed = match self.spare.pop() {
+            Some(mut spare) => {
+                spare.set(handling);
+                spare
+            }
+            None => ReusableBoxFuture::new(handling),
+        };
+        self.under_way.push(Boxed::Handling(Some(boxed)));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -73,8 +91,11 @@ impl<E> Handlings<E> {
         loop {
             let polled = Pin::new(&mut self.under_way).poll_next(cx);
             self.crew.begin();
-            if polled.is_ready() {
-                return polled;
+            if let Poll::Ready(ended) = polled {
+                return Poll::Ready(ended.map(|(end, boxed)| {
+                    self.spare.extend(boxed.filter(|_| self.spare.len() < SPARE_MAX));
+                    end
+                }));
             }
             self.set_timer();
             let Some((at, timer)) = &mut self.timer else { return Poll::Pending };
@@ -96,6 +117,28 @@ impl<E> Handlings<E> {
         let now = self.clock.monotonic();
         if !self.timer.as_ref().is_some_and(|(set, _)| *set <= at && (at - *set <= EARLY || *set <= now + EARLY)) {
             self.timer = Some((at, self.clock.sleep(at.saturating_sub(now))));
+        }
+    }
+}
+
+/// One of them.
+enum Boxed<E> {
+    /// `None` once it is over.
+    Handling(Option<ReusableBoxFuture<'static, E>>),
+    Other(BoxFuture<'static, E>),
+}
+
+impl<E> Future for Boxed<E> {
+    /// The end, and the box that can be used again.
+    type Output = (E, Option<ReusableBoxFuture<'static, E>>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Other(other) => other.as_mut().poll(cx).map(|end| (end, None)),
+            Self::Handling(boxed) => {
+                let Some(running) = boxed else { return Poll::Pending };
+                running.poll(cx).map(|end| (end, boxed.take()))
+            }
         }
     }
 }

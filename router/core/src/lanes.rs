@@ -109,13 +109,20 @@ pub struct Lanes<I> {
     waiting: HashSet<LaneKey>,
     /// Batches that collect.
     open_bursts: usize,
+    /// Emptied queues of lanes that are gone: with many lanes of one event each, every event would need a new one.
+    spare: Vec<VecDeque<Batch<I>>>,
 }
+
+/// Of [`Lanes::spare`].
+const SPARE_MAX: usize = 64;
+/// A longer queue is not kept.
+const SPARE_BATCHES_MAX: usize = 16;
 
 impl<I> Lanes<I> {
     /// No lanes yet; `limits` for a route that coalesces.
     #[must_use]
     pub fn new(limits: Option<BurstLimits>) -> Self {
-        Self { limits, lanes: HashMap::new(), ready: VecDeque::new(), timers: BTreeSet::new(), waiting: HashSet::new(), open_bursts: 0 }
+        Self { limits, lanes: HashMap::new(), ready: VecDeque::new(), timers: BTreeSet::new(), waiting: HashSet::new(), open_bursts: 0, spare: Vec::new() }
     }
 
     /// Reserves the front of a lane for a burst that was frozen before a restart, until all its members are back or
@@ -147,12 +154,12 @@ impl<I> Lanes<I> {
         self.schedule(key);
     }
 
-    /// Puts a delivery into its lane. `alone` keeps it out of bursts.
-    pub fn push(&mut self, key: &LaneKey, identity: &str, item: I, alone: bool, now: Duration) {
-        let lane = self.lanes.entry(Arc::clone(key)).or_default();
+    /// Puts a delivery into its lane. `alone` keeps it out of bursts; `is` tells whether it is that member of a frozen burst.
+    pub fn push(&mut self, key: &LaneKey, item: I, alone: bool, now: Duration, is: impl Fn(&I, &str) -> bool) {
+        let lane = self.lanes.entry(Arc::clone(key)).or_insert_with(|| Lane { batches: self.spare.pop().unwrap_or_default(), ..Lane::default() });
         for batch in &mut lane.batches {
             if let State::Reassembling { missing, .. } = &mut batch.state
-                && let Some(position) = missing.iter().position(|member| member == identity)
+                && let Some(position) = missing.iter().position(|member| is(&item, member))
             {
                 missing.remove(position);
                 batch.items.push(item);
@@ -169,9 +176,7 @@ impl<I> Lanes<I> {
                 self.open_bursts = self.open_bursts.saturating_add_signed(change);
             }
             _ => {
-                let mut batch = Batch::new(State::Ready);
-                batch.items.push(item);
-                lane.batches.push_back(batch);
+                lane.batches.push_back(Batch::of(item));
             }
         }
         self.schedule(key);
@@ -357,7 +362,12 @@ impl<I> Lanes<I> {
         }
         match lane.batches.front() {
             None => {
-                self.lanes.remove(key);
+                if let Some(lane) = self.lanes.remove(key)
+                    && self.spare.len() < SPARE_MAX
+                    && lane.batches.capacity() <= SPARE_BATCHES_MAX
+                {
+                    self.spare.push(lane.batches);
+                }
             }
             Some(Batch { state: State::Ready, .. }) if !lane.queued => {
                 lane.queued = true;
@@ -406,8 +416,12 @@ mod tests {
         Lanes::new(Some(BurstLimits { quiet: ms(100), max_wait: ms(250), events_max: 4 }))
     }
 
+    fn is(item: &u32, member: &str) -> bool {
+        item.to_string() == member
+    }
+
     fn push(lanes: &mut Lanes<u32>, lane: &str, item: u32, now: u64) {
-        lanes.push(&key(lane), &item.to_string(), item, false, ms(now));
+        lanes.push(&key(lane), item, false, ms(now), is);
     }
 
     fn run(lanes: &mut Lanes<u32>) -> Option<Vec<u32>> {
@@ -516,7 +530,7 @@ mod tests {
     fn a_delivery_that_is_to_stay_alone_is_in_no_burst_but_in_order() {
         let mut lanes = bursting();
         push(&mut lanes, "a", 1, 0);
-        lanes.push(&key("a"), "2", 2, true, ms(0));
+        lanes.push(&key("a"), 2, true, ms(0), is);
         push(&mut lanes, "a", 3, 0);
         lanes.advance(ms(100));
         assert_eq!(run(&mut lanes), Some(vec![1]));
@@ -550,7 +564,7 @@ mod tests {
             assert!(lanes.waits_for(&key("a"), member));
             lanes.comes_alone(&key("a"), member);
             assert!(!lanes.waits_for(&key("a"), member));
-            lanes.push(&key("a"), member, member.parse().unwrap(), true, Duration::ZERO);
+            lanes.push(&key("a"), member.parse().unwrap(), true, Duration::ZERO, is);
         }
         assert!(!lanes.has_ready());
         assert_eq!(lanes.advance(Duration::ZERO), ["f"]);

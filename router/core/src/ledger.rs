@@ -30,14 +30,17 @@ pub const WRITES_MAX: usize = 10_000;
 /// In bytes; a longer name of an effect is cut for the record, and counts whole in the digest.
 const NAME_BYTES_MAX: usize = 200;
 
+/// Hears a sentence.
+pub type Tell = Arc<dyn Fn(String) + Send + Sync>;
+
 /// See the module.
 pub struct HandlingLedger {
     route: RouteName,
-    subject: String,
+    subject: Arc<str>,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     redactor: Option<Arc<Redactor>>,
-    tell: Box<dyn Fn(String) + Send + Sync>,
+    tell: Tell,
     known: Mutex<Known>,
 }
 
@@ -71,15 +74,8 @@ enum Now {
 impl HandlingLedger {
     /// For one handling of `subject`. `tell` hears what goes wrong without harm.
     #[must_use]
-    pub fn new(
-        route: RouteName,
-        subject: String,
-        store: Arc<dyn Store>,
-        clock: Arc<dyn Clock>,
-        redactor: Option<Arc<Redactor>>,
-        tell: impl Fn(String) + Send + Sync + 'static,
-    ) -> Self {
-        Self { route, subject, store, clock, redactor, tell: Box::new(tell), known: Mutex::default() }
+    pub fn new(route: RouteName, subject: Arc<str>, store: Arc<dyn Store>, clock: Arc<dyn Clock>, redactor: Option<Arc<Redactor>>, tell: Tell) -> Self {
+        Self { route, subject, store, clock, redactor, tell, known: Mutex::default() }
     }
 
     /// Has the handling begun a write?
@@ -127,7 +123,7 @@ impl HandlingLedger {
         }
         let is_equal = |write: &&Write| write.key.digest == digest && write.key.effect == name;
         let ordinal = u32::try_from(known.writes.iter().filter(is_equal).count()).unwrap_or(u32::MAX);
-        let key = LedgerKey { subject: self.subject.clone(), effect: name, ordinal, digest };
+        let key = LedgerKey { subject: self.subject.to_string(), effect: name, ordinal, digest };
         known.writes.push(Write { key: key.clone(), now: Now::Unknown });
         Some((known.writes.len() - 1, key))
     }

@@ -1,7 +1,7 @@
 //! What a route asks of an event before it is handled: does it want it, and in which lane does it stand? One answer for the
 //! transport's intake and for the worker.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use router_api::{Envelope, Field, FieldPath, Matcher, RoutingKey, RoutingPattern};
 
@@ -41,9 +41,17 @@ impl RouteMatcher {
         if fields.is_empty() {
             return event.dedup_id();
         }
-        let values: Vec<Option<String>> = fields.iter().map(|path| event.field(path).map(|field| text(&field))).collect();
+        let values: Vec<Option<String>> = fields.iter().map(|path| event.field(path).map(|field| text(field).into_owned())).collect();
         // A JSON array keeps ("a", "b") and ("a,b") apart.
         values.iter().any(Option::is_some).then(|| serde_json::json!(values).to_string())
+    }
+}
+
+impl RouteMatcher {
+    /// As [`Matcher::lane`], without a copy where the event has the text.
+    pub(crate) fn lane_of<'e>(&self, event: &'e Envelope) -> Option<Cow<'e, str>> {
+        let field = event.field(self.lane.as_ref()?)?;
+        Some(text(field)).filter(|lane| !lane.is_empty() && lane != "null")
     }
 }
 
@@ -53,21 +61,20 @@ impl Matcher for RouteMatcher {
     }
 
     fn lane(&self, event: &Envelope) -> Option<String> {
-        let field = event.field(self.lane.as_ref()?)?;
-        Some(text(&field)).filter(|lane| !lane.is_empty() && lane != "null")
+        self.lane_of(event).map(Cow::into_owned)
     }
 }
 
 /// A lane or dedup key can be long (a 1 MB field): what is over this is replaced by its digest.
 const KEY_BYTES_MAX: usize = 512;
 
-fn text(field: &Field<'_>) -> String {
+fn text(field: Field<'_>) -> Cow<'_, str> {
     let text = match field {
-        Field::Text(text) => text.as_ref().to_owned(),
-        Field::Value(serde_json::Value::String(text)) => text.clone(),
-        Field::Value(value) => value.to_string(),
+        Field::Text(text) => text,
+        Field::Value(serde_json::Value::String(text)) => Cow::Borrowed(text.as_str()),
+        Field::Value(value) => Cow::Owned(value.to_string()),
     };
-    if text.len() <= KEY_BYTES_MAX { text } else { format!("sha256:{}", crate::hex(&<sha2::Sha256 as sha2::Digest>::digest(text.as_bytes()))) }
+    if text.len() <= KEY_BYTES_MAX { text } else { Cow::Owned(format!("sha256:{}", crate::hex(&<sha2::Sha256 as sha2::Digest>::digest(text.as_bytes())))) }
 }
 
 /// Shares one matcher between the transport and the worker.

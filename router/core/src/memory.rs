@@ -206,7 +206,9 @@ impl Memory {
     pub(crate) async fn forget(&self, store: &dyn Store, route: &RouteName, identity: &str) -> Result<(), StoreError> {
         let (noted, suspect) = {
             let mut known = self.known();
-            (known.noted.remove(identity).is_some(), known.suspects.remove(identity).is_some())
+            // Most know of nothing, and need not look for it.
+            let noted = !known.noted.is_empty() && known.noted.remove(identity).is_some();
+            (noted, !known.suspects.is_empty() && known.suspects.remove(identity).is_some())
         };
         if noted {
             store.forget_attempts(route, &[identity.to_owned()]).await?;
@@ -233,12 +235,12 @@ impl Memory {
     }
 
     /// What has these dedup keys is done, and not in the inbox yet.
-    pub(crate) fn is_done(&self, keys: &[String]) {
-        self.known().done.extend(keys.iter().cloned());
+    pub(crate) fn is_done(&self, keys: impl Iterator<Item = String>) {
+        self.known().done.extend(keys);
     }
 
     /// The inbox has them, or nobody waits for it any more.
-    pub(crate) fn is_stored(&self, keys: &[String]) {
+    pub(crate) fn is_stored<'k>(&self, keys: impl Iterator<Item = &'k str>) {
         let mut known = self.known();
         for key in keys {
             known.done.remove(key);

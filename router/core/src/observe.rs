@@ -30,7 +30,7 @@ pub enum RouterEvent {
     /// The route has already done an event with this dedup key.
     Duplicate { route: RouteName, key: RoutingKey, dedup_key: String },
     /// An attempt begins.
-    Started { route: RouteName, event: Arc<Envelope>, attempt: u32, events: usize, lane: Option<String> },
+    Started { route: RouteName, event: Arc<Envelope>, attempt: u32, events: usize, lane: Option<Arc<str>> },
     /// An attempt has ended, whatever came of it: cancelled ones and those of a route that pauses are told too, so that each `Started`
     /// has one.
     AttemptEnded { route: RouteName, events: usize, elapsed: Duration },

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     config::RouteConfig,
     fates::FateLog,
+    ledger::Tell,
     matcher::RouteMatcher,
     memory::Memory,
     observe::Observers,
@@ -34,7 +35,9 @@ pub(crate) struct Parts {
     /// Stands among the observers.
     pub recent: Arc<Recent>,
     pub handlers: tokio::runtime::Handle,
-    pub host: String,
+    pub host: Arc<str>,
+    /// For the ledgers of all handlings.
+    pub store_trouble: Tell,
     /// Of the configuration in force; none before the first one.
     pub redactor: RwLock<Option<Arc<Redactor>>>,
     /// Where the transport keeps no archive of its own and the store keeps one of the bus.

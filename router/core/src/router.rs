@@ -24,6 +24,7 @@ use crate::{
     archiving::{Archiving, Rules},
     config::{Config, RouteConfig},
     fates::FateLog,
+    ledger::Tell,
     matcher::{self, RouteMatcher},
     memory::{Memory, is_paused, set_skips},
     observe::{Observer, Observers, RouterEvent},
@@ -546,6 +547,8 @@ impl RouterBuilder {
         let recent = Arc::new(Recent::new(Arc::clone(&self.clock)));
         let mut observers = self.observers;
         observers.add(Arc::clone(&recent) as Arc<dyn Observer>);
+        let tells = observers.clone();
+        let store_trouble: Tell = Arc::new(move |error| tells.tell(RouterEvent::StoreTrouble { error }));
         let archive_follows = self.archiving.is_some() && !self.transport.features().archives;
         let fates = archive_follows.then(|| FateLog::new(Arc::clone(&self.clock)));
         let sessions = Projection::new(Arc::clone(&self.store), Arc::clone(&self.clock));
@@ -567,7 +570,8 @@ impl RouterBuilder {
                 observers,
                 recent,
                 handlers: self.handlers.unwrap_or_else(tokio::runtime::Handle::current),
-                host: self.host,
+                host: self.host.into(),
+                store_trouble,
                 redactor: RwLock::default(),
                 fates,
             }),

@@ -171,12 +171,11 @@ impl Worker {
             return self.hold_for_the_store(batch, error);
         }
         let attempt = failed_before.saturating_add(1);
-        let newest = Arc::clone(&batch.items.last().expect("not empty, see above").event);
         let events = batch.items.len();
         let beginning = Arc::new(Beginning {
             route: Arc::clone(&self.route),
             identity,
-            event: Arc::clone(&newest),
+            event: Arc::clone(&batch.items.last().expect("not empty, see above").event),
             lane: Arc::clone(lane),
             attempt,
             events,
@@ -223,7 +222,7 @@ impl Worker {
         }
         // What failed in hand, or with the process, is part of what the event has been through.
         batch.items.iter_mut().for_each(|item| item.delivery.attempts = failed_before);
-        let behind = self.begin_behind(batch, Done { identity: beginning.identity.clone(), newest, attempt, fate, effects, elapsed });
+        let behind = self.begin_behind(batch, Done { beginning, fate, effects, elapsed });
         if behind.is_slow() {
             return End::Behind(Box::new(behind));
         }
@@ -257,8 +256,8 @@ impl Worker {
             route,
             crew: &self.crew,
             events,
-            lane: route.is_ordered().then(|| beginning.lane.to_string()),
-            subject,
+            lane: route.is_ordered().then(|| Arc::clone(&beginning.lane)),
+            subject: subject.into(),
             attempt,
             suspect: crashes > 0,
             cancellation: &self.cancellation,

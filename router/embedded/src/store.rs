@@ -51,8 +51,8 @@ impl Store for Embedded {
         .await
     }
 
-    async fn inbox_insert(&self, route: &RouteName, keys: Vec<InboxKey>) -> Result<(), StoreError> {
-        let route = route.clone();
+    async fn inbox_insert(&self, route: &RouteName, keys: &[InboxKey]) -> Result<(), StoreError> {
+        let (route, keys) = (route.clone(), keys.to_vec());
         self.keep(move |writing| keys.iter().try_for_each(|key| remember(writing.conn, &route, key))).await
     }
 

@@ -205,9 +205,9 @@ impl TestContext {
         let subject = self.subject_of(&burst);
         Context::new(ContextParts {
             route: self.route.clone(),
-            lane: self.lane.clone(),
+            lane: self.lane.as_deref().map(Into::into),
             attempt: self.attempt,
-            subject,
+            subject: subject.into(),
             deadline: self.clock.monotonic() + self.timeout,
             cancellation: self.cancellation.clone(),
             clock: Arc::new(self.clock.clone()),
@@ -216,7 +216,7 @@ impl TestContext {
             sessions: Arc::new(Projection::new(Arc::new(self.store.clone()), Arc::new(self.clock.clone()))),
             ledger,
             dry_run: self.mode == RouteMode::Shadow,
-            host: "testhost".to_owned(),
+            host: "testhost".into(),
             burst,
         })
     }
@@ -249,7 +249,7 @@ impl TestContext {
         };
         let ledger = (self.remembers && self.mode == RouteMode::Live).then(|| {
             let (store, clock) = (Arc::new(self.store.clone()), Arc::new(self.clock.clone()));
-            Arc::new(HandlingLedger::new(self.route.clone(), self.subject_of(&burst), store, clock, None, |_| ()))
+            Arc::new(HandlingLedger::new(self.route.clone(), self.subject_of(&burst).into(), store, clock, None, Arc::new(|_| ())))
         });
         let cx = self.context_with(effects, burst, ledger.clone().map(|ledger| ledger as Arc<dyn Ledger>));
         let result = handler.handle(&newest, &cx).await;

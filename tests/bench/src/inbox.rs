@@ -31,12 +31,12 @@ impl Store for MemoryInbox {
         Ok(self.done().get(key).is_some_and(|expires_at| *expires_at > now))
     }
 
-    async fn inbox_insert(&self, _: &RouteName, keys: Vec<InboxKey>) -> Result<(), StoreError> {
+    async fn inbox_insert(&self, _: &RouteName, keys: &[InboxKey]) -> Result<(), StoreError> {
         let mut done = self.done();
         if done.len() + keys.len() > KEYS_MAX {
             done.clear();
         }
-        done.extend(keys.into_iter().map(|key| (key.key, key.expires_at)));
+        done.extend(keys.iter().map(|key| (key.key.clone(), key.expires_at)));
         Ok(())
     }
 

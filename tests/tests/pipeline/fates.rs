@@ -343,7 +343,7 @@ async fn notes_of_an_event_that_ends_filtered_or_as_a_duplicate_are_not_kept() {
     assert_eq!(bench.store.noted_attempts(&name).await.unwrap().len(), 2);
     // One of them is done meanwhile, by another router.
     let later = router_api::Clock::now(&bench.clock).checked_add(jiff::SignedDuration::from_hours(9)).unwrap();
-    bench.store.inbox_insert(&name, vec![router_api::InboxKey { key: "e1".into(), expires_at: later }]).await.unwrap();
+    bench.store.inbox_insert(&name, &[router_api::InboxKey { key: "e1".into(), expires_at: later }]).await.unwrap();
     let mut narrower = ordered("one");
     narrower.when = EventFilter::compile(&serde_json::json!({ "session_id": ["s1"] })).unwrap();
     bench.apply(&[narrower]).await;

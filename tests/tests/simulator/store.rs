@@ -49,7 +49,7 @@ impl Store for SimStore {
         self.store.inbox_contains(route, key, now).await
     }
 
-    async fn inbox_insert(&self, route: &RouteName, keys: Vec<InboxKey>) -> Result<(), StoreError> {
+    async fn inbox_insert(&self, route: &RouteName, keys: &[InboxKey]) -> Result<(), StoreError> {
         self.call("inbox_insert").await?;
         {
             let world = &self.port.world;

@@ -569,7 +569,7 @@ fn told_time(kind: Kind, item: &Item) -> jiff::Timestamp {
 /// Puts a key into the inbox, in the commit of a settlement.
 fn remember(world: &World, route: &RouteName, key: InboxKey) {
     use futures_util::FutureExt;
-    let inserted = world.store().inbox_insert(route, vec![key]).now_or_never();
+    let inserted = world.store().inbox_insert(route, &[key]).now_or_never();
     assert!(matches!(inserted, Some(Ok(()))), "the store in memory takes it at once");
 }
 

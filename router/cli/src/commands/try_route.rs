@@ -106,10 +106,10 @@ async fn handle(route: &RouteConfig, handler: Arc<dyn router_api::Handler>, even
     let store = Arc::new(MemoryStore::default());
     let cx = Context::new(ContextParts {
         route: route.name.clone(),
-        lane: matcher.lane(&event),
+        lane: matcher.lane(&event).map(Into::into),
         attempt: Attempt { number: 1, max: 1 },
         burst: vec![Arc::clone(&event)],
-        subject: event.dedup_id().unwrap_or_else(|| "try".to_owned()),
+        subject: event.dedup_id().as_deref().unwrap_or("try").into(),
         deadline: clock.monotonic() + route.timeout,
         cancellation,
         clock: clock.clone(),
@@ -118,7 +118,7 @@ async fn handle(route: &RouteConfig, handler: Arc<dyn router_api::Handler>, even
         store,
         ledger: None,
         dry_run: !live,
-        host: host_name(),
+        host: host_name().into(),
     });
     let begun = clock.monotonic();
     let handling = futures_util::FutureExt::catch_unwind(AssertUnwindSafe(handler.handle(&event, &cx)));

@@ -5,9 +5,8 @@ use super::{Batch, LaneKey, Lanes, State};
 impl<I> Batch<I> {
     /// One delivery by itself.
     pub(crate) fn of(item: I) -> Self {
-        let mut batch = Self::new(State::Ready);
-        batch.items.push(item);
-        batch
+        // Most have one item only: room for exactly that.
+        Self { items: vec![item], ..Self::new(State::Ready) }
     }
 }
 
@@ -56,7 +55,7 @@ mod tests {
     const NOW: Duration = Duration::ZERO;
 
     fn push(lanes: &mut Lanes<u32>, item: u32) {
-        lanes.push(&"a".into(), &item.to_string(), item, false, NOW);
+        lanes.push(&"a".into(), item, false, NOW, |item, member| item.to_string() == member);
     }
 
     fn overtaken(lanes: &mut Lanes<u32>) -> Vec<Vec<u32>> {

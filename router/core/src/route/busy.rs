@@ -50,7 +50,7 @@ impl RouteLoop<'_> {
     }
 
     /// Decides about an event that comes for a lane: it goes on to the lane if it comes back.
-    pub(super) fn meets_busy_lane(&mut self, lane: &LaneKey, item: Box<Item>, session: &mut Session) -> Option<Box<Item>> {
+    pub(super) fn meets_busy_lane(&mut self, lane: &LaneKey, item: Item, session: &mut Session) -> Option<Item> {
         let is_usual = !self.looks_at_busy_lanes()
             || item.delivery.direct
             || !self.lanes.is_busy(lane)
@@ -60,7 +60,7 @@ impl RouteLoop<'_> {
             return Some(item);
         }
         if self.route.config.when_busy == WhenBusy::Skip {
-            session.asides.push(Aside::Unhandled(Box::new(Batch::of(*item)), "busy with an earlier event".to_owned()));
+            session.asides.push(Aside::Unhandled(Box::new(Batch::of(item)), "busy with an earlier event".to_owned()));
             return None;
         }
         let newer = item.event.id().map_or(item.delivery.identity.as_str(), |id| id.as_str());

@@ -52,11 +52,11 @@ impl RouteLoop<'_> {
             Sorted::Aside(aside) => session.asides.push(aside),
             Sorted::Lane { key, item, alone } => {
                 let Some(item) = self.meets_busy_lane(&key, item, session) else { return };
-                let identity = item.delivery.identity.clone();
                 if item.delivery.direct {
-                    self.lanes.comes_alone(&key, &identity);
+                    self.lanes.comes_alone(&key, &item.delivery.identity);
                 }
-                self.lanes.push(&key, &identity, *item, alone, self.route.parts.clock.monotonic());
+                let now = self.route.parts.clock.monotonic();
+                self.lanes.push(&key, item, alone, now, |item, member| item.delivery.identity == member);
                 // A lane that floods the window would starve the others, where the transport can look past it. The missing
                 // members of a frozen burst have to come, though.
                 let floods = || self.lanes.pending_of(&key) >= self.backlog_max() && !self.lanes.is_reassembling(&key);

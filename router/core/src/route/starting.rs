@@ -37,11 +37,11 @@ impl RouteLoop<'_> {
             let deliveries = batch.items.len();
             let overtaking = self.begins(&lane, &batch);
             self.handlings += 1;
-            self.running.push(Box::pin(async move {
+            self.running.push_handling(async move {
                 // The handler's panics are caught inside; this is for a bug of our own, which must not leave the lane busy for ever.
                 let end = AssertUnwindSafe(worker.process(&lane, batch, &overtaking)).catch_unwind().await.unwrap_or(End::Broken);
                 Some(Ended { epoch, deliveries, part: Part::Handling(lane, worker, end) })
-            }));
+            });
         }
         None
     }

@@ -61,7 +61,7 @@ impl Beginning {
             event: Arc::clone(&self.event),
             attempt: self.attempt,
             events: self.events,
-            lane: Some(self.lane.to_string()),
+            lane: Some(Arc::clone(&self.lane)),
         });
         true
     }

@@ -7,16 +7,17 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use router_api::{BoxFuture, Envelope, Fate, RecordedEffect};
+use router_api::{
+    BoxFuture, Fate, InboxKey, RecordedEffect,
+    failpoint::{self, Failpoint},
+};
 
-use super::{Item, Worker, settling::Handled};
+use super::{Beginning, Item, Worker, settling::Handled};
 use crate::{lanes::Batch, observe::RouterEvent, parts::RouteParts};
 
 /// A handling that ended well.
 pub(super) struct Done {
-    pub identity: String,
-    pub newest: Arc<Envelope>,
-    pub attempt: u32,
+    pub beginning: Arc<Beginning>,
     pub fate: Fate,
     pub effects: Vec<RecordedEffect>,
     pub elapsed: Duration,
@@ -29,7 +30,7 @@ pub(crate) struct Behind {
     handled: Handled,
     oldest: Option<jiff::Timestamp>,
     done: Done,
-    remembering: Option<(BoxFuture<'static, ()>, UnderWay)>,
+    remembering: Option<BoxFuture<'static, ()>>,
 }
 
 impl Behind {
@@ -50,9 +51,9 @@ impl Worker {
         let items = std::mem::take(&mut batch.items);
         let oldest = items.iter().map(|item| item.delivery.stored_at).min();
         let (handled, remembering) = self.remember(items);
-        let remembering = remembering.and_then(|mut remembering| match (&mut remembering.future).now_or_never() {
+        let remembering = remembering.and_then(|mut remembering| match (&mut remembering).now_or_never() {
             Some(()) => None,
-            None => Some((remembering.future, UnderWay::new(&self.route, remembering.keys))),
+            None => Some(remembering),
         });
         Behind { batch, handled, oldest, done, remembering }
     }
@@ -60,41 +61,68 @@ impl Worker {
     /// Takes it to its end. False when the session is over.
     pub(crate) async fn end_behind(&self, behind: Behind) -> bool {
         let Behind { batch, handled, oldest, done, remembering } = behind;
-        if let Some((remembering, under_way)) = remembering {
+        if let Some(remembering) = remembering {
             remembering.await;
-            drop(under_way);
         }
         let events = handled.deliveries.len();
         if !self.settle_handled(handled, &done.fate).await {
             return false;
         }
-        self.forget(&batch, &done.identity).await;
+        self.forget(&batch, &done.beginning.identity).await;
         if let Some(oldest) = oldest {
             // A wall clock that was set back makes nothing younger than now.
             let latency = Duration::try_from(self.route.parts.clock.now().duration_since(oldest)).unwrap_or_default();
             self.tell(RouterEvent::Completed { route: self.name(), latency });
         }
-        let Done { newest, attempt, fate, effects, elapsed, .. } = done;
-        self.tell(RouterEvent::Finished { route: self.name(), event: newest, attempt, events, fate, effects, elapsed });
+        let Done { beginning, fate, effects, elapsed } = done;
+        self.tell(RouterEvent::Finished {
+            route: self.name(),
+            event: Arc::clone(&beginning.event),
+            attempt: beginning.attempt,
+            events,
+            fate,
+            effects,
+            elapsed,
+        });
         true
     }
 }
 
-/// Keys of which the route's memory knows that they are done, until the store does, or nobody cares any more.
-struct UnderWay {
-    route: Arc<RouteParts>,
-    keys: Vec<String>,
+/// Remembers what is done in an inbox that the transport does not keep. What takes longer than a moment is known to the route's memory
+/// from then on, until the inbox has it, or nobody cares any more.
+pub(super) async fn remember_beside(route: Arc<RouteParts>, keys: Vec<InboxKey>) {
+    failpoint::pass(Failpoint::InboxBefore);
+    let remembered = {
+        let mut inserting = route.parts.store.inbox_insert(&route.config.name, &keys);
+        match (&mut inserting).now_or_never() {
+            Some(remembered) => remembered,
+            None => {
+                let _under_way = UnderWay::new(&route, &keys);
+                inserting.await
+            }
+        }
+    };
+    if let Err(error) = remembered {
+        route.parts.observers.tell(RouterEvent::StoreTrouble { error: error.to_string() });
+    }
+    failpoint::pass(Failpoint::InboxAfter);
 }
 
-impl UnderWay {
-    fn new(route: &Arc<RouteParts>, keys: Vec<String>) -> Self {
-        route.memory.is_done(&keys);
-        Self { route: Arc::clone(route), keys }
+/// Keys of which the route's memory knows that they are done.
+struct UnderWay<'a> {
+    route: &'a RouteParts,
+    keys: &'a [InboxKey],
+}
+
+impl<'a> UnderWay<'a> {
+    fn new(route: &'a RouteParts, keys: &'a [InboxKey]) -> Self {
+        route.memory.is_done(keys.iter().map(|inbox| inbox.key.clone()));
+        Self { route, keys }
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.route.memory.is_stored(&self.keys);
+        self.route.memory.is_stored(self.keys.iter().map(|inbox| inbox.key.as_str()));
     }
 }

@@ -15,20 +15,21 @@ impl Worker {
         }
         let now = parts.clock.now();
         // Asked of all before one is taken out: if the store fails in between, all stay in the batch.
-        let mut known = Vec::with_capacity(batch.items.len());
-        for item in &batch.items {
-            known.push(match &item.dedup {
-                Some(key) if self.route.memory.knows_done(key) => true,
-                Some(key) => parts.store.inbox_contains(&self.route.config.name, key, now).await.map_err(|error| error.to_string())?,
-                None => false,
-            });
+        let mut known = Vec::new();
+        for (at, item) in batch.items.iter().enumerate() {
+            let Some(key) = &item.dedup else { continue };
+            if self.route.memory.knows_done(key) || parts.store.inbox_contains(&self.route.config.name, key, now).await.map_err(|error| error.to_string())? {
+                known.push(at);
+            }
         }
-        if !known.contains(&true) {
+        if known.is_empty() {
             return Ok(true);
         }
+        let mut known = known.into_iter().peekable();
         let mut done_before = Vec::new();
         let mut keys = Vec::new();
-        for (item, is_known) in std::mem::take(&mut batch.items).into_iter().zip(known) {
+        for (at, item) in std::mem::take(&mut batch.items).into_iter().enumerate() {
+            let is_known = known.next_if_eq(&at).is_some();
             match item.dedup {
                 Some(key) if is_known => {
                     keys.push(key);

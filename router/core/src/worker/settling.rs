@@ -7,7 +7,7 @@ use router_api::{
     failpoint::{self, Failpoint},
 };
 
-use super::{Item, Worker};
+use super::{Item, Worker, behind::remember_beside};
 use crate::{lanes::Batch, observe::RouterEvent, policy::Failure};
 
 /// Settlements that could not be recorded, and batches that could not be frozen, are tried again after this long, doubling.
@@ -22,53 +22,39 @@ pub(super) struct Handled {
     inbox: Vec<Option<InboxKey>>,
 }
 
-/// What is done, under way into an inbox that the transport does not keep.
-pub(super) struct Remembering {
-    pub keys: Vec<String>,
-    pub future: BoxFuture<'static, ()>,
-}
-
 impl Worker {
     /// Settles handled items as done. False when the session is over.
     pub(super) async fn finish(&self, items: Vec<Item>, fate: &Fate) -> bool {
         let (handled, remembering) = self.remember(items);
         if let Some(remembering) = remembering {
-            remembering.future.await;
+            remembering.await;
         }
         self.settle_handled(handled, fate).await
     }
 
     /// Takes handled items apart: what is to be settled, and, where the transport does not remember what is done, how it is remembered. That
     /// comes before the settlement and is never a condition of it: a failure is told, and at worst an event is handled twice.
-    pub(super) fn remember(&self, items: Vec<Item>) -> (Handled, Option<Remembering>) {
+    pub(super) fn remember(&self, items: Vec<Item>) -> (Handled, Option<BoxFuture<'static, ()>>) {
         let config = &self.route.config;
         // A shadow route has done nothing, so it remembers nothing: promoted to live, it must not skip.
         let expires_at = config.dedup.as_ref().filter(|_| config.mode == RouteMode::Live).map(|dedup| {
             let window = jiff::SignedDuration::try_from(dedup.window).unwrap_or(jiff::SignedDuration::MAX);
             self.route.parts.clock.now().checked_add(window).unwrap_or(jiff::Timestamp::MAX)
         });
-        let mut handled = Handled { deliveries: Vec::with_capacity(items.len()), inbox: Vec::with_capacity(items.len()) };
+        let in_settlement = self.route.parts.transport.features().inbox_in_settlement;
+        let mut handled = Handled { deliveries: Vec::with_capacity(items.len()), inbox: Vec::new() };
+        let mut beside = Vec::with_capacity(if in_settlement { 0 } else { items.len() });
         for item in items {
-            handled.inbox.push(item.dedup.zip(expires_at).map(|(key, expires_at)| InboxKey { key, expires_at }));
+            let inbox = item.dedup.zip(expires_at).map(|(key, expires_at)| InboxKey { key, expires_at });
+            if in_settlement {
+                handled.inbox.push(inbox);
+            } else {
+                beside.extend(inbox);
+            }
             handled.deliveries.push(item.delivery);
         }
-        if self.route.parts.transport.features().inbox_in_settlement {
-            return (handled, None);
-        }
-        let inbox: Vec<InboxKey> = handled.inbox.drain(..).flatten().collect();
-        if inbox.is_empty() {
-            return (handled, None);
-        }
-        let keys = inbox.iter().map(|inbox| inbox.key.clone()).collect();
-        let route = Arc::clone(&self.route);
-        let future = Box::pin(async move {
-            failpoint::pass(Failpoint::InboxBefore);
-            if let Err(error) = route.parts.store.inbox_insert(&route.config.name, inbox).await {
-                route.parts.observers.tell(RouterEvent::StoreTrouble { error: error.to_string() });
-            }
-            failpoint::pass(Failpoint::InboxAfter);
-        });
-        (handled, Some(Remembering { keys, future }))
+        let remembering = (!beside.is_empty()).then(|| Box::pin(remember_beside(Arc::clone(&self.route), beside)) as BoxFuture<'static, ()>);
+        (handled, remembering)
     }
 
     /// False when the session is over.

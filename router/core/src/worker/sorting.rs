@@ -19,7 +19,7 @@ pub(crate) struct Item {
 /// What the first steps say of a delivery.
 pub(crate) enum Sorted {
     /// It goes into a lane; `alone` keeps it out of bursts.
-    Lane { key: LaneKey, item: Box<Item>, alone: bool },
+    Lane { key: LaneKey, item: Item, alone: bool },
     /// It needs no handling.
     Aside(Aside),
 }
@@ -51,15 +51,15 @@ impl Worker {
             return Sorted::Aside(Aside::Bury(delivery, DeadLetterReason::Loop, error));
         }
         let dedup = self.route.matcher.dedup_key(&event);
-        let lane = self.route.matcher.lane(&event);
+        let lane = self.route.matcher.lane_of(&event);
         // An unordered event's lane is its own identity, so that a repetition waits for the first one and then finds it done.
         let key: LaneKey = match (&lane, &dedup) {
-            (Some(lane), _) => lane.as_str().into(),
+            (Some(lane), _) => lane.as_ref().into(),
             (None, Some(dedup)) => format!("={dedup}").into(),
             (None, None) => format!("#{}", delivery.identity).into(),
         };
         let alone = delivery.direct || lane.is_none();
-        Sorted::Lane { key, item: Box::new(Item { delivery, event: Arc::new(event), dedup }), alone }
+        Sorted::Lane { key, item: Item { delivery, event: Arc::new(event), dedup }, alone }
     }
 
     /// When the event was stored, as far as that can be known. A transport that cannot tell says when it first handed the event out;

@@ -167,7 +167,7 @@ async fn what_is_frozen_noted_and_kept_survives_a_kill() {
     bench.store.set_state(&a, "gone", None).await.unwrap();
     bench.store.record_config("h", "text", "2026-01-01T00:00:00Z".parse().unwrap()).await.unwrap();
     bench.store.record_config("h", "text", "2026-01-02T00:00:00Z".parse().unwrap()).await.unwrap();
-    bench.store.inbox_insert(&a, vec![InboxKey { key: "done".to_owned(), expires_at: "2026-01-04T00:00:00Z".parse().unwrap() }]).await.unwrap();
+    bench.store.inbox_insert(&a, &[InboxKey { key: "done".to_owned(), expires_at: "2026-01-04T00:00:00Z".parse().unwrap() }]).await.unwrap();
 
     let bench = bench.kill().await;
     assert_eq!(bench.store.frozen(&a).await.unwrap(), [burst("z", &["1", "2"]), burst("c", &["4"])]);

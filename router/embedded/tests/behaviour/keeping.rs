@@ -69,9 +69,9 @@ async fn expired_inbox_keys_go() {
     let soon = "2026-01-02T04:00:00Z".parse().unwrap();
     let later = "2026-01-09T04:00:00Z".parse().unwrap();
     let key = |key: &str, expires_at| InboxKey { key: key.to_owned(), expires_at };
-    bench.store.inbox_insert(&route("a"), vec![key("1", soon), key("2", later), key("3", later)]).await.unwrap();
+    bench.store.inbox_insert(&route("a"), &[key("1", soon), key("2", later), key("3", later)]).await.unwrap();
     // The longer time wins.
-    bench.store.inbox_insert(&route("a"), vec![key("3", soon)]).await.unwrap();
+    bench.store.inbox_insert(&route("a"), &[key("3", soon)]).await.unwrap();
     bench.clock.advance(DAY);
     tidy(&bench, || bench.count("SELECT count(*) FROM inbox") == 2).await;
     let now = router_api::Clock::now(&bench.clock);

@@ -95,8 +95,8 @@ impl Store for MemoryStore {
         self.with(|data| data.inbox.get(&(route.clone(), key.to_owned())).is_some_and(|expires_at| *expires_at > now))
     }
 
-    async fn inbox_insert(&self, route: &RouteName, keys: Vec<InboxKey>) -> Result<(), StoreError> {
-        self.with(|data| keys.into_iter().for_each(|key| data.remember(route, key)))
+    async fn inbox_insert(&self, route: &RouteName, keys: &[InboxKey]) -> Result<(), StoreError> {
+        self.with(|data| keys.iter().for_each(|key| data.remember(route, key.clone())))
     }
 
     async fn freeze(&self, route: &RouteName, burst: &FrozenBurst) -> Result<(), StoreError> {
