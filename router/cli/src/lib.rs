@@ -32,6 +32,7 @@ mod system;
 mod systemd;
 mod telemetry;
 mod terminal;
+mod threads;
 mod unasked;
 
 use std::{
@@ -42,11 +43,14 @@ use std::{
 use clap::Parser as _;
 use router_http::ErrorAnswer;
 
-pub use crate::system::{OsChance, SystemClock};
 use crate::{
     args::{Colour, Command, CommandLine, ConfigCommand, Global},
     setup::InvalidConfig,
     terminal::{BAD, BOLD, Output, harmless_lines, styled},
+};
+pub use crate::{
+    system::{OsChance, SystemClock},
+    threads::io_threads,
 };
 
 /// How a command ended without an error.

@@ -78,7 +78,6 @@ fn client(which: &str) -> Result<(), Failed> {
     let told = |name: &str| std::env::var(name).map_err(|_| format!("`{name}` is not set"));
     let (url, kind, events) = (told("BENCH_URL")?, told("BENCH_KIND")?, told("BENCH_EVENTS")?.parse()?);
     tally::expect(events, told("BENCH_MODE")? == "latency");
-    let io = runtime("io")?;
     let raw = match which {
         "multiple" => Raw::Multiple,
         "parsed" => Raw::MultipleParsed,
@@ -90,18 +89,24 @@ fn client(which: &str) -> Result<(), Failed> {
                 "router-everything" => Remembers::Everything,
                 other => return Err(format!("there is no client `{other}`").into()),
             };
-            let handlers = runtime("handlers")?;
+            let io = runtime("io", event_router::io_threads())?;
+            let handlers = runtime("handlers", processors())?;
             let result = io.block_on(whole::drain(remembers, &url, &kind, handlers.handle().clone()));
             handlers.shutdown_background();
             return result;
         }
     };
+    // As `#[tokio::main]` makes it for a program on this machine.
+    let io = runtime("io", processors())?;
     io.block_on(async { tokio::spawn(async move { clients::drain(raw, &url, QUEUE, events).await }).await? })
 }
 
-fn runtime(name: &str) -> std::io::Result<Runtime> {
-    // As many threads as the program has.
-    Builder::new_multi_thread().worker_threads(2).thread_name(name).enable_all().build()
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
+}
+
+fn runtime(name: &str, threads: usize) -> std::io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
 }
 
 // ── the process that measures ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -131,7 +136,7 @@ fn measure(settings: &Settings) -> Result<bool, Failed> {
     println!("{begun}");
     let broker = Broker::start();
     let erlang = broker.pid().and_then(process::erlang_machine).ok_or("the broker's Erlang machine was not found")?;
-    let mut bench = Bench { settings, runtime: runtime("bench")?, erlang, next: 0 };
+    let mut bench = Bench { settings, runtime: runtime("bench", 2)?, erlang, next: 0 };
     let mut all = Vec::new();
     for kind in &settings.kinds {
         let place = Place { plain: broker.vhost(), archived: broker.vhost() };

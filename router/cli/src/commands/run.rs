@@ -38,6 +38,7 @@ use crate::{
     systemd,
     telemetry::RouterTelemetry,
     terminal::counted,
+    threads::io_threads,
 };
 
 /// A command may hold the store for a moment.
@@ -56,9 +57,6 @@ const SAME_WISH: Duration = Duration::from_millis(300);
 /// Between two looks at what is new of sessions.
 const FOLLOW_EVERY: Duration = Duration::from_secs(30);
 
-/// Threads for intake, store and sockets.
-const IO_THREADS: usize = 2;
-
 pub(crate) fn run(global: &Global) -> anyhow::Result<Ended> {
     let setup = setup::load(global)?;
     let config = &setup.config;
@@ -66,7 +64,7 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<Ended> {
     let log = log::begin(&log::level(&config.log.level, global.verbose, global.quiet), format)?;
     #[cfg(debug_assertions)]
     crate::failpoints::install(crate::failpoints::asked(&setup::environment(global)?)?.as_deref())?;
-    let io = Builder::new_multi_thread().worker_threads(IO_THREADS).thread_name("io").enable_all().build()?;
+    let io = Builder::new_multi_thread().worker_threads(io_threads()).thread_name("io").enable_all().build()?;
     let handlers = Builder::new_multi_thread().thread_name("handlers").enable_all().build()?;
     let result = io.block_on(serve(setup, global.clone(), handlers.handle().clone()));
     end(handlers, io, log);
