@@ -172,7 +172,7 @@ const RULES: &[Rule] = &[
             "router/effects/",
             "router/http/",
             "router/testkit/",
-            "router/embedded/src/writer.rs",
+            "router/embedded/src/writer/thread.rs",
             // And how long it leaves a disk that failed alone.
             "router/embedded/src/writer/reopening.rs",
         ],

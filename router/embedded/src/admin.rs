@@ -170,7 +170,7 @@ fn stored_letter(row: &Row<'_>) -> rusqlite::Result<Option<StoredDeadLetter>> {
 
 /// Returns the route and when it is due; `None` if there is no such letter.
 fn redrive(writing: &Writing<'_>, id: i64) -> rusqlite::Result<Option<(i64, i64)>> {
-    let Writing { conn, now } = *writing;
+    let Writing { conn, now, .. } = *writing;
     let letter: Option<(i64, i64, String)> = conn
         .prepare_cached("DELETE FROM dead_letters WHERE id = ?1 RETURNING delivery, route, letter")?
         .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))

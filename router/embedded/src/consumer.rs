@@ -63,6 +63,14 @@ impl Consumer for EmbeddedConsumer {
         }
     }
 
+    fn take(&self) -> Option<Delivery> {
+        // Whoever waits in `next` is asked first.
+        let _turn = self.turn.try_lock().ok()?;
+        let delivery = self.queue.take(self.session)?;
+        failpoint::pass(Failpoint::HandOut);
+        Some(delivery)
+    }
+
     async fn settle(&self, deliveries: Vec<Delivery>, settlement: Settlement) -> Result<(), (SettleError, Vec<Delivery>)> {
         if deliveries.is_empty() {
             return Ok(());

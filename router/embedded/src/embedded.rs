@@ -16,6 +16,7 @@ use router_api::{
     Clock, DecodeLimits, StoreError, TransportError,
     failpoint::{self, Failpoint},
 };
+use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
@@ -29,7 +30,7 @@ use crate::{
     readers::{ReadError, Readers},
     running::RunningFile,
     store_time::StoreTime,
-    writer::{WriteError, Writer},
+    writer::{WriteError, Writer, Writing, job},
 };
 
 /// Bodies on their way to the writer at most, in KiB: 64 MiB, or one body of the hard maximum.
@@ -186,7 +187,7 @@ impl Embedded {
             tracing::debug!(error = error.sentence(), "what was in hand is not marked as handed out");
         }
         failpoint::pass(Failpoint::EndNoted);
-        let is_used = self.shared.writer.is_asked();
+        let is_used = self.shared.writer.is_used();
         let ended = if is_used { self.shared.writer.write(|writing| crate::schema::set_meta(writing.conn, crate::opening::CLEAN, 1)).await } else { Ok(()) };
         failpoint::pass(Failpoint::EndMarked);
         match ended {
@@ -281,6 +282,27 @@ impl Shared {
 
     fn all_queues(&self) -> Vec<Arc<RouteQueue>> {
         locked(&self.queues).values().map(Arc::clone).collect()
+    }
+
+    /// Has the keys of the inbox read, and waits for none of it.
+    pub(crate) async fn read_inbox_keys(self: &Arc<Self>) {
+        let (shared, begin) = (Arc::downgrade(self), |writing: &Writing<'_>| Ok(writing.inbox_keys.begin()));
+        let fill = move |begun: Result<(), WriteError>| {
+            let Some(shared) = shared.upgrade() else { return };
+            let keeper = Arc::downgrade(&shared);
+            let read = move |conn: &Connection| {
+                let Some(shared) = keeper.upgrade() else { return };
+                let keys = shared.writer.inbox_keys();
+                if let Err(error) = keys.fill(conn, || !shared.is_closed()) {
+                    tracing::debug!(%error, "the keys of the inbox are not known: the file is asked for each");
+                    keys.give_up();
+                }
+            };
+            if begun.is_err() || !shared.far.begin(read) {
+                shared.writer.inbox_keys().give_up();
+            }
+        };
+        self.writer.send(job(begin, fill)).await;
     }
 
     /// Remembers over a restart that these were handed out.

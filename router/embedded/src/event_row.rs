@@ -53,6 +53,21 @@ impl EventRow {
         Self { key, body, stored_at, hops, redactions, traceparent, extracted, crc }
     }
 
+    /// As it would be read, once it has this number.
+    pub(crate) fn stored(&self, seq: i64) -> StoredEvent {
+        StoredEvent {
+            seq,
+            key: self.key.clone(),
+            stored_at: self.stored_at,
+            hops: self.hops,
+            redactions: self.redactions,
+            event_id: self.extracted.event_id.clone(),
+            traceparent: self.traceparent.clone(),
+            body: self.body.clone(),
+            is_intact: true,
+        }
+    }
+
     /// Inserts the row; returns its number. `wanted` is how many routes wanted it, [`WANTED_UNKNOWN`] where nobody can tell.
     pub(crate) fn insert(&self, conn: &Connection, wanted: i64) -> rusqlite::Result<i64> {
         let mut statement = conn.prepare_cached(

@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
+use bytes::Bytes;
 use router_api::{
     DecodeLimits, Destination, Envelope, Matcher, PatternTrie, Publication, Published, RouteName, RoutingKey, RoutingPattern, Subscription, TransportError,
 };
@@ -18,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::{
     embedded::{Shared, refusal},
     event_row::{EventRow, Extracted},
+    queue::{OFFERED_BODY_MAX, QueuedRow},
     schema::state,
     writer::{Work, WriteError, Writing},
 };
@@ -110,6 +112,8 @@ impl Bindings {
 struct Target {
     route: i64,
     lane: Option<String>,
+    /// The row's, once it is written.
+    delivery: i64,
 }
 
 #[derive(Debug)]
@@ -140,43 +144,59 @@ impl Arrival {
             }
         };
         let stored_at = shared.time.clock().now().as_microsecond();
+        // What is handed on from memory may wait there: not with the whole request that it was a part of.
+        let body = if body.len() <= OFFERED_BODY_MAX { Bytes::copy_from_slice(&body) } else { body };
         let extracted = decoded.as_deref().map(Extracted::of).unwrap_or_default();
         Self { event: EventRow::new(key, body, stored_at, hops, redactions, traceparent, extracted), targets }
     }
 
-    fn insert(&self, writing: &Writing<'_>) -> rusqlite::Result<Stored> {
+    fn insert(&mut self, writing: &Writing<'_>) -> rusqlite::Result<Stored> {
         let conn = writing.conn;
-        match &self.targets {
+        match &mut self.targets {
             Targets::Subscribers(targets) => {
                 let seq = self.event.insert(conn, i64::try_from(targets.len()).unwrap_or(i64::MAX))?;
                 let mut statement = conn.prepare_cached("INSERT INTO deliveries (route, seq, state, lane, at) VALUES (?1, ?2, 0, ?3, ?4)")?;
-                for target in targets {
-                    statement.execute(params![target.route, seq, target.lane, writing.now])?;
+                for target in targets.iter_mut() {
+                    target.delivery = statement.insert(params![target.route, seq, target.lane, writing.now])?;
                 }
-                Ok(Stored { published: Ok(published(!targets.is_empty(), seq)), direct: None })
+                Ok(Stored { published: Ok(published(!targets.is_empty(), seq)), seq, direct: None })
             }
             Targets::Direct { route, lane, due_at } => {
                 let id: Option<i64> =
                     conn.prepare_cached("SELECT id FROM routes WHERE name = ?1 AND queue = 1")?.query_row([route.as_str()], |row| row.get(0)).optional()?;
                 let Some(id) = id else {
                     let sentence = format!("route `{route}` has no queue: it was never bound, or its queue was removed");
-                    return Ok(Stored { published: Err(TransportError::Refused(sentence)), direct: None });
+                    return Ok(Stored { published: Err(TransportError::Refused(sentence)), seq: 0, direct: None });
                 };
                 let seq = self.event.insert(conn, 1)?;
                 let state = if due_at.is_some() { state::WAITING } else { state::READY };
                 conn.prepare_cached("INSERT INTO deliveries (route, seq, state, lane, due_at, at, direct) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1)")?
-                    .execute(params![id, seq, state, lane, due_at, writing.now])?;
-                Ok(Stored { published: Ok(published(true, seq)), direct: Some(id) })
+                    .execute(params![id, seq, state, &*lane, &*due_at, writing.now])?;
+                Ok(Stored { published: Ok(published(true, seq)), seq, direct: Some(id) })
             }
         }
     }
 
-    /// Wakes the queues that have it now.
+    /// Tells the queues that have it now, and gives it to those that wait for it.
     fn tell(&self, shared: &Shared, stored: &Stored) {
         match &self.targets {
             Targets::Subscribers(targets) => {
-                for queue in targets.iter().filter_map(|target| shared.queue_if_known(target.route)) {
-                    queue.note_ready();
+                for target in targets {
+                    let Some(queue) = shared.queue_if_known(target.route) else { continue };
+                    if self.event.body.len() > OFFERED_BODY_MAX {
+                        queue.note_ready();
+                        continue;
+                    }
+                    queue.offer(shared.time.now(), || QueuedRow {
+                        id: target.delivery,
+                        lane: target.lane.clone(),
+                        due_at: None,
+                        attempts: 0,
+                        history: Vec::new(),
+                        direct: false,
+                        handed: false,
+                        event: self.event.stored(stored.seq),
+                    });
                 }
             }
             Targets::Direct { due_at, .. } => {
@@ -193,6 +213,8 @@ impl Arrival {
 /// What an arrival was inserted as.
 struct Stored {
     published: Result<Published, TransportError>,
+    /// The event's number.
+    seq: i64,
     /// The row of the route that it is addressed to.
     direct: Option<i64>,
 }
@@ -232,7 +254,7 @@ fn published(routed: bool, seq: i64) -> Published {
 impl Work for Arrivals {
     fn apply(&mut self, writing: &Writing<'_>) -> rusqlite::Result<()> {
         self.stored.clear();
-        for (index, arrival) in self.arrivals.iter().enumerate() {
+        for (index, arrival) in self.arrivals.iter_mut().enumerate() {
             if index > 0 {
                 writing.half();
             }
@@ -276,7 +298,7 @@ fn target(route: &BoundRoute, event: Option<&Envelope>) -> Option<Target> {
         (Some(matcher), Some(event)) => guarded(&route.name, "filter", || matcher.matches(event)).unwrap_or(true),
         _ => true,
     };
-    is_wanted.then(|| Target { route: route.id, lane: lane(route, event) })
+    is_wanted.then(|| Target { route: route.id, lane: lane(route, event), delivery: 0 })
 }
 
 fn lane(route: &BoundRoute, event: Option<&Envelope>) -> Option<String> {

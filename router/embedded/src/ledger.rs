@@ -116,7 +116,7 @@ mod tests {
     use router_api::InboxKey;
 
     use super::*;
-    use crate::{schema, settle::remember};
+    use crate::{inbox_keys::InboxKeys, schema, settle::remember, writer::Writing};
 
     fn conn() -> Connection {
         let conn = Connection::open_in_memory().unwrap();
@@ -153,7 +153,8 @@ mod tests {
         forget(&conn, &route(), &[key("e", 0)]).unwrap();
         assert_eq!(of(&conn, &route(), "event:e").unwrap().into_iter().map(|entry| entry.key).collect::<Vec<_>>(), [key("e", 1)]);
         let done = InboxKey { key: "e".to_owned(), expires_at: Timestamp::MAX };
-        remember(&conn, &route(), &done).unwrap();
+        let writing = Writing { conn: &conn, now: 0, inbox_keys: &InboxKeys::default() };
+        remember(&writing, &route(), &done).unwrap();
         assert_eq!(events_left(&conn), ["event:e"], "that of the other route");
     }
 

@@ -45,7 +45,7 @@
 //!
 //! # Where to start reading
 //!
-//! `writer.rs` for how everything is written, `queue.rs` for how a route hands out, `schema.rs` for what is in the file.
+//! `writer.rs` and `writer/thread.rs` for how everything is written, `queue.rs` for how a route hands out, `schema.rs` for what is in the file.
 
 mod admin;
 mod archive;
@@ -60,6 +60,7 @@ mod event_row;
 mod examine;
 mod fetch;
 mod heal;
+mod inbox_keys;
 mod intake;
 mod ledger;
 mod lock_file;

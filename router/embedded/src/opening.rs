@@ -208,6 +208,7 @@ pub(crate) fn starter_failed(path: &Path) -> OpenError {
 fn open(options: &EmbeddedOptions, time: &Arc<StoreTime>, writer: Writer) -> Result<(Opened, WriterDesk), OpenError> {
     let path = &options.path;
     let Found { desk, running, bindings, handed_before, findings } = open_desk(options, time)?;
+    writer.has_taken_over();
     let text = path.display().to_string();
     let readers = |name: &str, count: usize| -> Result<_, OpenError> {
         let seats = (0..count).map(|_| Ok(Arc::new(Mutex::new(Some(connect_to_read(options)?)))));

@@ -5,6 +5,10 @@
 //! cursor is in hand, settled, or was passed over because its lane is held. *Waiting* rows are read in the order of their due
 //! times; since new ones may fall due before those that were read, [`RouteQueue::note_waiting`] moves that cursor back.
 //!
+//! Where the queue was read to its end, a row that is committed then is the next one: it is *offered* from memory ([`RouteQueue::offer`])
+//! and never read, and the cursor moves past it. Whatever makes that doubtful (a read under way, a lane that catches up, too much that
+//! waits already) leaves it to be read as any other.
+//!
 //! A held lane is passed over once. The queue keeps the id of its first row that was passed over; when the lane is freed it
 //! *catches up*: its rows are read from there through an index by lane, up to the cursor, before it is part of the whole again.
 
@@ -20,6 +24,12 @@ use crate::event_row::StoredEvent;
 
 /// Rows that are read ahead of the handing out at most.
 const READ_AHEAD_MAX: usize = 128;
+/// Rows that wait to be handed out at most while more are offered …
+const OFFERED_MAX: usize = 512;
+/// … and bytes of their bodies.
+const OFFERED_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A larger body is not worth a copy that waits: whoever offers reads it again.
+pub(crate) const OFFERED_BODY_MAX: usize = 64 * 1024;
 
 /// A lock that a panic elsewhere does not take away: no state here is left half changed by one.
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -121,6 +131,10 @@ struct Hand {
     prefetch: usize,
     in_hand: HashSet<i64>,
     buffer: VecDeque<QueuedRow>,
+    /// Bytes of the bodies in `buffer`.
+    buffered: usize,
+    /// A read was planned, and its result has not come.
+    reading: bool,
     cursor: i64,
     due_cursor: (i64, i64),
     rewind_due: Option<i64>,
@@ -204,6 +218,23 @@ impl RouteQueue {
         self.wake.notify_one();
     }
 
+    /// A new ready row was committed. It is handed on from here if it is the next one that would be read; else it is noted. Call it for all
+    /// of a route in the order of their ids, before anything later is told of. `now` is the store's time.
+    pub(crate) fn offer(&self, now: i64, row: impl FnOnce() -> QueuedRow) {
+        let mut state = locked(&self.state);
+        let State { hand, noted, .. } = &mut *state;
+        match hand.as_mut().filter(|hand| hand.has_read_all(*noted, now) && hand.has_room()) {
+            Some(hand) => {
+                let row = row();
+                hand.cursor = row.id;
+                hand.put(row);
+            }
+            None => *noted += 1,
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
     /// Rows were committed that wait until `due_at` or later.
     pub(crate) fn note_waiting(&self, due_at: i64) {
         let mut state = locked(&self.state);
@@ -220,14 +251,13 @@ impl RouteQueue {
         let mut guard = locked(&self.state);
         let State { hand, settling, returned, noted, .. } = &mut *guard;
         let Some(hand) = hand.as_mut().filter(|hand| hand.session == session) else { return Next::Over };
+        // One task asks at a time: a read whose result it never gave back was broken off.
+        hand.reading = false;
         if hand.in_hand.len() >= hand.prefetch {
             return Next::Wait(None);
         }
-        if let Some(row) = hand.buffer.pop_front() {
-            hand.in_hand.insert(row.id);
-            let was_handed = row.handed || row.attempts > 0 || row.id <= self.handed_before;
-            let redelivered = returned.remove(&row.id) || was_handed;
-            return Next::Delivery(Box::new(delivery(row, redelivered)));
+        if let Some(delivery) = hand.hand_out(returned, self.handed_before) {
+            return Next::Delivery(Box::new(delivery));
         }
         let is_due = hand.next_due.is_some_and(|due| due <= now);
         if !hand.restart && hand.rewind_due.is_none() && hand.catch_up.is_empty() && !is_due && hand.exhausted_at == Some(*noted) {
@@ -245,6 +275,7 @@ impl RouteQueue {
             hand.due_cursor = hand.due_cursor.min((due, i64::MIN));
             hand.exhausted_at = None;
         }
+        hand.reading = true;
         Next::Fetch(Box::new(Plan {
             session,
             route: self.route,
@@ -259,10 +290,19 @@ impl RouteQueue {
         }))
     }
 
+    /// The next row that is there already, without a look at anything else.
+    pub(crate) fn take(&self, session: u64) -> Option<Delivery> {
+        let mut guard = locked(&self.state);
+        let State { hand, returned, .. } = &mut *guard;
+        let hand = hand.as_mut().filter(|hand| hand.session == session && hand.in_hand.len() < hand.prefetch)?;
+        hand.hand_out(returned, self.handed_before)
+    }
+
     /// Takes in what was read. A read whose result is never given here has changed nothing.
     pub(crate) fn apply(&self, plan: &Plan, fetched: Fetched) {
         let mut guard = locked(&self.state);
         let Some(hand) = guard.hand.as_mut().filter(|hand| hand.session == plan.session) else { return };
+        hand.reading = false;
         hand.cursor = fetched.cursor;
         hand.due_cursor = fetched.due_cursor;
         hand.next_due = fetched.next_due;
@@ -283,11 +323,7 @@ impl RouteQueue {
             hand.pass_over_due(lane, due_at);
         }
         for row in fetched.rows {
-            match row.lane.as_ref().filter(|lane| hand.held.contains(*lane)).cloned() {
-                // Held since the read began.
-                Some(lane) => hand.put_aside(lane, &row),
-                None => hand.buffer.push_back(row),
-            }
+            hand.put(row);
         }
     }
 
@@ -303,6 +339,7 @@ impl RouteQueue {
         }
         let (aside, kept) = std::mem::take(&mut hand.buffer).into_iter().partition::<VecDeque<_>, _>(|row| row.lane.as_deref() == Some(lane));
         hand.buffer = kept;
+        hand.buffered = hand.buffer.iter().map(|row| row.event.body.len()).sum();
         for row in aside {
             hand.put_aside(lane.to_owned(), &row);
         }
@@ -388,6 +425,36 @@ pub(crate) enum NotInHand {
 }
 
 impl Hand {
+    /// Is the next row that is committed the next one to be handed out? `noted` is how much was added so far.
+    fn has_read_all(&self, noted: u64, now: i64) -> bool {
+        let is_due = self.rewind_due.is_some() || self.next_due.is_some_and(|due| due <= now);
+        self.exhausted_at == Some(noted) && !self.reading && !self.restart && !is_due && self.catch_up.is_empty()
+    }
+
+    fn has_room(&self) -> bool {
+        self.buffer.len() < OFFERED_MAX && self.buffered < OFFERED_BYTES_MAX
+    }
+
+    /// A row that may be handed out, unless its lane is held (since the read began).
+    fn put(&mut self, row: QueuedRow) {
+        match row.lane.as_ref().filter(|lane| self.held.contains(*lane)).cloned() {
+            Some(lane) => self.put_aside(lane, &row),
+            None => {
+                self.buffered += row.event.body.len();
+                self.buffer.push_back(row);
+            }
+        }
+    }
+
+    fn hand_out(&mut self, returned: &mut HashSet<i64>, handed_before: i64) -> Option<Delivery> {
+        let row = self.buffer.pop_front()?;
+        self.buffered = self.buffered.saturating_sub(row.event.body.len());
+        self.in_hand.insert(row.id);
+        let was_handed = row.handed || row.attempts > 0 || row.id <= handed_before;
+        let redelivered = returned.remove(&row.id) || was_handed;
+        Some(delivery(row, redelivered))
+    }
+
     /// Rows of `lane` from `id` on were not taken.
     fn pass_over(&mut self, lane: String, id: i64) {
         let place = if self.held.contains(&lane) { self.skipped.entry(lane).or_insert(id) } else { self.catch_up.entry(lane).or_insert(id) };

@@ -89,6 +89,12 @@ impl Readers {
         }
     }
 
+    /// Has `read` run on a reader, and waits for nothing. False if there are too many jobs already, or none is taken any more.
+    pub(crate) fn begin(&self, read: impl FnOnce(&Connection) + Send + 'static) -> bool {
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        sender.as_ref().is_some_and(|sender| sender.try_send(Box::new(read)).is_ok())
+    }
+
     /// Ends the threads once they have done what waits.
     pub(crate) fn stop(&self) {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -67,7 +67,7 @@ pub(crate) fn json<T: serde::Serialize>(value: &T) -> Result<String, String> {
 impl Settling {
     /// Writes it. A row that is gone (its queue was removed) has nothing to record.
     pub(crate) fn write(&self, writing: &Writing<'_>) -> rusqlite::Result<()> {
-        let Writing { conn, now } = *writing;
+        let Writing { conn, now, .. } = *writing;
         match &self.change {
             Change::Done { fates, inbox } => {
                 let mut statement =
@@ -76,7 +76,7 @@ impl Settling {
                     statement.execute(params![id, now, fate, attempts])?;
                 }
                 for key in inbox {
-                    remember(conn, &self.route, key)?;
+                    remember(writing, &self.route, key)?;
                 }
             }
             Change::Retry { due_at, histories } => {
@@ -112,7 +112,9 @@ pub(crate) fn bury(conn: &Connection, route: i64, delivery: i64, reason: &str, l
 
 /// Remembers a key as done; a key that is there already stays for the longer of both times. What the event's writes came to is not
 /// needed any more: a later event with this key is another one.
-pub(crate) fn remember(conn: &Connection, route: &RouteName, key: &InboxKey) -> rusqlite::Result<()> {
+pub(crate) fn remember(writing: &Writing<'_>, route: &RouteName, key: &InboxKey) -> rusqlite::Result<()> {
+    writing.inbox_keys.add(route, &key.key);
+    let conn = writing.conn;
     conn.prepare_cached(
         "INSERT INTO inbox (route, key, expires_at) VALUES (?1, ?2, ?3)
          ON CONFLICT (route, key) DO UPDATE SET expires_at = max(expires_at, excluded.expires_at)",

@@ -13,6 +13,7 @@ use crate::{
     Embedded, archive,
     embedded::{not_found, not_kept},
     fetch::history,
+    inbox_keys::Known,
     ledger, page, seen, sessions,
     settle::{json, remember},
     store_time::timestamp,
@@ -44,6 +45,11 @@ impl Embedded {
 #[async_trait]
 impl Store for Embedded {
     async fn inbox_contains(&self, route: &RouteName, key: &str, now: Timestamp) -> Result<bool, StoreError> {
+        match self.shared.writer.inbox_keys().look(route, key) {
+            Known::Lacking => return Ok(false),
+            Known::Perhaps => {}
+            Known::Unread => self.shared.read_inbox_keys().await,
+        }
         let (route, key, now) = (route.clone(), key.to_owned(), now.as_microsecond());
         self.find(move |conn| {
             conn.prepare_cached("SELECT 1 FROM inbox WHERE route = ?1 AND key = ?2 AND expires_at > ?3")?.exists(params![route.as_str(), key, now])
@@ -53,7 +59,7 @@ impl Store for Embedded {
 
     async fn inbox_insert(&self, route: &RouteName, keys: &[InboxKey]) -> Result<(), StoreError> {
         let (route, keys) = (route.clone(), keys.to_vec());
-        self.keep(move |writing| keys.iter().try_for_each(|key| remember(writing.conn, &route, key))).await
+        self.keep(move |writing| keys.iter().try_for_each(|key| remember(writing, &route, key))).await
     }
 
     async fn freeze(&self, route: &RouteName, burst: &FrozenBurst) -> Result<(), StoreError> {

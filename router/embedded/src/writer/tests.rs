@@ -5,7 +5,7 @@ use std::{sync::mpsc, time::Duration};
 use jiff::Timestamp;
 use router_api::{BoxFuture, Clock, EventQuery, Publication, Store, Transport, TransportError};
 
-use super::*;
+use super::{reopening::disk_error, *};
 use crate::{Embedded, EmbeddedOptions};
 
 /// It is always the same moment.

@@ -48,6 +48,17 @@ async fn waiting_for_the_lock_ends_when_it_is_free_or_when_the_time_is_over() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_closed_as_soon_as_it_is_open_is_closed_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = EmbeddedOptions { sync: false, ..EmbeddedOptions::new(directory.path().join("router.db")) };
+    // The writer may not have had its first turn yet.
+    for _ in 0..30 {
+        open(options.clone()).unwrap().close().await;
+        assert!(router_embedded::check(&options.path).unwrap().is_closed);
+    }
+}
+
+#[tokio::test]
 async fn dropping_the_store_frees_it() {
     let bench = Bench::new();
     bench.bind(&[("a", &["k"])]).await;

@@ -40,6 +40,36 @@ async fn deliveries_come_in_the_order_of_their_numbers_and_the_prefetch_bounds_t
 }
 
 #[tokio::test]
+async fn what_is_published_to_a_route_that_waits_is_handed_out_in_order_without_a_look_at_the_file() {
+    let bench = Bench::new();
+    bench.bind(&[("a", &["k"])]).await;
+    let consumer = bench.consume("a", 500).await;
+    let (sender, mut handed) = tokio::sync::mpsc::channel(500);
+    let taker = tokio::spawn(async move {
+        while let Some(delivery) = consumer.next().await {
+            let delivery = delivery.unwrap();
+            let number = number(&delivery);
+            consumer.settle(vec![delivery], handled(1)).await.unwrap();
+            sender.send(number).await.unwrap();
+        }
+    });
+    let mut seen = 0;
+    let mut one = async |n: u64| {
+        let visited = bench.store.measures().rows_visited;
+        bench.publish("k", json!({ "n": n })).await;
+        assert_eq!(within(handed.recv()).await, Some(n));
+        bench.store.measures().rows_visited != visited
+    };
+    // The first ones may come while the queue is read for the first time.
+    while one(seen).await {
+        seen += 1;
+        assert!(seen < 1_000, "each of them was read");
+    }
+    bench.store.close().await;
+    within(taker).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_held_lane_of_thousands_is_passed_over_once_and_comes_in_order_when_it_is_free() {
     const LONG: u64 = 5_000;
     let bench = Bench::new();
