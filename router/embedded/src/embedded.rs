@@ -286,7 +286,11 @@ impl Shared {
 
     /// Has the keys of the inbox read, and waits for none of it.
     pub(crate) async fn read_inbox_keys(self: &Arc<Self>) {
-        let (shared, begin) = (Arc::downgrade(self), |writing: &Writing<'_>| Ok(writing.inbox_keys.begin()));
+        let begin = |writing: &Writing<'_>| {
+            writing.inbox_keys.begin();
+            Ok(())
+        };
+        let shared = Arc::downgrade(self);
         let fill = move |begun: Result<(), WriteError>| {
             let Some(shared) = shared.upgrade() else { return };
             let keeper = Arc::downgrade(&shared);
