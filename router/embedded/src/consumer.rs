@@ -38,10 +38,7 @@ impl Consumer for EmbeddedConsumer {
             // Made before the look at the queue, so that what changes in between wakes it.
             let changed = self.queue.changed();
             match self.queue.next(self.session, self.shared.time.now()) {
-                Next::Delivery(delivery) => {
-                    failpoint::pass(Failpoint::HandOut);
-                    return Some(Ok(*delivery));
-                }
+                Next::Delivery(delivery) => return Some(Ok(handed_out(*delivery))),
                 Next::Over => return None,
                 Next::Wait(None) => changed.await,
                 Next::Wait(Some(due_at)) => {
@@ -66,9 +63,7 @@ impl Consumer for EmbeddedConsumer {
     fn take(&self) -> Option<Delivery> {
         // Whoever waits in `next` is asked first.
         let _turn = self.turn.try_lock().ok()?;
-        let delivery = self.queue.take(self.session)?;
-        failpoint::pass(Failpoint::HandOut);
-        Some(delivery)
+        self.queue.take(self.session).map(handed_out)
     }
 
     async fn settle(&self, deliveries: Vec<Delivery>, settlement: Settlement) -> Result<(), (SettleError, Vec<Delivery>)> {
@@ -120,6 +115,11 @@ impl Drop for EmbeddedConsumer {
     fn drop(&mut self) {
         self.queue.end(self.session);
     }
+}
+
+fn handed_out(delivery: Delivery) -> Delivery {
+    failpoint::pass(Failpoint::HandOut);
+    delivery
 }
 
 impl EmbeddedConsumer {
