@@ -12,6 +12,7 @@ pub(crate) enum Text {
 
 impl Text {
     /// `text` is of a walk over `raw`: borrowed, it points into it.
+    #[expect(clippy::ptr_arg, reason = "whether it is borrowed is the question")]
     pub(crate) fn of(text: &Cow<'_, str>, raw: &[u8]) -> Self {
         let place = |text: &str| {
             let from = text.as_ptr().addr().checked_sub(raw.as_ptr().addr())?;
