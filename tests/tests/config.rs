@@ -1,6 +1,7 @@
 //! The configurations that are shipped, what `check` says about one that is full of mistakes, and which store a command means.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -8,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use plugins as _;
 use router_api::{BuildError, Effect, EffectContext, EffectError, EffectPort, EffectReply, OwnWork, Program, Registry, RouteMode};
-use router_core::config::{FixedEnvironment, Loaded, Located, Origin, Problems, Severity, generated_files, load, locate};
+use router_core::config::{FixedEnvironment, Loaded, Located, Origin, Problems, Severity, TransportConfig, generated_files, load, locate};
 use router_tests::{AnyProgram, Home, Ran};
 
 /// Finds no program.
@@ -58,6 +59,24 @@ async fn the_shipped_configuration_needs_nothing_and_acts_on_nothing() {
         ]
     );
     assert_eq!(loaded.config.store.path, repository().join("state/router.db"));
+}
+
+#[tokio::test]
+async fn the_shipped_routes_run_on_rabbitmq_with_the_lines_that_its_pages_give() {
+    let shipped = fs::read_to_string(repository().join("config/router.toml")).expect("it is shipped");
+    let (before, embedded) = shipped.split_once("[transport]\n").expect("it says which transport");
+    let after = &embedded[embedded.find("\n[").expect("more follows")..];
+    for page in ["README.md", "docs/rabbitmq.md"] {
+        let text = fs::read_to_string(repository().join(page)).expect("the page is there");
+        let lines = text.split("```toml\n").skip(1).filter_map(|block| block.split("```").next()).find(|block| block.contains("kind = \"amqp\""));
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("router.toml");
+        fs::write(&path, format!("{before}{}{after}", lines.expect("the page gives them"))).expect("it can be written");
+        let environment = FixedEnvironment::default().with("RABBIT_URL", "amqp://router:secret@localhost:5672/");
+        let loaded = load_path(path.to_str().expect("text"), Arc::new(NoProgram), &environment).await.unwrap_or_else(|problems| panic!("{page}: {problems}"));
+        assert_eq!(loaded.report.diagnostics(), [], "{page}: {}", loaded.report.render(false));
+        assert!(matches!(loaded.config.transport, TransportConfig::Amqp(_)), "{page}");
+    }
 }
 
 #[tokio::test]
