@@ -187,7 +187,7 @@ impl Arrival {
                         queue.note_ready();
                         continue;
                     }
-                    queue.offer(shared.time.now(), || QueuedRow {
+                    queue.offer(shared.time.now(), target.delivery, || QueuedRow {
                         id: target.delivery,
                         lane: target.lane.clone(),
                         due_at: None,

@@ -218,12 +218,14 @@ impl RouteQueue {
         self.wake.notify_one();
     }
 
-    /// A new ready row was committed. It is handed on from here if it is the next one that would be read; else it is noted. Call it for all
-    /// of a route in the order of their ids, before anything later is told of. `now` is the store's time.
-    pub(crate) fn offer(&self, now: i64, row: impl FnOnce() -> QueuedRow) {
+    /// The new ready row `id` was committed. It is handed on from here if it is the next one that would be read; else it is noted. Call it
+    /// for all of a route in the order of their ids, before anything later is told of. `now` is the store's time.
+    pub(crate) fn offer(&self, now: i64, id: i64, row: impl FnOnce() -> QueuedRow) {
         let mut state = locked(&self.state);
         let State { hand, noted, .. } = &mut *state;
         match hand.as_mut().filter(|hand| hand.has_read_all(*noted, now) && hand.has_room()) {
+            // A read between the commit and this call has found it: it would be handed out twice.
+            Some(hand) if id <= hand.cursor => {}
             Some(hand) => {
                 let row = row();
                 hand.cursor = row.id;

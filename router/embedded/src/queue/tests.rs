@@ -183,15 +183,15 @@ fn at_the_end() -> (RouteQueue, u64) {
 #[test]
 fn what_is_committed_behind_the_end_of_the_reading_is_handed_out_without_being_read() {
     let (queue, session) = at_the_end();
-    queue.offer(0, || row(4, None));
-    queue.offer(0, || row(6, None));
+    queue.offer(0, 4, || row(4, None));
+    queue.offer(0, 6, || row(6, None));
     assert_eq!(queue.take(session).map(|delivery| delivery.identity), Some("4".to_owned()));
     let next = taken(&queue, session);
     assert_eq!((next.identity.as_str(), next.redelivered), ("6", false));
     assert!(matches!(queue.next(session, 0), Next::Wait(None)), "there is nothing to read");
     // What is only told of is read from behind those.
     queue.note_ready();
-    queue.offer(0, || panic!("what was told of before it has not been read"));
+    queue.offer(0, 7, || panic!("what was told of before it has not been read"));
     assert_eq!((plan(&queue, session).cursor, queue.take(session).is_none()), (6, true));
 }
 
@@ -200,16 +200,33 @@ fn what_is_committed_during_a_read_is_read_afterwards_even_if_the_read_was_broke
     let (queue, session) = at_the_end();
     queue.note_waiting(5);
     let read = plan(&queue, session);
-    queue.offer(0, || panic!("the read may find it too"));
+    queue.offer(0, 1, || panic!("the read may find it too"));
     queue.apply(&read, found(&read, Vec::new()));
     let read = plan(&queue, session);
     // Nobody gives it back.
     drop(read);
-    queue.offer(0, || panic!("the next read finds it"));
+    queue.offer(0, 2, || panic!("the next read finds it"));
     let read = plan(&queue, session);
     queue.apply(&read, found(&read, vec![row(1, None), row(2, None)]));
-    queue.offer(0, || row(3, None));
+    queue.offer(0, 3, || row(3, None));
     assert_eq!([0; 3].map(|_| taken(&queue, session).identity), ["1", "2", "3"]);
+}
+
+#[test]
+fn what_a_read_found_between_its_commit_and_the_offer_is_handed_out_once() {
+    let (queue, session) = at_the_end();
+    queue.note_ready();
+    let read = plan(&queue, session);
+    // Rows 1 and 2 are committed while it reads: it finds them, and only then are they told of.
+    queue.apply(&read, found(&read, vec![row(1, None), row(2, Some("x"))]));
+    queue.offer(0, 1, || panic!("it was read"));
+    queue.hold(session, "x");
+    queue.offer(0, 2, || panic!("it was read, and its lane is held since"));
+    queue.offer(0, 3, || row(3, None));
+    assert_eq!([0; 2].map(|_| taken(&queue, session).identity), ["1", "3"]);
+    queue.free(session, "x");
+    let read = plan(&queue, session);
+    assert_eq!((read.catch_up.get("x"), read.cursor), (Some(&2), 3));
 }
 
 #[test]
@@ -218,19 +235,19 @@ fn nothing_is_offered_past_a_row_that_is_due_or_a_lane_that_catches_up() {
     queue.note_waiting(5);
     let read = plan(&queue, session);
     queue.apply(&read, Fetched { next_due: Some(5), ..found(&read, Vec::new()) });
-    queue.offer(4, || row(2, None));
-    queue.offer(5, || panic!("row 1 is due"));
+    queue.offer(4, 2, || row(2, None));
+    queue.offer(5, 3, || panic!("row 1 is due"));
     assert_eq!(taken(&queue, session).identity, "2");
     let read = plan(&queue, session);
     queue.apply(&read, found(&read, vec![row(1, None), row(3, None)]));
     assert_eq!([0; 2].map(|_| taken(&queue, session).identity), ["1", "3"]);
 
     queue.hold(session, "x");
-    queue.offer(6, || row(4, Some("x")));
-    queue.offer(6, || row(5, Some("y")));
+    queue.offer(6, 4, || row(4, Some("x")));
+    queue.offer(6, 5, || row(5, Some("y")));
     assert_eq!(taken(&queue, session).identity, "5");
     queue.free(session, "x");
-    queue.offer(6, || panic!("row 4 of its lane stands before it"));
+    queue.offer(6, 6, || panic!("row 4 of its lane stands before it"));
     let read = plan(&queue, session);
     assert_eq!((read.catch_up.get("x"), read.cursor), (Some(&4), 5));
 }
@@ -240,7 +257,7 @@ fn no_more_is_offered_than_there_is_room_for_and_what_is_left_is_read() {
     let (queue, session) = at_the_end();
     let mut accepted = 0;
     for id in 1..2_000 {
-        queue.offer(0, || {
+        queue.offer(0, id, || {
             accepted += 1;
             row(id, None)
         });
@@ -258,12 +275,12 @@ fn no_more_is_offered_than_there_is_room_for_and_what_is_left_is_read() {
     assert_eq!(plan(&queue, session).cursor, OFFERED_MAX as i64);
 
     let (queue, session) = at_the_end();
-    queue.offer(0, || large(1));
-    queue.offer(0, || panic!("that is too much"));
+    queue.offer(0, 1, || large(1));
+    queue.offer(0, 2, || panic!("that is too much"));
     assert_eq!(taken(&queue, session).identity, "1");
     let read = plan(&queue, session);
     queue.apply(&read, found(&read, vec![row(2, None)]));
     assert_eq!(taken(&queue, session).identity, "2");
-    queue.offer(0, || large(3));
+    queue.offer(0, 3, || large(3));
     assert_eq!(taken(&queue, session).identity, "3");
 }
