@@ -122,7 +122,7 @@ impl InboxKeys {
     /// Reads what the file has, after the commit of the transaction in which it was begun. Ends early once `is_wanted` says no.
     pub(crate) fn fill(&self, conn: &Connection, is_wanted: impl Fn() -> bool) -> rusqlite::Result<()> {
         let Stage::Filling(filter) = self.stage().clone() else { return Ok(()) };
-        let mut read = 0_usize;
+        let (mut read, mut is_whole) = (0_usize, true);
         {
             let mut statement = conn.prepare("SELECT route, key FROM inbox")?;
             let mut rows = statement.query([])?;
@@ -131,7 +131,9 @@ impl InboxKeys {
                     self.give_up();
                     return Ok(());
                 }
+                // Of what was remembered meanwhile too, so that few may have been read.
                 if filter.is_full() {
+                    is_whole = false;
                     break;
                 }
                 read += 1;
@@ -142,7 +144,7 @@ impl InboxKeys {
             }
         }
         // Nearly full is soon full, and then all of it would be read again.
-        let wants_more = read > filter.capacity / 2;
+        let wants_more = !is_whole || read > filter.capacity / 2;
         let mut stage = self.stage_mut();
         if !wants_more {
             *stage = Stage::Whole(filter);
@@ -247,6 +249,18 @@ mod tests {
         keys.begin();
         keys.fill(&conn, || false).unwrap();
         assert_eq!(keys.look(&route("a"), "1"), Known::Unread);
+    }
+
+    #[test]
+    fn one_that_was_filled_by_what_came_while_it_was_read_is_not_taken_for_whole() {
+        let (keys, conn) = (InboxKeys::of_capacity(64), inbox(10));
+        assert_eq!(keys.look(&route("a"), "1"), Known::Unread);
+        keys.begin();
+        // The reader stood aside while so many were handled.
+        (0..64).for_each(|key| keys.add(&route("b"), &key.to_string()));
+        keys.fill(&conn, || true).unwrap();
+        assert!((0..10).all(|key| keys.look(&route("a"), &key.to_string()) != Known::Lacking), "they are in the file");
+        assert_eq!(keys.capacity.load(Ordering::Relaxed), 128, "the next one has room for both");
     }
 
     #[test]

@@ -221,7 +221,11 @@ impl Seen {
 
 /// Looks at everything behind a frame that does not fit.
 fn behind(header: &Header, number: u32, damaged: &Seen, from: &mut impl Read, frame: &mut [u8], has_begun: bool) -> io::Result<Tail> {
-    let (mut frames, mut commits, mut is_certain, mut is_over) = (0u32, 0u32, false, false);
+    let (mut frames, mut commits, mut is_certain) = (0u32, 0u32, false);
+    // The frame before ended a transaction. What fits it was begun behind it; what only fits something further on may be left from a
+    // commit that failed with the disk, over whose beginning others were written since.
+    let mut is_over = damaged.pages_after != 0 && damaged.salts == header.salts;
+    let ended = u32::from(is_over);
     if damaged.fits && damaged.salts != header.salts {
         // The checksum of a leftover builds on those of its own round: only the salts of this one were changed.
         frames = 1;
@@ -231,20 +235,20 @@ fn behind(header: &Header, number: u32, damaged: &Seen, from: &mut impl Read, fr
     let mut seeds = damaged.seeds();
     while fill(from, frame)? {
         let seen = Seen::of(frame, &seeds, header.is_big);
-        if seen.fits && seen.salts == header.salts && seen.page != 0 {
+        let is_of_this_round = seen.salts == header.salts && seen.page != 0;
+        if seen.fits && is_of_this_round {
             frames = frames.saturating_add(1);
             is_certain |= is_over;
-            if seen.pages_after != 0 {
-                commits = commits.saturating_add(1);
-                is_over = true;
-            }
+            commits = commits.saturating_add(u32::from(seen.pages_after != 0));
+            is_over |= seen.pages_after != 0;
+        } else {
+            is_over = is_of_this_round && seen.pages_after != 0;
         }
         seeds = seen.seeds();
     }
-    if frames > 0 && damaged.pages_after != 0 && damaged.salts == header.salts {
-        // The damaged frame ended a transaction itself, and another one was begun behind it.
-        commits = commits.saturating_add(1);
-        is_certain = true;
+    if frames > 0 {
+        // The damaged frame ended a transaction itself.
+        commits = commits.saturating_add(ended);
     }
     Ok(match frames {
         0 if has_begun || damaged.salts == header.salts => Tail::Unfinished,

@@ -137,6 +137,30 @@ fn frames_of_an_earlier_round_are_no_damage() {
     assert_eq!((frames(&torn).committed, frames(&torn).tail), (2, Tail::Unfinished));
 }
 
+/// A disk that fails: SQLite has written a transaction of several frames and could not sync it, so that nobody was told of it; the next one
+/// begins where it did. Twice in a row, and then the process dies.
+#[test]
+fn what_is_left_of_commits_that_failed_with_the_disk_is_no_damage() {
+    let accepted = [2, 1];
+    let written = |behind: &[usize]| log(false, [5, 6], &[&accepted, behind].concat());
+    let over = |new: Vec<u8>, old: &[u8]| new.iter().copied().chain(old[new.len().min(old.len())..].iter().copied()).collect::<Vec<u8>>();
+    for (first, second) in [(9, 4), (9, 1), (4, 2), (2, 2), (1, 1), (3, 9)] {
+        let failed = written(&[first]);
+        // The probe of the file that was opened anew, then another failure, then another probe.
+        let failed = over(written(&[1, second]), &failed);
+        let left = over(written(&[1, 1]), &failed);
+        let found = frames(&left);
+        assert_eq!(found.committed, 5, "{first} {second}");
+        assert!(!matches!(found.tail, Tail::Cut { is_certain: true, .. }), "{first} {second}: {:?}", found.tail);
+    }
+    // What was begun behind a commit says that the commit was safe, damaged or not.
+    for damaged in [3, 4, 5] {
+        let mut bytes = written(&[2, 1, 1]);
+        bytes[HEADER + damaged * FRAME + FRAME_HEADER + 7] ^= 4;
+        assert!(matches!(frames(&bytes).tail, Tail::Cut { is_certain: true, .. }), "{damaged}: {:?}", frames(&bytes).tail);
+    }
+}
+
 #[test]
 fn what_is_no_log_is_told_without_a_panic() {
     for length in [32, 33, 600, 5_000] {
