@@ -129,6 +129,9 @@ struct State {
 struct Hand {
     session: u64,
     prefetch: usize,
+    /// Of earlier sessions, and still on their way to the writer: whatever is behind them in their lanes may not overtake them, and whether
+    /// they come back is not known yet.
+    awaited: HashSet<i64>,
     in_hand: HashSet<i64>,
     buffer: VecDeque<QueuedRow>,
     /// Bytes of the bodies in `buffer`.
@@ -162,7 +165,8 @@ impl RouteQueue {
         state.sessions += 1;
         let session = state.sessions;
         let prefetch = usize::try_from(prefetch.max(1)).unwrap_or(usize::MAX);
-        state.hand = Some(Hand { session, prefetch, due_cursor: (i64::MIN, i64::MIN), ..Hand::default() });
+        let awaited = state.settling.clone();
+        state.hand = Some(Hand { session, prefetch, awaited, due_cursor: (i64::MIN, i64::MIN), ..Hand::default() });
         Some(session)
     }
 
@@ -255,7 +259,7 @@ impl RouteQueue {
         let Some(hand) = hand.as_mut().filter(|hand| hand.session == session) else { return Next::Over };
         // One task asks at a time: a read whose result it never gave back was broken off.
         hand.reading = false;
-        if hand.in_hand.len() >= hand.prefetch {
+        if hand.in_hand.len() >= hand.prefetch || !hand.awaited.is_empty() {
             return Next::Wait(None);
         }
         if let Some(delivery) = hand.hand_out(returned, self.handed_before) {
@@ -386,6 +390,7 @@ impl RouteQueue {
         if let Some(hand) = &mut guard.hand {
             for id in ids {
                 hand.in_hand.remove(id);
+                hand.awaited.remove(id);
             }
         }
         drop(guard);
@@ -403,8 +408,9 @@ impl RouteQueue {
         if !(lives_on && is_back) {
             returned.extend(ids);
             if let Some(hand) = hand {
-                if lives_on {
-                    for id in ids {
+                for id in ids {
+                    hand.awaited.remove(id);
+                    if lives_on {
                         hand.in_hand.remove(id);
                     }
                 }

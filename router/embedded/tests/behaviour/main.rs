@@ -14,4 +14,5 @@ mod looking;
 mod opening;
 mod queues;
 mod seen;
+mod storm;
 mod waiting;
