@@ -32,6 +32,10 @@ use crate::{
     settings::{Settings, USAGE},
 };
 
+/// As in the shipped program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Whatever went wrong.
 pub type Failed = Box<dyn std::error::Error + Send + Sync>;
 

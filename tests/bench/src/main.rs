@@ -37,6 +37,10 @@ use crate::{
     whole::{QUEUE, Remembers},
 };
 
+/// As in the shipped program. The raw clients have it too, and neither gain nor lose by it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Whatever went wrong.
 pub type Failed = Box<dyn std::error::Error + Send + Sync>;
 
