@@ -146,8 +146,8 @@ struct Sender {
 }
 
 impl Sender {
-    fn send(&mut self, door: SocketAddr, sent: &Mutex<Sent>) {
-        for _ in 0..EVENTS_OF_LIFE_MAX {
+    fn send(&mut self, door: SocketAddr, sent: &Mutex<Sent>, events_max: u64) {
+        for _ in 0..events_max {
             let turn = self.number / SENDERS;
             let (kind, _) = KINDS[usize::try_from(turn).unwrap() % KINDS.len()];
             // Lanes that park are never free again, so each has few events.
@@ -190,7 +190,7 @@ impl Story {
         }
         let mut command = self.home.command(&["run", "--log-format", "json"]);
         command.env("EVENT_ROUTER_FAILPOINT", format!("{}:{pass}", point.name()));
-        let mut service = if point.passed() == Passed::Opening { Service::begin(command) } else { self.work(command) };
+        let mut service = if point.passed() == Passed::Opening { Service::begin(command) } else { self.work(command, EVENTS_OF_LIFE_MAX * u64::from(pass)) };
         if point.passed() == Passed::Ending {
             service.signal(rustix::process::Signal::TERM);
         }
@@ -202,8 +202,8 @@ impl Story {
         self.kills += 1;
     }
 
-    /// Lets the program run, with events coming in until it dies or they have all come.
-    fn work(&mut self, command: std::process::Command) -> Service {
+    /// Lets the program run, with events coming in until it dies or they have all come: enough that it comes to each point as often as it is to.
+    fn work(&mut self, command: std::process::Command, events_max: u64) -> Service {
         let mut service = Service::begin(command);
         // One that dies before it is ready gets no events.
         let Some(line) = service.wait_for("events come in at") else { return service };
@@ -212,7 +212,7 @@ impl Story {
             let sent = &self.sent;
             std::thread::scope(|scope| {
                 for sender in &mut self.senders {
-                    scope.spawn(move || sender.send(door, sent));
+                    scope.spawn(move || sender.send(door, sent, events_max));
                 }
             });
         }

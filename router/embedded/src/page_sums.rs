@@ -100,6 +100,11 @@ pub(crate) fn compare(path: &Path, head: &Head, in_log: &HashMap<u32, u32>, page
         let mut entry = [0; ENTRY];
         let has_entry = whole(&mut sums, &mut entry)?;
         is_there = is_there && whole(&mut store, &mut page)?;
+        if !has_entry && !is_there {
+            // Both were cut, or the header is wrong about their length. One page stands for all that would follow, which may be four billion.
+            compared.bad.extend((number..=last).find(|number| !in_log.contains_key(number)));
+            break;
+        }
         if in_log.contains_key(&number) {
             continue;
         }
@@ -354,6 +359,14 @@ mod tests {
             assert_ne!(read(&store).unwrap(), Sums::Of(head), "cut at {at}");
             std::fs::write(&sums, &intact).unwrap();
         }
+    }
+
+    #[test]
+    fn a_header_that_says_more_pages_than_there_are_is_not_counted_to_its_end() {
+        let (_directory, store, mut sums) = made(4);
+        sums.set_head(Head { pages: u32::MAX, ..head(&store) }).unwrap();
+        let compared = compare(&store, &head(&store), &HashMap::from([(5, 0)]), 0).unwrap();
+        assert_eq!(compared, Compared { good: 3, unknown: 1, bad: vec![6], ..Compared::default() });
     }
 
     #[test]
