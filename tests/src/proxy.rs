@@ -53,6 +53,36 @@ pub enum After {
     },
 }
 
+/// What becomes of a question that is waited for with [`FaultProxy::trap`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Then {
+    /// It never arrives, and is never answered.
+    Lose,
+    /// Its connection is cut, on both sides.
+    Cut,
+    /// It never arrives, and the client is told that its connection is closed with this code.
+    Close(u16),
+}
+
+/// A method of AMQP: its class and its number.
+pub type Method = (u16, u16);
+
+/// `queue.declare`, passive or not.
+pub const QUEUE_DECLARE: Method = (50, 10);
+
+/// `exchange.declare`, passive or not.
+pub const EXCHANGE_DECLARE: Method = (40, 10);
+
+/// `basic.consume`.
+pub const CONSUME: Method = (60, 20);
+
+/// A question that is waited for.
+struct Trap {
+    method: Method,
+    name: String,
+    then: Then,
+}
+
 /// What the network is like now.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 struct Weather {
@@ -110,6 +140,7 @@ struct Shared {
     target: Mutex<SocketAddr>,
     counts: Counts,
     armed: Mutex<Option<Armed>>,
+    traps: Mutex<Vec<Trap>>,
 }
 
 enum Order {
@@ -135,7 +166,7 @@ impl FaultProxy {
     #[must_use]
     pub fn before(target: SocketAddr) -> Self {
         let port = Port::reserve();
-        let shared = Arc::new(Shared { target: Mutex::new(target), counts: Counts::default(), armed: Mutex::new(None) });
+        let shared = Arc::new(Shared { target: Mutex::new(target), counts: Counts::default(), armed: Mutex::new(None), traps: Mutex::default() });
         let (weather, seen) = watch::channel(Weather::default());
         let (orders, receiver) = mpsc::channel(1);
         let (address, of_thread) = (port.address(), shared.clone());
@@ -222,6 +253,11 @@ impl FaultProxy {
         self.weather.send_modify(|weather| weather.drops_towards_client = true);
     }
 
+    /// Waits for each question of this method that names this queue, or exchange, from now on.
+    pub fn trap(&self, method: Method, name: &str, then: Then) {
+        self.shared.traps.lock().unwrap_or_else(PoisonError::into_inner).push(Trap { method, name: name.to_owned(), then });
+    }
+
     /// Ends all disturbances. Connections that are still there go on where they stood, those that were half-open too.
     ///
     /// # Panics
@@ -229,6 +265,7 @@ impl FaultProxy {
     /// When the port was taken by somebody else.
     pub fn heal(&self) {
         self.shared.armed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.shared.traps.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.weather.send_modify(|weather| *weather = Weather { cut_up_to: weather.cut_up_to, ..Weather::default() });
         self.listen(true);
     }

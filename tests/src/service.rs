@@ -18,6 +18,12 @@ const LINES_MAX: usize = 100_000;
 /// Longer than anything should take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// Is it the line of a log that says that all that is wanted is bound?
+#[must_use]
+pub fn is_ready(line: &str) -> bool {
+    line.contains("\"ready\"") || line.ends_with(" ready")
+}
+
 /// A running service. Killed when dropped.
 pub struct Service {
     child: Child,
@@ -35,11 +41,38 @@ impl Service {
     #[must_use]
     pub fn start(command: Command) -> Self {
         let mut service = Self::begin(command);
-        let line = service.wait_for("events come in at").expect("the service says where its door is");
-        let after = line.split("http://").nth(1).expect("the line has an address");
-        service.address = Some(after.split('/').next().and_then(|address| address.parse().ok()).expect("the address is one"));
-        service.wait_for_line("ready", |line| line.contains("\"ready\"") || line.ends_with(" ready")).expect("the service becomes ready");
+        service.wait_for_door();
+        service.wait_for_ready();
         service
+    }
+
+    /// Starts a command and waits until its door is open and its log has a line that says that it is ready, or that has `text` in it.
+    /// Returns that line too.
+    ///
+    /// # Panics
+    ///
+    /// When no such line comes.
+    #[must_use]
+    pub fn start_until(command: Command, text: &str) -> (Self, String) {
+        let mut service = Self::begin(command);
+        service.wait_for_door();
+        let line = service.wait_for_line(text, |line| line.contains(text) || is_ready(line)).expect("the service says something of the kind");
+        (service, line)
+    }
+
+    /// Waits until it says that it is ready.
+    ///
+    /// # Panics
+    ///
+    /// When it ends instead.
+    pub fn wait_for_ready(&mut self) {
+        self.wait_for_line("ready", is_ready).expect("the service becomes ready");
+    }
+
+    fn wait_for_door(&mut self) {
+        let line = self.wait_for("events come in at").expect("the service says where its door is");
+        let after = line.split("http://").nth(1).expect("the line has an address");
+        self.address = Some(after.split('/').next().and_then(|address| address.parse().ok()).expect("the address is one"));
     }
 
     /// Starts a command and waits for nothing.
@@ -64,7 +97,7 @@ impl Service {
     ///
     /// # Panics
     ///
-    /// When it was not started with [`Service::start`].
+    /// When it was started with [`Service::begin`].
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address.expect("started with `start`")

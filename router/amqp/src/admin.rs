@@ -269,15 +269,21 @@ impl TransportAdmin for Desk {
         for (route, queues) in self.queues_by_route().await {
             let mut ready = 0;
             let mut exists = false;
+            let is_hidden = self.bound.reach().of_route(&route).is_some();
             for queue in &queues {
-                match scratch.look(queue).await {
+                if is_hidden {
+                    // Nobody can count what lies on a machine that is down; that it is, stands among the troubles.
+                    exists = true;
+                    continue;
+                }
+                match scratch.look_briefly(queue).await {
                     Ok(Some(count)) => {
                         ready += u64::from(count.ready);
                         exists = true;
                     }
                     Ok(None) => {}
-                    // Nobody can count what lies on a machine that is down; that it is, stands among the troubles.
-                    Err(failure) if failure.is_out_of_reach() => exists = true,
+                    // Whoever takes it up finds out and says so.
+                    Err(failure) if failure.is_out_of_reach() || (failure.is_unanswered() && !session.is_over()) => exists = true,
                     Err(failure) => return Err(failure.into()),
                 }
             }
@@ -382,7 +388,7 @@ impl TransportAdmin for Desk {
 
 /// Deletes a queue; returns what was in it. Without the conditions of AMQP, `if-empty` and `if-unused`: quorum queues answer them by
 /// closing the connection.
-async fn delete(scratch: &mut Scratch<'_>, queue: &str) -> Result<u64, TransportError> {
+async fn delete(scratch: &mut Scratch, queue: &str) -> Result<u64, TransportError> {
     let name = short("queue", queue)?;
     let call = |channel: lapin::Channel| async move { channel.queue_delete(name, QueueDeleteOptions::default()).await };
     Ok(scratch.ask(&format!("deleting queue `{queue}`"), call).await?.into())

@@ -192,7 +192,7 @@ impl Follower {
 
     /// Lets a session publish although the stream does not stand.
     fn release_late(&self, session: &Session) {
-        if self.bus.held().is_some() && !session.is_over() {
+        if self.bus.is_held_by_the_archive() && !session.is_over() {
             let sentence = "events are taken in although the archive's stream is not up on the broker: `events` and `explain` will not know them";
             tracing::warn!("{sentence} (after {} s)", HOLD_LIMIT.as_secs());
         }

@@ -24,6 +24,7 @@ use crate::{
     hold::Hold,
     link::{Link, LinkState, Role},
     notes::Notes,
+    standing::{self, Standing},
 };
 
 /// For the end of both connections.
@@ -154,6 +155,7 @@ pub(crate) struct Bus {
     giving: Arc<Link>,
     closing: Canceller,
     hold: Hold,
+    standing: Arc<Standing>,
     /// What else is wrong, by who found it.
     notes: Arc<Notes>,
     /// The supervisors.
@@ -163,7 +165,14 @@ pub(crate) struct Bus {
 impl Bus {
     /// Returns at once and connects in the background. Waits here are on a network and use the real time, whatever clock the router
     /// has.
-    pub(crate) fn start(options: Arc<AmqpOptions>, chance: Arc<dyn Chance>, on_session: Arc<dyn OnSession>, hold: Hold, notes: Arc<Notes>) -> Arc<Self> {
+    pub(crate) fn start(
+        options: Arc<AmqpOptions>,
+        chance: Arc<dyn Chance>,
+        on_session: Arc<dyn OnSession>,
+        hold: Hold,
+        standing: Arc<Standing>,
+        notes: Arc<Notes>,
+    ) -> Arc<Self> {
         let shown = shown_url(&options.url);
         if is_plain_beyond_this_machine(&options.url) {
             tracing::warn!("`{shown}` sends the password and all events in clear text over the network: use `amqps`");
@@ -172,7 +181,7 @@ impl Bus {
         let taking = Link::new(Role::Taking, Arc::clone(&options), Arc::clone(&chance), Some(on_session), closed.clone());
         let giving = Link::new(Role::Giving, options, chance, None, closed);
         let ended = [&taking, &giving].map(|link| tokio::spawn(Arc::clone(link).run())).into();
-        Arc::new(Self { shown, taking, giving, closing, hold, notes, ended: tokio::sync::Mutex::new(ended) })
+        Arc::new(Self { shown, taking, giving, closing, hold, standing, notes, ended: tokio::sync::Mutex::new(ended) })
     }
 
     /// A live session to take from, whose topology stands; waits until there is one.
@@ -201,7 +210,7 @@ impl Bus {
         }
     }
 
-    /// Waits until events can be taken and given.
+    /// Waits until events can be taken and given, and what is wanted is bound.
     ///
     /// # Errors
     ///
@@ -210,12 +219,27 @@ impl Bus {
         let mut changes = self.changes();
         loop {
             self.session().await?;
-            match self.giving() {
-                Giving::Away(_) => changes.changed().await,
-                Giving::Open(_) if self.held().is_some() => changes.changed().await,
-                Giving::Open(_) | Giving::Blocked(_) | Giving::Closed => return Ok(()),
+            if self.is_reached() {
+                return Ok(());
             }
+            changes.changed().await;
         }
+    }
+
+    /// The same without waiting. A broker that takes nothing for now is there all the same.
+    pub(crate) fn is_reached(&self) -> bool {
+        let Some(session) = self.now() else { return false };
+        let is_given = match self.giving() {
+            Giving::Away(_) => false,
+            Giving::Open(_) => !self.hold.is_held(session.epoch()),
+            Giving::Blocked(_) | Giving::Closed => true,
+        };
+        is_given && self.standing.held(session.epoch()).is_none() && self.standing.unsettled().is_none()
+    }
+
+    /// What is waited for beside the connections.
+    pub(crate) fn awaited(&self) -> Option<String> {
+        self.held().or_else(|| self.standing.unsettled())
     }
 
     /// The same as [`Bus::session`] without waiting.
@@ -249,13 +273,19 @@ impl Bus {
 
     /// Both connections' changes, for who waits for [`Bus::giving`] to be another.
     pub(crate) fn changes(&self) -> Changes {
-        Changes { taking: self.taking.states(), giving: self.giving.states(), hold: self.hold.changes() }
+        Changes { taking: self.taking.states(), giving: self.giving.states(), hold: self.hold.changes(), standing: self.standing.changes() }
     }
 
     /// Why nothing may be published to whoever wants it, although the broker would take it.
     pub(crate) fn held(&self) -> Option<String> {
-        let held = self.now().is_some_and(|taking| self.hold.is_held(taking.epoch()));
-        held.then(|| format!("the archive's stream is not up yet on the broker `{}`", self.shown))
+        let taking = self.now()?;
+        self.standing
+            .held(taking.epoch())
+            .or_else(|| self.is_held_by_the_archive().then(|| format!("the archive's stream is not up yet on the broker `{}`", self.shown)))
+    }
+
+    pub(crate) fn is_held_by_the_archive(&self) -> bool {
+        self.now().is_some_and(|taking| self.hold.is_held(taking.epoch()))
     }
 
     /// The archive no longer keeps `session` from publishing.
@@ -275,11 +305,11 @@ impl Bus {
             Giving::Away(why) | Giving::Blocked(why) if !troubles.contains(why) => troubles.push(why.clone()),
             _ => {}
         }
-        let held = self.held();
-        troubles.extend(held.clone());
+        let awaited = self.awaited();
+        troubles.extend(awaited.clone());
         troubles.extend(self.notes.all());
         let reconnects = self.taking.states().borrow().sessions.saturating_sub(1);
-        Condition { reachable, accepts: matches!(giving, Giving::Open(_)) && held.is_none(), troubles, reconnects }
+        Condition { reachable, accepts: matches!(giving, Giving::Open(_)) && awaited.is_none(), troubles, reconnects }
     }
 
     /// Shows `sentences` among the troubles until `topic` has others; none ends them.
@@ -320,6 +350,7 @@ pub(crate) struct Changes {
     taking: watch::Receiver<LinkState>,
     giving: watch::Receiver<LinkState>,
     hold: watch::Receiver<u64>,
+    standing: standing::Changes,
 }
 
 impl Changes {
@@ -329,6 +360,7 @@ impl Changes {
             changed = self.taking.changed() => changed,
             changed = self.giving.changed() => changed,
             changed = self.hold.changed() => changed,
+            () = self.standing.changed() => Ok(()),
         };
         if changed.is_err() {
             std::future::pending::<()>().await;

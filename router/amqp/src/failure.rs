@@ -22,6 +22,8 @@ pub(crate) struct Failure {
     refused: bool,
     locked: bool,
     out_of_reach: bool,
+    unanswered: bool,
+    ends_connection: bool,
     code: Option<u16>,
     sentence: String,
 }
@@ -29,12 +31,12 @@ pub(crate) struct Failure {
 impl Failure {
     /// A person must act.
     pub(crate) fn refused(sentence: impl Into<String>) -> Self {
-        Self { refused: true, locked: false, out_of_reach: false, code: None, sentence: sentence.into() }
+        Self { refused: true, ..Self::lost(sentence) }
     }
 
     /// May heal by itself.
     pub(crate) fn lost(sentence: impl Into<String>) -> Self {
-        Self { refused: false, locked: false, out_of_reach: false, code: None, sentence: sentence.into() }
+        Self { refused: false, locked: false, out_of_reach: false, unanswered: false, ends_connection: false, code: None, sentence: sentence.into() }
     }
 
     /// What `error` means, which `what` ran into.
@@ -48,7 +50,18 @@ impl Failure {
         let locked = code == Some(AMQPSoftError::RESOURCELOCKED.get_id());
         // The answer of a broker that lives: what is missing is the machine of one queue, and others have theirs.
         let out_of_reach = code == Some(AMQPSoftError::NOTFOUND.get_id()) && !refused;
-        Self { refused, locked, out_of_reach, code: code.filter(|_| refused), sentence: format!("{what}: {}", sentence_of(error)) }
+        let ends_connection = match error.kind() {
+            // 320 is an operator who closes connections, or the broker's own stop.
+            ErrorKind::ProtocolError(said) => matches!(said.kind(), AMQPErrorKind::Hard(hard) if !matches!(hard, AMQPHardError::CONNECTIONFORCED)),
+            _ => false,
+        };
+        let sentence = format!("{what}: {}", sentence_of(error));
+        Self { refused, locked, out_of_reach, unanswered: false, ends_connection, code: code.filter(|_| refused), sentence }
+    }
+
+    /// The broker lives, perhaps, and has not answered this.
+    pub(crate) fn unanswered(sentence: impl Into<String>) -> Self {
+        Self { unanswered: true, ..Self::lost(sentence) }
     }
 
     /// Will waiting not heal it?
@@ -64,6 +77,16 @@ impl Failure {
     /// Did the broker say that the thing exists, and that its machine is down (404, in other words)?
     pub(crate) fn is_out_of_reach(&self) -> bool {
         self.out_of_reach
+    }
+
+    /// Did the broker say nothing at all, in the time that it had?
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.unanswered
+    }
+
+    /// Did the broker end the whole connection because of it, as some do with 541 for a queue that they cannot ask?
+    pub(crate) fn ends_connection(&self) -> bool {
+        self.ends_connection
     }
 
     /// Did the broker say that the thing does not exist (404)?
@@ -109,7 +132,7 @@ pub(crate) async fn within<T>(what: &str, limit: Duration, call: impl Future<Out
     match tokio::time::timeout(limit, call).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(Failure::of(what, &error)),
-        Err(_) => Err(Failure::lost(format!("{what}: no answer within {} s", limit.as_secs_f64()))),
+        Err(_) => Err(Failure::unanswered(format!("{what}: no answer within {} s", limit.as_secs_f64()))),
     }
 }
 
@@ -198,6 +221,15 @@ mod tests {
         assert!(!down.is_missing() && down.is_out_of_reach());
         assert!(!of(320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'").is_out_of_reach());
         assert!(of(406, "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q'").is_inequivalent());
+        assert!(of(404, "NOT_FOUND - failed to perform operation on queue 'q' in vhost '/' due to timeout").is_out_of_reach());
+    }
+
+    #[test]
+    fn a_question_that_costs_the_connection_is_told_from_a_broker_that_stops() {
+        assert!(of(541, "INTERNAL_ERROR").ends_connection());
+        assert!(!of(320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'").ends_connection());
+        assert!(!of(404, "NOT_FOUND - no queue 'q' in vhost '/'").ends_connection());
+        assert!(!Failure::lost("no answer").ends_connection());
     }
 
     #[test]
@@ -211,7 +243,7 @@ mod tests {
     async fn no_call_takes_longer_than_its_limit() {
         let limit = Duration::from_millis(500);
         let failure = within("declaring queue `q`", limit, std::future::pending::<lapin::Result<()>>()).await.expect_err("it never answers");
-        assert!(!failure.is_refused());
+        assert!(!failure.is_refused() && failure.is_unanswered());
         assert_eq!(failure.sentence(), "declaring queue `q`: no answer within 0.5 s");
     }
 

@@ -44,7 +44,7 @@ async fn round(bus: &Bus, bound: &Bound, publisher: &Publisher, told: &mut u32) 
     let mut wait = LOOK_EVERY;
     // The queue is made with the first route.
     if let Some(session) = bus.now()
-        && !bound.wanted().is_empty()
+        && bound.is_any_wanted()
     {
         match lying(&session).await {
             Ok(Some(count)) => {

@@ -63,7 +63,7 @@ impl Plan<'_> {
         Ok(lines)
     }
 
-    async fn shared(&self, scratch: &mut Scratch<'_>, lines: &mut Vec<PlanLine>) -> Result<(), Failure> {
+    async fn shared(&self, scratch: &mut Scratch, lines: &mut Vec<PlanLine>) -> Result<(), Failure> {
         lines.push(self.exchange(scratch, &self.options.exchange, ExchangeKind::Topic, FieldTable::default()).await?);
         lines.push(self.exchange(scratch, names::LOST, ExchangeKind::Fanout, FieldTable::default()).await?);
         let (mut lost, ready) = self.queue(scratch, names::LOST, arguments::lost_queue()).await?;
@@ -93,7 +93,7 @@ impl Plan<'_> {
 
     async fn route(
         &self,
-        scratch: &mut Scratch<'_>,
+        scratch: &mut Scratch,
         subscription: &Subscription,
         record: &BTreeMap<String, Recorded>,
         trouble: Option<&str>,
@@ -148,7 +148,7 @@ impl Plan<'_> {
     /// Queues of ours that no subscription has.
     async fn left(
         &self,
-        scratch: &mut Scratch<'_>,
+        scratch: &mut Scratch,
         subscriptions: &[Subscription],
         record: &BTreeMap<String, Recorded>,
         lines: &mut Vec<PlanLine>,
@@ -174,7 +174,7 @@ impl Plan<'_> {
         Ok(())
     }
 
-    async fn exchange(&self, scratch: &mut Scratch<'_>, name: &str, kind: ExchangeKind, arguments: FieldTable) -> Result<PlanLine, Failure> {
+    async fn exchange(&self, scratch: &mut Scratch, name: &str, kind: ExchangeKind, arguments: FieldTable) -> Result<PlanLine, Failure> {
         let object = format!("exchange `{name}`");
         match scratch.has_exchange(name).await {
             Ok(true) => {}
@@ -190,7 +190,7 @@ impl Plan<'_> {
     }
 
     /// One of our own queues, and what waits in it if it is there.
-    async fn queue(&self, scratch: &mut Scratch<'_>, name: &str, arguments: FieldTable) -> Result<(PlanLine, Option<u32>), Failure> {
+    async fn queue(&self, scratch: &mut Scratch, name: &str, arguments: FieldTable) -> Result<(PlanLine, Option<u32>), Failure> {
         let object = format!("queue `{name}`");
         let ready = match scratch.look(name).await {
             Ok(Some(count)) => count.ready,
@@ -207,13 +207,7 @@ impl Plan<'_> {
     }
 
     /// A queue that a route adopts: as it is, with what that costs.
-    async fn adopted(
-        &self,
-        scratch: &mut Scratch<'_>,
-        subscription: &Subscription,
-        name: &str,
-        wanted: FieldTable,
-    ) -> Result<(PlanLine, Option<u32>), Failure> {
+    async fn adopted(&self, scratch: &mut Scratch, subscription: &Subscription, name: &str, wanted: FieldTable) -> Result<(PlanLine, Option<u32>), Failure> {
         let object = format!("queue `{name}`");
         let ready = match scratch.look(name).await {
             Ok(Some(count)) => count.ready,

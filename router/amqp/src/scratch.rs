@@ -18,6 +18,9 @@ use crate::{
 /// RabbitMQ gives the leader of a quorum queue 250 ms to count, and then says 0; a slower zero may be that one.
 const PROMPT: Duration = Duration::from_millis(200);
 
+/// For who asks for all queues, one after the other.
+const BRIEF: Duration = Duration::from_secs(3);
+
 /// Between two questions to a queue that says it is empty.
 const EMPTY_AGAIN: Duration = Duration::from_millis(10);
 
@@ -25,8 +28,8 @@ const EMPTY_AGAIN: Duration = Duration::from_millis(10);
 const EMPTY_ASKED_MAX: u32 = 20;
 
 /// See the head of this file. Bound to one session.
-pub(crate) struct Scratch<'a> {
-    session: &'a Session,
+pub(crate) struct Scratch {
+    session: Session,
     open: Option<Channel>,
 }
 
@@ -38,9 +41,9 @@ pub(crate) struct QueueCount {
     pub(crate) consumers: u32,
 }
 
-impl<'a> Scratch<'a> {
-    pub(crate) fn new(session: &'a Session) -> Self {
-        Self { session, open: None }
+impl Scratch {
+    pub(crate) fn new(session: &Session) -> Self {
+        Self { session: session.clone(), open: None }
     }
 
     /// Does `what` on a channel that is open. The channel survives only what succeeds.
@@ -84,6 +87,14 @@ impl<'a> Scratch<'a> {
             tokio::time::sleep(EMPTY_AGAIN).await;
         }
         Err(Failure::lost(format!("queue `{queue}` does not tell how many events it holds")))
+    }
+
+    /// As [`Scratch::look`], for who rather does without an answer than wait for one.
+    pub(crate) async fn look_briefly(&mut self, queue: &str) -> Result<Option<QueueCount>, Failure> {
+        match tokio::time::timeout(BRIEF, self.look(queue)).await {
+            Ok(found) => found,
+            Err(_) => Err(Failure::unanswered(format!("queue `{queue}`: no answer within {} s", BRIEF.as_secs()))),
+        }
     }
 
     /// Looks at a queue without touching it; `None` where there is none. A count of 0 may be wrong: see [`Scratch::look_surely`].

@@ -11,8 +11,15 @@
 //! Everything is looked at before it is made, since looking needs no permission to make, and is held against what it should be
 //! before it is used. Old bindings go when the new ones stand.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
 use lapin::{ExchangeKind, types::FieldTable};
 use router_api::{RouteName, RoutingPattern, Subscription};
+use tokio::task::{JoinError, JoinSet};
 
 use crate::{
     AmqpOptions, Topology,
@@ -27,8 +34,17 @@ use crate::{
 /// Refusals of a broker that are followed to find out how an adopted queue was made.
 const PROBES_MAX: usize = 16;
 
+/// Routes that are declared at once: one that is slow holds up no other.
+const ASIDE_MAX: usize = 64;
+
+/// A route whose declaration takes longer does not hold up the next one.
+const ASIDE_AFTER: Duration = Duration::from_millis(250);
+
+/// So long those that are slow are waited for, where nobody may wait for a queue that is out of reach.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// What [`declare`] did.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Declared {
     /// What was made, one sentence each.
     pub(crate) made: Vec<String>,
@@ -36,44 +52,154 @@ pub(crate) struct Declared {
     pub(crate) notes: Vec<String>,
     /// Routes that cannot work until somebody acts. The others stand.
     pub(crate) refused: Vec<(RouteName, Failure)>,
-    /// Routes whose queue is there and on a machine that is down. The others stand.
-    pub(crate) out_of_reach: Vec<(RouteName, Failure)>,
+    /// Routes whose queue the broker does not reach, or does not answer for. The others stand.
+    pub(crate) out_of_reach: Vec<(Subscription, Failure)>,
+    /// Routes that nobody waited for; or that were asked for when the connection ended.
+    pub(crate) unsettled: Vec<Subscription>,
+    /// Bindings that are to go, and stay until everything else stands.
+    pub(crate) left_over: bool,
 }
 
-/// Makes everything that `wanted`, the complete set, needs, and takes away the bindings in `record` that are not wanted any more: after
-/// the new ones stand, and only if nothing was refused.
+/// What came of one route.
+#[derive(Debug)]
+pub(crate) struct One {
+    pub(crate) made: Vec<String>,
+    pub(crate) notes: Vec<String>,
+    pub(crate) result: Result<(), Failure>,
+}
+
+impl Default for One {
+    fn default() -> Self {
+        Self { made: Vec::new(), notes: Vec::new(), result: Ok(()) }
+    }
+}
+
+/// What is to be declared.
+#[derive(Clone, Copy)]
+pub(crate) struct Wish<'a> {
+    /// The complete set.
+    pub(crate) wanted: &'a [Subscription],
+    /// Those that somebody else asks for.
+    pub(crate) left_out: &'a BTreeSet<RouteName>,
+    /// Are those that are slow waited for, for as long as their questions may take?
+    pub(crate) waits: bool,
+}
+
+/// Makes everything that is wished for, and takes away the bindings in `record` that are not wanted any more: after the new ones stand,
+/// and only if all of them do. No route waits long for another one.
 ///
 /// # Errors
 ///
-/// When the session is of no use, or the broker refuses something that all routes need.
-pub(crate) async fn declare(session: &Session, options: &AmqpOptions, wanted: &[Subscription], record: &Bindings) -> Result<Declared, Failure> {
-    let mut declared = Declared::default();
+/// When the session is of no use, or the broker refuses something that all routes need. Then too `declared` says which routes have cost
+/// the connection.
+pub(crate) async fn declare(session: &Session, options: &Arc<AmqpOptions>, wish: Wish<'_>, record: &Bindings, declared: &mut Declared) -> Result<(), Failure> {
     if options.topology == Topology::Off {
-        return Ok(declared);
+        return Ok(());
     }
-    let mut maker = Maker { scratch: Scratch::new(session), options, declared: &mut declared };
+    let mut maker = Maker { scratch: Scratch::new(session), options, made: &mut declared.made, notes: &mut declared.notes };
     maker.shared().await?;
     let makes = options.topology == Topology::Declare;
-    let stale = if makes { maker.stale(wanted, record).await } else { Vec::new() };
-    for subscription in wanted {
-        match maker.route(subscription).await {
-            Ok(()) => {}
-            Err(failure) if failure.is_refused() => maker.declared.refused.push((subscription.route.clone(), failure)),
-            Err(failure) if failure.is_out_of_reach() => maker.declared.out_of_reach.push((subscription.route.clone(), failure)),
-            Err(failure) => return Err(failure),
-        }
-    }
-    if makes && maker.declared.refused.is_empty() && maker.declared.out_of_reach.is_empty() {
+    let stale = if makes { maker.stale(wish.wanted, record).await } else { Vec::new() };
+    let Maker { scratch, .. } = maker;
+    let scratch = routes(session, options, wish, scratch, declared).await?;
+    let is_all = declared.refused.is_empty() && declared.out_of_reach.is_empty() && declared.unsettled.is_empty() && wish.left_out.is_empty();
+    let mut maker = Maker { scratch, options, made: &mut declared.made, notes: &mut declared.notes };
+    if makes && is_all {
         maker.unbind(&stale, record).await?;
     }
     maker.scratch.end().await;
-    Ok(declared)
+    declared.left_over = !is_all && !stale.is_empty();
+    Ok(())
+}
+
+/// All routes, one after the other as long as they are quick. One that is slow goes on beside the next ones, on a channel of its own.
+async fn routes(session: &Session, options: &Arc<AmqpOptions>, wish: Wish<'_>, first: Scratch, declared: &mut Declared) -> Result<Scratch, Failure> {
+    let mut asked: JoinSet<(Subscription, Scratch, One)> = JoinSet::new();
+    let mut open: BTreeMap<RouteName, Subscription> = BTreeMap::new();
+    let mut spare = Some(first);
+    let mut culprit = None;
+    let mut cut_off = Vec::new();
+    let mut end = |ended: Result<(Subscription, Scratch, One), JoinError>, open: &mut BTreeMap<RouteName, Subscription>| -> Option<Scratch> {
+        // One that broke off is still among the open ones.
+        let (subscription, scratch, One { made, notes, result }) = ended.ok()?;
+        open.remove(&subscription.route);
+        declared.made.extend(made);
+        declared.notes.extend(notes);
+        match result {
+            Ok(()) => {}
+            Err(failure) if failure.is_refused() && !failure.ends_connection() => declared.refused.push((subscription.route, failure)),
+            Err(failure) if failure.ends_connection() => {
+                culprit.get_or_insert_with(|| failure.clone());
+                declared.out_of_reach.push((subscription, failure));
+            }
+            // Of what an ended connection leaves unanswered nothing is known.
+            Err(failure) if session.is_over() => {
+                culprit.get_or_insert(failure);
+                cut_off.push(subscription);
+            }
+            Err(failure) => declared.out_of_reach.push((subscription, failure)),
+        }
+        Some(scratch)
+    };
+    for subscription in wish.wanted.iter().filter(|wanted| !wish.left_out.contains(&wanted.route)) {
+        let scratch = spare.take().unwrap_or_else(|| Scratch::new(session));
+        let (wanted, options) = (subscription.clone(), Arc::clone(options));
+        open.insert(subscription.route.clone(), subscription.clone());
+        asked.spawn(async move {
+            let (scratch, answer) = one(scratch, options, wanted.clone()).await;
+            (wanted, scratch, answer)
+        });
+        let patience = tokio::time::sleep(ASIDE_AFTER);
+        tokio::pin!(patience);
+        while open.contains_key(&subscription.route) && !session.is_over() {
+            let is_full = asked.len() >= ASIDE_MAX;
+            tokio::select! {
+                ended = asked.join_next() => match ended {
+                    Some(ended) => spare = end(ended, &mut open).or(spare),
+                    None => break,
+                },
+                () = &mut patience, if !is_full => break,
+                () = session.over() => break,
+            }
+        }
+    }
+    let grace = tokio::time::sleep(GRACE);
+    tokio::pin!(grace);
+    loop {
+        tokio::select! {
+            ended = asked.join_next() => match ended {
+                Some(ended) => spare = end(ended, &mut open).or(spare),
+                None => break,
+            },
+            () = &mut grace, if !wish.waits => break,
+        }
+    }
+    declared.unsettled.extend(cut_off);
+    declared.unsettled.extend(open.into_values());
+    if let Some(failure) = culprit {
+        return Err(failure);
+    }
+    if session.is_over() {
+        return Err(Failure::lost("the connection to the broker was lost while the routes were declared"));
+    }
+    Ok(spare.unwrap_or_else(|| Scratch::new(session)))
+}
+
+/// Declares one route, and gives the channel back.
+pub(crate) async fn one(scratch: Scratch, options: Arc<AmqpOptions>, subscription: Subscription) -> (Scratch, One) {
+    let mut one = One::default();
+    let mut maker = Maker { scratch, options: &options, made: &mut one.made, notes: &mut one.notes };
+    let result = maker.route(&subscription).await;
+    let Maker { scratch, .. } = maker;
+    one.result = result;
+    (scratch, one)
 }
 
 struct Maker<'a> {
-    scratch: Scratch<'a>,
+    scratch: Scratch,
     options: &'a AmqpOptions,
-    declared: &'a mut Declared,
+    made: &'a mut Vec<String>,
+    notes: &'a mut Vec<String>,
 }
 
 impl Maker<'_> {
@@ -120,7 +246,7 @@ impl Maker<'_> {
             other => other?,
         }
         if !is_there {
-            self.declared.made.push(format!("made exchange `{name}`"));
+            self.made.push(format!("made exchange `{name}`"));
         }
         Ok(())
     }
@@ -138,7 +264,7 @@ impl Maker<'_> {
             other => other?,
         }
         if !is_there {
-            self.declared.made.push(format!("made queue `{name}` ({})", arguments::shown(&form.arguments)));
+            self.made.push(format!("made queue `{name}` ({})", arguments::shown(&form.arguments)));
         }
         Ok(())
     }
@@ -152,9 +278,9 @@ impl Maker<'_> {
         match form_of(&mut self.scratch, name, wanted).await? {
             Some(form) => {
                 let costs = form.costs(parallel);
-                self.declared.notes.extend(costs.into_iter().map(|cost| format!("route `{route}` adopts queue `{name}`: {cost}")));
+                self.notes.extend(costs.into_iter().map(|cost| format!("route `{route}` adopts queue `{name}`: {cost}")));
             }
-            None => self.declared.notes.push(format!("route `{route}` adopts queue `{name}`, and the broker does not say how it was made")),
+            None => self.notes.push(format!("route `{route}` adopts queue `{name}`, and the broker does not say how it was made")),
         }
         Ok(())
     }
@@ -169,7 +295,7 @@ impl Maker<'_> {
     /// Which bindings of ours are to go. Recorded before anything is bound, so that none of ours is ever unknown.
     async fn stale(&mut self, wanted: &[Subscription], record: &Bindings) -> Vec<Stale> {
         record.begin(wanted).await.unwrap_or_else(|error| {
-            self.declared.notes.push(format!("the record of our bindings cannot be kept, so that no binding is taken away: {error}"));
+            self.notes.push(format!("the record of our bindings cannot be kept, so that no binding is taken away: {error}"));
             Vec::new()
         })
     }
@@ -177,10 +303,10 @@ impl Maker<'_> {
     async fn unbind(&mut self, stale: &[Stale], record: &Bindings) -> Result<(), Failure> {
         for Stale { queue, pattern, .. } in stale {
             self.scratch.unbind(queue, &self.options.exchange, pattern.as_str()).await?;
-            self.declared.made.push(format!("queue `{queue}` collects no more `{pattern}`, and keeps what waits in it"));
+            self.made.push(format!("queue `{queue}` collects no more `{pattern}`, and keeps what waits in it"));
         }
         if let Err(error) = record.finish(stale).await {
-            self.declared.notes.push(format!("the record of our bindings cannot be kept: {error}"));
+            self.notes.push(format!("the record of our bindings cannot be kept: {error}"));
         }
         Ok(())
     }
@@ -191,7 +317,7 @@ impl Maker<'_> {
 /// # Errors
 ///
 /// When the session is of no use. A broker that does not let us find out answers `None`.
-pub(crate) async fn form_of(scratch: &mut Scratch<'_>, queue: &str, guess: FieldTable) -> Result<Option<Form>, Failure> {
+pub(crate) async fn form_of(scratch: &mut Scratch, queue: &str, guess: FieldTable) -> Result<Option<Form>, Failure> {
     let mut form = Form::of(guess);
     for _ in 0..PROBES_MAX {
         match scratch.queue(queue, &form).await {

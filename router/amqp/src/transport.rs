@@ -25,8 +25,10 @@ use crate::{
     lost, names,
     notes::Notes,
     publisher::{PublishFailure, Publisher},
+    reach,
     routed::Routed,
     scratch::Scratch,
+    standing::Standing,
     waits, wire,
 };
 
@@ -63,10 +65,11 @@ impl AmqpTransport {
         let options = Arc::new(options);
         let bindings = Arc::new(Bindings::new(Arc::clone(&store), &options));
         let notes = Arc::new(Notes::default());
-        let bound = Arc::new(Bound::new(Arc::clone(&options), Arc::clone(&bindings), Arc::clone(&notes)));
+        let standing = Arc::new(Standing::default());
+        let bound = Arc::new(Bound::new(Arc::clone(&options), Arc::clone(&bindings), Arc::clone(&notes), Arc::clone(&standing)));
         let archivist = archivist.filter(|_| options.archive.is_some());
         let hold = if archivist.is_some() { Hold::each() } else { Hold::never() };
-        let bus = Bus::start(Arc::clone(&options), chance, Arc::clone(&bound) as _, hold, notes);
+        let bus = Bus::start(Arc::clone(&options), chance, Arc::clone(&bound) as _, hold, standing, notes);
         let publisher = Publisher::new(Arc::clone(&bus));
         let desk = Desk::new(Arc::clone(&options), Arc::clone(&bus), Arc::clone(&publisher), Arc::clone(&bound), bindings, store, Arc::clone(&clock));
         if let Some(archivist) = archivist {
@@ -76,10 +79,12 @@ impl AmqpTransport {
             Arc::new(Self { options, bus, publisher, bound, routed: Routed::default(), desk, clock, consumers: Mutex::default(), windows: Mutex::default() });
         tokio::spawn(lost::watch(Arc::clone(&this.options), Arc::clone(&this.bus), Arc::clone(&this.bound), Arc::clone(&this.publisher)));
         tokio::spawn(Arc::clone(&this.bound).mend(Arc::clone(&this.bus), Arc::clone(&this.publisher)));
+        tokio::spawn(reach::watch(Arc::clone(&this.bound), Arc::clone(&this.bus)));
         this
     }
 
-    /// Waits until the broker is reached, for start-up and for commands.
+    /// Waits until the broker is reached and everything is bound that is wanted, or is said to be refused or out of reach; for start-up
+    /// and for commands.
     ///
     /// # Errors
     ///
@@ -88,9 +93,9 @@ impl AmqpTransport {
     pub async fn reached(&self, limit: Duration) -> Result<(), TransportError> {
         match tokio::time::timeout(limit, self.bus.reached()).await {
             Ok(reached) => reached,
-            Err(_) => Err(TransportError::Unavailable(match (self.bus.trouble(), self.bus.held()) {
+            Err(_) => Err(TransportError::Unavailable(match (self.bus.trouble(), self.bus.awaited()) {
                 (Some(trouble), _) => trouble.sentence().to_owned(),
-                (None, Some(held)) => held,
+                (None, Some(awaited)) => awaited,
                 (None, None) => format!("the broker `{}` did not answer within {} s", shown_url(&self.options.url), limit.as_secs()),
             })),
         }
@@ -115,6 +120,12 @@ impl AmqpTransport {
         self.bus.now().is_some() || self.bus.trouble().is_some()
     }
 
+    /// Is what [`AmqpTransport::reached`] waits for so now?
+    #[must_use]
+    pub fn is_reached(&self) -> bool {
+        self.bus.is_reached()
+    }
+
     /// How the broker is, from what is known without asking it.
     #[must_use]
     pub fn condition(&self) -> Condition {
@@ -134,7 +145,7 @@ impl Transport for AmqpTransport {
 
     async fn bind(&self, subscriptions: &[Subscription]) -> Result<(), TransportError> {
         let away = || self.bus.trouble().unwrap_or_else(|| Failure::lost(format!("the broker `{}` is not reached yet", shown_url(&self.options.url))));
-        self.bound.bind(subscriptions, self.bus.now(), away).await.map_err(TransportError::from)
+        self.bound.bind(subscriptions, &self.bus, away).await.map_err(TransportError::from)
     }
 
     async fn consume(&self, route: &RouteName, prefetch: u32) -> Result<Arc<dyn Consumer>, TransportError> {
@@ -145,8 +156,14 @@ impl Transport for AmqpTransport {
             Ok(session) => session?,
             Err(_) => return Err(TransportError::Unavailable(self.bus.why_away())),
         };
+        // Whoever looks for it asks on a channel, or a connection, that nobody else needs.
+        if let Some(why) = self.bound.reach().of_route(route) {
+            return Err(TransportError::Unavailable(why));
+        }
         let prefetch = self.window(route, &queue, prefetch);
         let parts = consumer::Parts { options: Arc::clone(&self.options), publisher: Arc::clone(&self.publisher), clock: Arc::clone(&self.clock) };
+        let asked = session.clone();
+        let is_over = || asked.is_over();
         let taken = match consumer::take(session.clone(), route.clone(), queue.clone(), prefetch, parts.clone()).await {
             // Somebody has deleted it: made again, it collects again.
             Err(failure) if failure.is_missing() => {
@@ -157,13 +174,12 @@ impl Transport for AmqpTransport {
                 }
                 consumer::take(session, route.clone(), queue, prefetch, parts).await?
             }
-            Err(failure) if failure.is_out_of_reach() => {
+            Err(failure) if failure.is_out_of_reach() || failure.ends_connection() || (failure.is_unanswered() && !is_over()) => {
                 self.bound.lose_sight_of(route, &failure);
                 return Err(failure.into());
             }
             taken => taken?,
         };
-        self.bound.regain_sight_of(route);
         let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
         consumers.retain(|consumer| consumer.strong_count() > 0);
         consumers.push(Arc::downgrade(&taken));

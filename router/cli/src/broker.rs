@@ -76,6 +76,9 @@ const START_PATIENCE_MAX: Duration = Duration::from_secs(15);
 /// Between two looks at a broker that says no.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
+/// Between two at one that says nothing.
+const LOOK_SOON: Duration = Duration::from_millis(100);
+
 /// The broker of the service.
 pub(crate) struct Serving {
     transport: Arc<AmqpTransport>,
@@ -131,11 +134,29 @@ impl Serving {
         }
     }
 
-    /// Waits until a broker that was away is reached, and says so.
+    /// Is it there, and everything bound that the routes want, or said to be refused or out of reach? If not, why.
+    ///
+    /// # Errors
+    ///
+    /// What it is that is waited for.
+    pub(crate) fn stands(&self) -> Result<(), String> {
+        if self.transport.is_reached() {
+            return Ok(());
+        }
+        let troubles = self.transport.condition().troubles;
+        Err(if troubles.is_empty() { "the broker has not answered yet".to_owned() } else { troubles.join("; ") })
+    }
+
+    /// Waits until a broker that was away is reached and everything is bound there that the routes want, and says so.
     pub(crate) async fn await_return(&self) {
-        while self.transport.reached(LOOK_AGAIN).await.is_err() {
-            // Why, the transport itself says; one that says no answers at once.
-            tokio::time::sleep(LOOK_AGAIN).await;
+        loop {
+            match self.transport.reached(LOOK_AGAIN).await {
+                Ok(()) => break,
+                // Why, the transport itself says. This came after a while, but for a transport that is being closed.
+                Err(TransportError::Unavailable(_)) => tokio::time::sleep(LOOK_SOON).await,
+                // Comes at once.
+                Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+            }
         }
         info!("the broker is {}; events are taken in and handled from now on", self.named().await);
     }
@@ -160,7 +181,7 @@ async fn reached(transport: &AmqpTransport, patience: Duration, most: Duration) 
         let reached = transport.reached(patience).await;
         if reached.is_ok() || transport.has_been_tried() || SystemClock.monotonic() - begun >= most {
             // It may have come in the very last moment.
-            return if transport.condition().reachable { Ok(()) } else { reached };
+            return if transport.is_reached() { Ok(()) } else { reached };
         }
     }
 }

@@ -30,6 +30,27 @@ pub(super) struct Piece {
     pub(super) bytes: Vec<u8>,
 }
 
+impl Piece {
+    /// Is it this method, and has this name among its arguments?
+    pub(super) fn asks(&self, (class, method): (u16, u16), name: &str) -> bool {
+        let Some((head, arguments)) = self.bytes.get(HEAD_BYTES..).and_then(|payload| payload.split_at_checked(4)) else { return false };
+        let wanted = [class.to_be_bytes(), method.to_be_bytes()].concat();
+        // A short string is its length and its bytes.
+        let name: Vec<u8> = u8::try_from(name.len()).into_iter().chain(name.bytes()).collect();
+        self.bytes.first() == Some(&1) && head == wanted && arguments.windows(name.len()).any(|window| window == name)
+    }
+}
+
+/// The frame that closes a connection with this code.
+pub(super) fn close(code: u16) -> Vec<u8> {
+    const TEXT: &[u8] = b"INTERNAL_ERROR";
+    let text_bytes = u8::try_from(TEXT.len()).unwrap_or(u8::MAX);
+    // `connection` is class 10, and `close` its method 50; then code, text, and the method that was at fault.
+    let payload = [&[0, 10, 0, 50][..], &code.to_be_bytes(), &[text_bytes], TEXT, &[0, 0, 0, 0]].concat();
+    let size = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes();
+    [&[1, 0, 0][..], &size, &payload, &[0xce]].concat()
+}
+
 /// Cuts one direction of a connection into pieces. What is incomplete is kept until the rest comes.
 #[derive(Default)]
 pub(super) struct Frames {
@@ -114,6 +135,20 @@ mod tests {
             assert_eq!(together, stream, "in steps of {step}");
             assert_eq!(frames.rest(), Vec::<u8>::new());
         }
+    }
+
+    #[test]
+    fn a_question_is_known_by_its_method_and_the_whole_name() {
+        let payload = [&[0, 50, 0, 10, 0, 0][..], &[4], b"kept", &[1, 0, 0, 0, 0]].concat();
+        let piece = Piece { kind: Kind::Other, bytes: frame(1, &payload) };
+        assert!(piece.asks((50, 10), "kept"));
+        assert!(!piece.asks((50, 20), "kept") && !piece.asks((50, 10), "kep") && !piece.asks((50, 10), "other"));
+        assert!(!Piece { kind: Kind::Other, bytes: frame(1, &[0]) }.asks((50, 10), "kept"));
+    }
+
+    #[test]
+    fn a_close_is_a_whole_frame() {
+        assert_eq!(Frames::default().take(&close(541)), [Piece { kind: Kind::Other, bytes: close(541) }]);
     }
 
     #[test]

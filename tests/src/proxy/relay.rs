@@ -15,13 +15,13 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::watch,
+    sync::{mpsc, watch},
     time::sleep,
 };
 
 use super::{
-    After, Shared, Towards, Weather,
-    frames::{Frames, Kind, Piece},
+    After, Shared, Then, Towards, Weather,
+    frames::{self, Frames, Kind, Piece},
     reach, reset,
 };
 
@@ -29,6 +29,9 @@ use super::{
 const READ_BYTES: usize = 64 << 10;
 /// Written at once when there is a limit per second, so that the limit is not a series of bursts.
 const TRICKLE_BYTES: usize = 1 << 10;
+
+/// What the proxy itself says to a client at once.
+const SAYINGS_MAX: usize = 8;
 
 /// How a direction ended.
 enum End {
@@ -59,8 +62,9 @@ pub(super) async fn connection(number: u64, client: TcpStream, target: SocketAdd
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_broker, mut to_broker) = broker.into_split();
     let is_cut = {
-        let up = Direction { number, towards: Towards::Broker, shared: &shared, weather: weather.clone() };
-        let down = Direction { number, towards: Towards::Client, shared: &shared, weather: weather.clone() };
+        let (said, sayings) = mpsc::channel(SAYINGS_MAX);
+        let up = Direction { number, towards: Towards::Broker, shared: &shared, weather: weather.clone(), said: Some(said), sayings: None };
+        let down = Direction { number, towards: Towards::Client, shared: &shared, weather: weather.clone(), said: None, sayings: Some(sayings) };
         let both = async {
             // One side that only stops talking is passed on as such; one that breaks ends both.
             let up = up.carry(&mut from_client, &mut to_broker);
@@ -96,6 +100,10 @@ struct Direction<'a> {
     towards: Towards,
     shared: &'a Shared,
     weather: watch::Receiver<Weather>,
+    /// What the proxy itself says to the client, in the direction that finds a reason to …
+    said: Option<mpsc::Sender<Vec<u8>>>,
+    /// … and in the one that brings it there.
+    sayings: Option<mpsc::Receiver<Vec<u8>>>,
 }
 
 impl Direction<'_> {
@@ -108,6 +116,12 @@ impl Direction<'_> {
                 biased;
                 // Nothing is read while nothing goes through: what a client writes then fills its own buffers.
                 () = freeze(&mut self.weather, self.number) => continue,
+                saying = next(&mut self.sayings) => {
+                    if to.write_all(&saying).await.is_err() {
+                        return End::Broken;
+                    }
+                    continue;
+                }
                 read = from.read(&mut buffer) => read,
             };
             match read {
@@ -145,6 +159,23 @@ impl Direction<'_> {
             self.shared.counts.dropped.fetch_add(1, Ordering::SeqCst);
             return Ok(());
         }
+        if let Some(then) = self.trapped(&piece) {
+            self.shared.counts.dropped.fetch_add(1, Ordering::SeqCst);
+            return match then {
+                Then::Lose => Ok(()),
+                Then::Cut => {
+                    self.shared.counts.cuts.fetch_add(1, Ordering::SeqCst);
+                    Err(End::Broken)
+                }
+                Then::Close(code) => {
+                    if let Some(said) = &self.said {
+                        // Whoever is told so often has heard it.
+                        let _ = said.try_send(frames::close(code));
+                    }
+                    Ok(())
+                }
+            };
+        }
         if let Some(bytes) = self.cut_within(&piece) {
             let _ = self.write(&piece.bytes[..bytes], now, to).await;
             self.shared.counts.cuts.fetch_add(1, Ordering::SeqCst);
@@ -167,6 +198,15 @@ impl Direction<'_> {
             (Towards::Client, Kind::Other) => now.drops_towards_client,
             (Towards::Broker, Kind::Confirm) => now.drops_acks,
         }
+    }
+
+    /// Is it a question that is waited for?
+    fn trapped(&self, piece: &Piece) -> Option<Then> {
+        if self.towards != Towards::Broker || piece.kind != Kind::Other {
+            return None;
+        }
+        let traps = self.shared.traps.lock().unwrap_or_else(PoisonError::into_inner);
+        traps.iter().find(|trap| piece.asks(trap.method, &trap.name)).map(|trap| trap.then)
     }
 
     /// How much of a piece still goes through, when the armed cut falls into it.
@@ -207,6 +247,18 @@ impl Direction<'_> {
             to.write_all(some).await?;
         }
         Ok(())
+    }
+}
+
+/// The next thing that the proxy itself has to say, if it ever has.
+async fn next(sayings: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Vec<u8> {
+    let saying = match sayings {
+        Some(sayings) => sayings.recv().await,
+        None => None,
+    };
+    match saying {
+        Some(saying) => saying,
+        None => std::future::pending().await,
     }
 }
 

@@ -50,3 +50,23 @@ fn a_store_that_is_lost_with_a_kill_costs_no_event_and_what_is_repeated_is_bound
     until("the archive has read the broker's stream from its beginning", || (is_archived(&world, 0) && is_archived(&world, count)).then_some(()));
     let _ = service.stop();
 }
+
+#[test]
+fn a_store_that_is_deleted_under_a_router_stops_nothing_and_the_next_router_begins_a_new_one() {
+    let world = World::new(Broker::shared().vhost(), &kept(""));
+    let log = world.log("kept");
+    let service = world.serve();
+    let mut confirmed = publish(&world.vhost.url(), "kept.event", 300);
+    until("all are handled", || (log.of("done").len() >= 300).then_some(()));
+    lose_store(&world);
+    confirmed.extend(publish_more(&world.vhost.url(), "kept.event", 300..600));
+    until("those that come afterwards are handled too", || (log.of("done").len() >= 600).then_some(()));
+    let _ = service.stop();
+
+    let mut service = world.serve();
+    assert!(service.log().iter().any(|line| line.contains("the store is") && line.contains("made now")), "the start says so");
+    confirmed.extend(publish_more(&world.vhost.url(), "kept.event", 600..900));
+    let account = settle("the store deleted under a router", &world, &confirmed);
+    assert!((account.repeated, account.charged, account.dead.len()) == (0, 0, 0), "{account:?}");
+    let _ = service.stop();
+}

@@ -150,7 +150,8 @@ async fn serve(setup: Setup, global: Global, handlers: Handle) -> anyhow::Result
                     tasks.push(tokio::spawn(router.raise_alerts(alerts, stopping.clone().cancelled_owned())));
                     tasks.extend(draining.map(|draining| tokio::spawn(draining.run(stopping.clone()))));
                     tasks.push(tokio::spawn(follow_sessions(router.sessions(), stopping.clone())));
-                    match broker.clone().filter(|_| !reached) {
+                    // Whoever reads "ready" may publish on the broker, past this router, and find that the routes get it.
+                    match broker.clone().filter(|broker| !reached || is_awaited(broker)) {
                         Some(broker) => tasks.push(tokio::spawn(await_return(broker, stopping.clone()))),
                         None => info!("ready"),
                     }
@@ -196,6 +197,13 @@ async fn begin(router: &Router, config: &Config, broker: Option<&Serving>) -> an
         Err(error @ (ApplyError::Build { .. } | ApplyError::NoPlugin { .. } | ApplyError::Redact(_))) => Err(InvalidConfig::message(error).into()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Is something of what the routes want not bound yet, on a broker that was reached? Says so.
+fn is_awaited(broker: &Serving) -> bool {
+    let Err(why) = broker.stands() else { return false };
+    warn!("not all that the routes want is bound on the broker, which is waited for: {why}");
+    true
 }
 
 /// Keeps the numbers of sessions in step with the archive, so that a question about them finds little left to do.
