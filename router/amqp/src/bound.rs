@@ -232,6 +232,12 @@ impl Bound {
         for note in &declared.notes {
             tracing::warn!("{note}");
         }
+        if result.is_err() {
+            // Of a connection that ended only this is certain: what its end was said to be for.
+            let (culprits, others): (Vec<_>, Vec<_>) = declared.out_of_reach.drain(..).partition(|(_, failure)| failure.ends_connection());
+            declared.out_of_reach = culprits;
+            declared.unsettled.extend(others.into_iter().map(|(subscription, _)| subscription));
+        }
         // Of another set than is wanted by now nothing of this counts.
         for (subscription, failure) in declared.out_of_reach.iter().filter(|(subscription, _)| self.is_wanted_as(subscription)) {
             self.reach.lose(subscription, failure);
@@ -270,7 +276,7 @@ impl Bound {
             let session = tokio::select! {
                 session = self.undeclared(&bus) => Some(session),
                 () = publisher.suspects() => {
-                    let session = bus.now().filter(|_| self.reach.is_all_in_reach());
+                    let session = bus.now();
                     if session.is_some() {
                         tracing::warn!("something on the broker seems to be gone; what is bound is declared again");
                     }

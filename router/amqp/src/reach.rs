@@ -34,6 +34,9 @@ use crate::{
 /// A queue that is out of reach is looked for again after so long.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// The longest that is waited before one is found that costs a connection each time that it is taken up.
+const COSTLY_EVERY: Duration = Duration::from_secs(300);
+
 /// Routes that are asked for at once: each holds a channel, for as long as the broker thinks about it.
 const ASKED_MAX: usize = 32;
 
@@ -51,6 +54,8 @@ pub(crate) struct Reach {
     hidden: Mutex<BTreeMap<RouteName, Hidden>>,
     /// Connections that ended, one after the other, while a route was asked for.
     strikes: Mutex<BTreeMap<RouteName, u32>>,
+    /// Connections that a route has cost since it was last taken up.
+    costs: Mutex<BTreeMap<RouteName, u32>>,
     changed: Notify,
 }
 
@@ -61,6 +66,8 @@ struct Hidden {
     why: Why,
     /// Its question has cost a connection.
     alone: bool,
+    /// Connections that ended while it was asked for here.
+    strikes: u32,
     /// When it is asked for again.
     at: Instant,
 }
@@ -95,7 +102,7 @@ impl Hidden {
 
 impl Reach {
     pub(crate) fn new(options: Arc<AmqpOptions>, notes: Arc<Notes>, standing: Arc<Standing>) -> Self {
-        Self { options, notes, standing, hidden: Mutex::default(), strikes: Mutex::default(), changed: Notify::new() }
+        Self { options, notes, standing, hidden: Mutex::default(), strikes: Mutex::default(), costs: Mutex::default(), changed: Notify::new() }
     }
 
     fn hidden(&self) -> MutexGuard<'_, BTreeMap<RouteName, Hidden>> {
@@ -145,6 +152,11 @@ impl Reach {
         self.hide(subscription, Why::of(failure), failure.ends_connection());
     }
 
+    /// It still cannot, as a connection has found that nobody else uses.
+    fn lose_again(&self, subscription: &Subscription, failure: &Failure) {
+        self.hide(subscription, Why::of(failure), false);
+    }
+
     /// The answer takes long.
     pub(crate) fn doubt(&self, subscription: &Subscription) {
         self.hide(subscription, Why::Slow, false);
@@ -152,11 +164,22 @@ impl Reach {
 
     fn hide(&self, subscription: &Subscription, why: Why, alone: bool) {
         let queue = names::queue_of(subscription);
-        let at = if why == Why::Slow { Instant::now() } else { Instant::now() + LOOK_EVERY };
+        let wait = match why {
+            Why::Slow => Duration::ZERO,
+            _ if alone => {
+                let mut costs = self.costs.lock().unwrap_or_else(PoisonError::into_inner);
+                let cost = costs.entry(subscription.route.clone()).or_default();
+                *cost += 1;
+                LOOK_EVERY.saturating_mul(1 << (*cost - 1).min(10)).min(COSTLY_EVERY)
+            }
+            _ => LOOK_EVERY,
+        };
+        let at = Instant::now() + wait;
         self.change(|hidden| {
             // Whoever has cost a connection once is not tried on another one until it is found.
-            let alone = alone || hidden.get(&subscription.route).is_some_and(|before| before.alone && before.queue == queue);
-            hidden.insert(subscription.route.clone(), Hidden { queue, why, alone, at });
+            let before = hidden.get(&subscription.route).filter(|before| before.queue == queue);
+            let (alone, strikes) = (alone || before.is_some_and(|before| before.alone), before.map_or(0, |before| before.strikes));
+            hidden.insert(subscription.route.clone(), Hidden { queue, why, alone, strikes, at });
         });
         self.changed.notify_one();
     }
@@ -175,6 +198,11 @@ impl Reach {
             open.iter().filter(|open| is_struck(open)).collect()
         };
         struck.into_iter().for_each(|subscription| self.hide(subscription, Why::of(failure), true));
+    }
+
+    /// A route was taken up, and the connection lives.
+    pub(crate) fn is_taken_up(&self, route: &RouteName) {
+        self.costs.lock().unwrap_or_else(PoisonError::into_inner).remove(route);
     }
 
     /// A connection has lived through all questions.
@@ -209,10 +237,10 @@ impl Reach {
     }
 
     /// Those that are to be asked for now, and when the next one is.
-    fn due(&self, under_way: &HashMap<Id, RouteName>) -> (Vec<(RouteName, bool)>, Option<Instant>) {
+    fn due(&self, under_way: &HashMap<Id, (RouteName, bool)>) -> (Vec<(RouteName, bool)>, Option<Instant>) {
         let now = Instant::now();
         let hidden = self.hidden();
-        let waiting = || hidden.iter().filter(|(route, _)| !under_way.values().any(|asked| asked == *route));
+        let waiting = || hidden.iter().filter(|(route, _)| !under_way.values().any(|(asked, _)| asked == *route));
         let due = waiting().filter(|(_, hidden)| hidden.at <= now).map(|(route, hidden)| (route.clone(), hidden.alone)).collect();
         let next = waiting().filter(|(_, hidden)| hidden.at > now).map(|(_, hidden)| hidden.at).min();
         (due, next)
@@ -221,6 +249,15 @@ impl Reach {
     /// It is asked for again after a while, whatever is known of it.
     fn put_off(&self, route: &RouteName) {
         if let Some(hidden) = self.hidden().get_mut(route) {
+            hidden.at = Instant::now() + LOOK_EVERY;
+        }
+    }
+
+    /// The connection ended while it was asked for. Mostly that is no fault of its own; the second time it is taken for one.
+    fn cut_off(&self, route: &RouteName) {
+        if let Some(hidden) = self.hidden().get_mut(route) {
+            hidden.strikes += 1;
+            hidden.alone |= hidden.strikes >= STRIKES_MAX;
             hidden.at = Instant::now() + LOOK_EVERY;
         }
     }
@@ -266,7 +303,8 @@ pub(crate) async fn watch(bound: Arc<Bound>, bus: Arc<Bus>) {
     let reach = Arc::clone(bound.reach());
     let mut changes = bus.changes();
     let mut asking = JoinSet::new();
-    let mut under_way: HashMap<Id, RouteName> = HashMap::new();
+    // With what is asked for on a connection of its own.
+    let mut under_way: HashMap<Id, (RouteName, bool)> = HashMap::new();
     loop {
         let mut next = None;
         if let Some(session) = bus.now() {
@@ -274,12 +312,12 @@ pub(crate) async fn watch(bound: Arc<Bound>, bus: Arc<Bus>) {
             next = at;
             for (route, alone) in due {
                 // One connection of that kind is enough.
-                if asking.len() >= ASKED_MAX || (alone && !under_way.is_empty()) {
+                if asking.len() >= ASKED_MAX || (alone && under_way.values().any(|(_, alone)| *alone)) {
                     next = Some(Instant::now() + LOOK_EVERY);
                     continue;
                 }
                 let id = asking.spawn(one(Arc::clone(&bound), session.clone(), route.clone(), alone)).id();
-                under_way.insert(id, route);
+                under_way.insert(id, (route, alone));
             }
         }
         tokio::select! {
@@ -288,7 +326,8 @@ pub(crate) async fn watch(bound: Arc<Bound>, bus: Arc<Bus>) {
                     Ok((id, ())) => *id,
                     Err(error) => error.id(),
                 };
-                if let Some(route) = under_way.remove(&id) && ended.is_err() {
+                if let Some((route, _)) = under_way.remove(&id)
+                    && ended.is_err() {
                     reach.put_off(&route);
                 }
             }
@@ -329,8 +368,9 @@ async fn one(bound: Arc<Bound>, session: Session, route: RouteName, alone: bool)
             reach.find(&route);
             bound.declare_again();
         }
-        Err(failure) if alone || !session.is_over() || failure.ends_connection() => reach.lose(&subscription, &failure),
+        Err(failure) if alone => reach.lose_again(&subscription, &failure),
+        Err(failure) if !session.is_over() || failure.ends_connection() => reach.lose(&subscription, &failure),
         // What an ended connection says of it is nothing.
-        Err(_) => reach.put_off(&route),
+        Err(_) => reach.cut_off(&route),
     }
 }

@@ -142,6 +142,10 @@ async fn routes(session: &Session, options: &Arc<AmqpOptions>, wish: Wish<'_>, f
         Some(scratch)
     };
     for subscription in wish.wanted.iter().filter(|wanted| !wish.left_out.contains(&wanted.route)) {
+        // Those that were never asked for are no reason for anything.
+        if session.is_over() {
+            break;
+        }
         let scratch = spare.take().unwrap_or_else(|| Scratch::new(session));
         let (wanted, options) = (subscription.clone(), Arc::clone(options));
         open.insert(subscription.route.clone(), subscription.clone());

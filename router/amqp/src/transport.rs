@@ -180,6 +180,7 @@ impl Transport for AmqpTransport {
             }
             taken => taken?,
         };
+        self.bound.reach().is_taken_up(route);
         let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
         consumers.retain(|consumer| consumer.strong_count() > 0);
         consumers.push(Arc::downgrade(&taken));

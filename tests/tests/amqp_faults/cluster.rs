@@ -135,10 +135,18 @@ fn a_classic_queue_whose_node_is_lost_is_waited_for_with_all_its_events_and_hold
         assert!(ready.body.contains("`kept`"), "{ready:?}");
         assert_eq!(try_post(door, 1_000), Some(503), "{life}: an event that would not come to its queue is not taken");
         others += 50;
+        let first = Instant::now();
         for id in others - 50..others {
             let event = String::from_utf8(body(id, id, id, "done")).expect("JSON is text");
             // The archive's stream may have lost its leader too, and elects another one.
             until("the door takes events of the other route", || post(door, "/events?key=other.event", &event).filter(|answer| answer.status == 200));
+            if id == others - 50 {
+                say!(
+                    "{life}: the first event of the other route was taken {:?} after the loss, and {:?} after it was asked for",
+                    begun.elapsed(),
+                    first.elapsed()
+                );
+            }
         }
         let handled = || world.log("other").of("done").into_iter().map(|entry| entry.id).collect::<BTreeSet<u64>>().len() as u64;
         until("the other route goes on", || (handled() >= others).then_some(()));
