@@ -76,6 +76,17 @@ pub const EXCHANGE_DECLARE: Method = (40, 10);
 /// `basic.consume`.
 pub const CONSUME: Method = (60, 20);
 
+/// Whose confirms become refusals.
+#[derive(Clone, Copy, Default)]
+enum Refusing {
+    #[default]
+    Nobody,
+    /// Whoever is confirmed next.
+    Next,
+    /// The channel of this number, on the connection of this number.
+    Channel(u64, [u8; 2]),
+}
+
 /// A question that is waited for.
 struct Trap {
     method: Method,
@@ -141,6 +152,7 @@ struct Shared {
     counts: Counts,
     armed: Mutex<Option<Armed>>,
     traps: Mutex<Vec<Trap>>,
+    refusing: Mutex<Refusing>,
 }
 
 enum Order {
@@ -166,7 +178,13 @@ impl FaultProxy {
     #[must_use]
     pub fn before(target: SocketAddr) -> Self {
         let port = Port::reserve();
-        let shared = Arc::new(Shared { target: Mutex::new(target), counts: Counts::default(), armed: Mutex::new(None), traps: Mutex::default() });
+        let shared = Arc::new(Shared {
+            target: Mutex::new(target),
+            counts: Counts::default(),
+            armed: Mutex::new(None),
+            traps: Mutex::default(),
+            refusing: Mutex::default(),
+        });
         let (weather, seen) = watch::channel(Weather::default());
         let (orders, receiver) = mpsc::channel(1);
         let (address, of_thread) = (port.address(), shared.clone());
@@ -238,6 +256,12 @@ impl FaultProxy {
         self.weather.send_modify(|weather| weather.drops_confirms = true);
     }
 
+    /// Makes refusals of the confirms of the channel on which the next one comes, and of no other channel: what clients publish arrives,
+    /// and they are told that it was not taken.
+    pub fn refuse_on_one_channel(&self) {
+        *self.shared.refusing.lock().unwrap_or_else(PoisonError::into_inner) = Refusing::Next;
+    }
+
     /// Loses the acknowledgements of clients: the broker goes on to hold what they have finished with.
     pub fn drop_acks(&self) {
         self.weather.send_modify(|weather| weather.drops_acks = true);
@@ -266,6 +290,7 @@ impl FaultProxy {
     pub fn heal(&self) {
         self.shared.armed.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.shared.traps.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.shared.refusing.lock().unwrap_or_else(PoisonError::into_inner) = Refusing::Nobody;
         self.weather.send_modify(|weather| *weather = Weather { cut_up_to: weather.cut_up_to, ..Weather::default() });
         self.listen(true);
     }

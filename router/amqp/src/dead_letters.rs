@@ -37,7 +37,7 @@ const LOOK_LIMIT: Duration = Duration::from_secs(120);
 /// When nothing comes for so long, the queue is asked whether there is more.
 const QUIET: Duration = Duration::from_secs(1);
 /// For letters that were looked at to be back in their queue.
-const RETURN_LIMIT: Duration = Duration::from_secs(5);
+const RETURN_LIMIT: Duration = Duration::from_secs(20);
 /// Between two looks whether they are.
 const RETURN_LOOK: Duration = Duration::from_millis(20);
 /// For another one who looks.
@@ -234,6 +234,8 @@ impl Hold {
         while closed && Instant::now() < until {
             match count(&session, &queue).await {
                 Ok(Some(count)) if count.ready < taken => tokio::time::sleep(RETURN_LOOK).await,
+                // A queue that does not tell how many it has has not all of them back.
+                Err(failure) if !failure.is_refused() && !session.is_over() => tokio::time::sleep(RETURN_LOOK).await,
                 // There, or gone for good, or nobody can tell.
                 _ => break,
             }

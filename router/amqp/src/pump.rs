@@ -2,6 +2,10 @@
 //!
 //! A channel that the broker closes takes all that is on the way with it, though one publication alone was at fault. They are sent
 //! again on a new channel one at a time: whichever closes it alone is the one, and hears the broker's words; the others succeed.
+//!
+//! A channel on which something was not taken is left for another one before long. When the machine is lost that leads a stream, RabbitMQ
+//! elects another leader, and a channel that has published to it before may go on to refuse everything that would come to the stream,
+//! for ever (seen on 3.10.8): with the archive, that is everything. A new channel finds the new leader.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -38,6 +42,10 @@ const WINDOW: usize = 1_024;
 const WINDOW_BYTES: usize = 64 * 1024 * 1024;
 /// Between two tries to open a channel on a live connection.
 const REOPEN_AFTER: Duration = Duration::from_millis(100);
+/// So old a channel on which something was not taken is left; doubled each time, since a queue may simply be full, up to …
+const RENEW_FIRST: Duration = Duration::from_secs(1);
+/// … this. A channel that was well for so long has the first again.
+const RENEW_MAX: Duration = Duration::from_secs(60);
 /// For the end of a channel that is given up.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -69,6 +77,7 @@ pub(crate) struct Pump {
     again: VecDeque<Request>,
     /// So many of the next ones go one at a time.
     alone: usize,
+    renew_after: Duration,
 }
 
 /// Why a channel is not served any more.
@@ -82,7 +91,7 @@ enum End {
 impl Pump {
     pub(crate) fn new(bus: Arc<Bus>, requests: mpsc::Receiver<Request>, body_bytes_max: Arc<AtomicUsize>, suspect: Arc<Notify>) -> Self {
         let changes = bus.changes();
-        Self { bus, changes, requests, body_bytes_max, suspect, again: VecDeque::new(), alone: 0 }
+        Self { bus, changes, requests, body_bytes_max, suspect, again: VecDeque::new(), alone: 0, renew_after: RENEW_FIRST }
     }
 
     pub(crate) async fn run(mut self) {
@@ -132,19 +141,31 @@ impl Pump {
         let mut flight = Flight::new(channel);
         let mut blocked: Option<String> = None;
         loop {
-            while blocked.is_none() && flight.has_room(self.alone > 0) {
+            // What is on the way is answered first: it would be published twice.
+            let leaves = flight.nacked_at.is_some_and(|at| at.duration_since(flight.opened) >= self.renew_after);
+            if leaves && !flight.is_awaited() {
+                self.renew_after = (self.renew_after * 2).min(RENEW_MAX);
+                self.again.extend(flight.give_up());
+                return End::Again;
+            }
+            while !leaves && blocked.is_none() && flight.has_room(self.alone > 0) {
                 let Some(request) = self.again.pop_front() else {
                     break;
                 };
                 flight.send(request);
             }
-            let may_take = self.again.is_empty() && flight.has_room(self.alone > 0);
+            let may_take = !leaves && self.again.is_empty() && flight.has_room(self.alone > 0);
             let overdue = flight.next_deadline().filter(|_| blocked.is_none());
             tokio::select! {
                 biased;
                 pass = flight.confirms.pass() => {
                     self.alone = self.alone.saturating_sub(pass.len());
-                    if let Some(error) = flight.settle(pass) {
+                    let was_well = flight.nacked_at.is_none();
+                    let error = flight.settle(pass);
+                    if was_well && flight.nacked_at.is_some() && flight.opened.elapsed() >= RENEW_MAX {
+                        self.renew_after = RENEW_FIRST;
+                    }
+                    if let Some(error) = error {
                         self.after_error(session, flight, &error);
                         return End::Again;
                     }
@@ -231,6 +252,9 @@ struct Flight {
     bytes: usize,
     /// When something was confirmed last.
     progress: Instant,
+    opened: Instant,
+    /// When something was not taken, the last time.
+    nacked_at: Option<Instant>,
 }
 
 struct Sent {
@@ -245,11 +269,26 @@ struct Sent {
 
 impl Flight {
     fn new(channel: Channel) -> Self {
-        Self { channel, confirms: Confirms::default(), sent: BTreeMap::new(), returns: Returns::default(), bytes: 0, progress: Instant::now() }
+        let now = Instant::now();
+        Self {
+            channel,
+            confirms: Confirms::default(),
+            sent: BTreeMap::new(),
+            returns: Returns::default(),
+            bytes: 0,
+            progress: now,
+            opened: now,
+            nacked_at: None,
+        }
     }
 
     fn has_room(&self, alone: bool) -> bool {
         self.confirms.len() < if alone { 1 } else { WINDOW } && self.bytes < WINDOW_BYTES
+    }
+
+    /// Does somebody wait for an answer of this channel?
+    fn is_awaited(&self) -> bool {
+        self.sent.values().any(|sent| sent.request.is_some())
     }
 
     fn send(&mut self, request: Request) {
@@ -298,6 +337,9 @@ impl Flight {
             self.progress = Instant::now();
             self.bytes -= sent.bytes;
             sent.nacked = nacked;
+            if nacked {
+                self.nacked_at = Some(self.progress);
+            }
             ended.push(Ended { mark: sent.mark.clone(), brought: brought.as_ref().map(Mark::of), what: sent });
         }
         for (sent, routed) in self.returns.settle(ended, self.sent.is_empty()) {

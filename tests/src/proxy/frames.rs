@@ -41,6 +41,20 @@ impl Piece {
     }
 }
 
+impl Piece {
+    /// The channel that a frame is of.
+    pub(super) fn channel(&self) -> Option<[u8; 2]> {
+        self.bytes.get(1..3)?.try_into().ok()
+    }
+
+    /// Makes a refusal of a confirm: `basic.nack` has the same arguments, and one more bit beside the one of `basic.ack`.
+    pub(super) fn refuse(&mut self) {
+        if let Some(method) = self.bytes.get_mut(HEAD_BYTES + 3) {
+            *method = 120;
+        }
+    }
+}
+
 /// The frame that closes a connection with this code.
 pub(super) fn close(code: u16) -> Vec<u8> {
     const TEXT: &[u8] = b"INTERNAL_ERROR";
@@ -144,6 +158,14 @@ mod tests {
         assert!(piece.asks((50, 10), "kept"));
         assert!(!piece.asks((50, 20), "kept") && !piece.asks((50, 10), "kep") && !piece.asks((50, 10), "other"));
         assert!(!Piece { kind: Kind::Other, bytes: frame(1, &[0]) }.asks((50, 10), "kept"));
+    }
+
+    #[test]
+    fn a_confirm_becomes_a_refusal_of_the_same() {
+        let mut piece = Piece { kind: Kind::Confirm, bytes: frame(1, &[0, 60, 0, 80, 0, 0, 0, 0, 0, 0, 0, 7, 1]) };
+        assert_eq!(piece.channel(), Some([0, 1]));
+        piece.refuse();
+        assert_eq!(piece.bytes, frame(1, &[0, 60, 0, 120, 0, 0, 0, 0, 0, 0, 0, 7, 1]));
     }
 
     #[test]

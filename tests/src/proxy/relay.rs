@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    After, Shared, Then, Towards, Weather,
+    After, Refusing, Shared, Then, Towards, Weather,
     frames::{self, Frames, Kind, Piece},
     reach, reset,
 };
@@ -152,8 +152,11 @@ impl Direction<'_> {
         let _ = self.weather.wait_for(|weather| weather.frozen_up_to < number).await;
     }
 
-    async fn pass(&mut self, piece: Piece, to: &mut OwnedWriteHalf) -> Result<(), End> {
+    async fn pass(&mut self, mut piece: Piece, to: &mut OwnedWriteHalf) -> Result<(), End> {
         self.thaw().await;
+        if self.is_refused(&piece) {
+            piece.refuse();
+        }
         let now = *self.weather.borrow();
         if self.is_lost(now, piece.kind) {
             self.shared.counts.dropped.fetch_add(1, Ordering::SeqCst);
@@ -198,6 +201,16 @@ impl Direction<'_> {
             (Towards::Client, Kind::Other) => now.drops_towards_client,
             (Towards::Broker, Kind::Confirm) => now.drops_acks,
         }
+    }
+
+    /// Is it a confirm of the channel that is refused everything?
+    fn is_refused(&self, piece: &Piece) -> bool {
+        let (Towards::Client, Kind::Confirm, Some(channel)) = (self.towards, piece.kind, piece.channel()) else { return false };
+        let mut refusing = self.shared.refusing.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*refusing, Refusing::Next) {
+            *refusing = Refusing::Channel(self.number, channel);
+        }
+        matches!(*refusing, Refusing::Channel(number, refused) if number == self.number && refused == channel)
     }
 
     /// Is it a question that is waited for?

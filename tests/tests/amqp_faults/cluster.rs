@@ -110,6 +110,7 @@ fn a_classic_queue_whose_node_is_lost_is_waited_for_with_all_its_events_and_hold
     let vhost = Arc::new(cluster.vhost());
     // A classic queue lives where it was declared: on another node than the one that the router and the test are connected to.
     let lost = cluster.nodes().iter().find(|node| node.name() != vhost.broker().name()).expect("there are three");
+    // It leads what all routes need as well: the other route's queue, and the stream of the archive.
     let routes = format!("{}{}", kept("queue_type = \"classic\""), route("other", ""));
     let world = World::at(Arc::clone(&vhost), Some(vhost.url_at(lost)), "", &routes);
     let _ = world.serve().stop();

@@ -97,6 +97,22 @@ async fn confirms_are_pipelined() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_on_which_the_broker_takes_nothing_any_more_is_left_for_another() {
+    let vhost = Broker::shared().vhost();
+    let proxy = vhost.broker().proxy();
+    let _client = collector(&vhost.url(), "all", "#").await;
+    let transport = reached(options(&vhost.url_through(&proxy))).await;
+    assert!(publish_until_safe(&transport, "a.b", "1").await.routed);
+    // As RabbitMQ does where a stream has another leader than when the channel first published to it.
+    proxy.refuse_on_one_channel();
+    let answer = transport.publish(event("a.b", "2")).await;
+    assert!(matches!(answer, Err(TransportError::Full(_))), "{answer:?}");
+    assert!(publish_until_safe(&transport, "a.b", "2").await.routed, "on another channel");
+    assert_eq!(transport.condition().reconnects, 0, "no connection is spent on it");
+    transport.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_is_full_refuses_and_takes_again() {
     let vhost = Broker::shared().vhost();
     let client = collector(&vhost.url(), "other", "other.#").await;
