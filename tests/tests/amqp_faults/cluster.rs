@@ -14,7 +14,7 @@ use crate::{
     deaths::{CONCURRENCY, running},
     load::{Load, body, publish},
     oracle::settle,
-    world::{EXCHANGE, QUEUE, World, kept, route, size, until, wait},
+    world::{EXCHANGE, QUEUE, World, is_long, kept, route, size, until, wait},
 };
 
 /// One for all tests, one after the other: six nodes at once are more than a machine for tests should bear, and three take a while to start.
@@ -105,6 +105,10 @@ fn a_router_whose_node_is_lost_goes_on_at_another_behind_the_same_address_and_lo
 
 #[test]
 fn a_classic_queue_whose_node_is_lost_is_waited_for_with_all_its_events_and_holds_up_no_other_route() {
+    // What it is about is shown without a cluster in each run, by `silent`. Here a broker may take its own time.
+    if !is_long() {
+        return;
+    }
     let cluster = cluster();
     let cluster = cluster.as_ref().expect("it was started");
     let vhost = Arc::new(cluster.vhost());
@@ -124,7 +128,8 @@ fn a_classic_queue_whose_node_is_lost_is_waited_for_with_all_its_events_and_hold
 
     lost.kill();
     let begun = Instant::now();
-    let line = service.wait_for("until the machine of its queue is back").expect("the router goes on");
+    // It refuses each question, or lets it run into a time limit: both were met on both versions.
+    let line = service.wait_for("route `kept` gets nothing until").expect("the router goes on");
     say!("node of a classic queue lost: said after {:?}: {line}", begun.elapsed());
     world.open_gate();
     let client = world.client();
@@ -132,7 +137,7 @@ fn a_classic_queue_whose_node_is_lost_is_waited_for_with_all_its_events_and_hold
     // By the router that saw it go, and by one that starts without it.
     for life in ["the router that saw it go", "a router that starts meanwhile"] {
         let door = service.address();
-        let ready = until("readiness says so", || Some(get(door, "/readyz")).filter(|ready| ready.body.contains("until the machine of its queue is back")));
+        let ready = until("readiness says so", || Some(get(door, "/readyz")).filter(|ready| ready.body.contains("gets nothing until")));
         assert!(ready.body.contains("`kept`"), "{ready:?}");
         assert_eq!(try_post(door, 1_000), Some(503), "{life}: an event that would not come to its queue is not taken");
         others += 50;
