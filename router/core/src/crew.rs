@@ -11,7 +11,8 @@
 //! * A turn that takes longer than [`QUICK`] ends the turns of those that come later. A handler that computes is therefore run side by side
 //!   with its neighbours, and a quick one is done sooner than the route could ask for the next.
 //! * A handler that blocks its thread, or computes for long, after so many quick ones holds up those that stand behind it at that moment,
-//!   and only until the second look ([`LOOK_AFTER`]): then they get tasks of their own.
+//!   and only until the second look ([`LOOK_AFTER`]): then they get tasks of their own. So do those that come later, as soon as that was
+//!   seen twice without a long row of quick ones in between ([`STUCK`]).
 //!
 //! Nothing here waits for time by itself: [`Crew::next_look`] says when [`Crew::look`] wants to be called.
 
@@ -42,6 +43,10 @@ const QUICK_MAX: u32 = 2 * QUICK_AFTER;
 
 /// … and one that was not makes up for so many: a thread that was stood aside for another program looks slow as well.
 const SLOW: u32 = QUICK_AFTER / 3;
+
+/// … and one that stood still in its turn for so many, so that the crew of a route whose handlers were quick for long forgets that only with
+/// the second one: a thread that is stood aside for milliseconds looks like a handler that blocks it.
+const STUCK: u32 = QUICK_MAX - QUICK_AFTER - 1;
 
 /// A handler that takes longer than this before it is done or waits is not quick. About what a route's loop needs for an event: serial
 /// turns of that length keep up with it.
@@ -76,6 +81,8 @@ struct State {
     /// The task in which turns are taken, if there is one; an older one has been given up.
     taking: Option<u64>,
     tasks: u64,
+    /// A handler has its turn now.
+    in_turn: bool,
     /// Who waits for those that have had their turn: woken together.
     told: Vec<Waker>,
     /// When to look whether turns are still taken.
@@ -95,7 +102,11 @@ struct State {
 impl State {
     /// Gives the task up in which turns are taken. Returns who stands behind, and who is to be told.
     fn give_up_turns(&mut self) -> (VecDeque<Arc<Seat>>, Vec<Waker>) {
-        (self.taking, self.look_at, self.quick) = (None, None, 0);
+        if std::mem::take(&mut self.in_turn) {
+            self.quick = self.quick.saturating_sub(STUCK);
+        }
+        // A task that has no thread says nothing of handlers.
+        (self.taking, self.look_at) = (None, None);
         (std::mem::take(&mut self.waiting), std::mem::take(&mut self.told))
     }
 
@@ -117,10 +128,15 @@ impl Desk {
         self.state.lock().expect("no code panics while it holds the desk")
     }
 
-    /// A handler was done at once, or was not. After one that was not, of those that wait for their turns as many stay as may run at once.
-    fn learn(&self, is_quick: bool) {
+    /// A handler was done at once, or was not, in a turn of the task `turn` or in a task of its own. After one that was not, of those that
+    /// wait for their turns as many stay as may run at once.
+    fn learn(&self, is_quick: bool, turn: Option<u64>) {
         let surplus = {
             let mut state = self.state();
+            if turn.is_some() && state.taking != turn {
+                // Counted when its task was given up.
+                return;
+            }
             state.learn(is_quick);
             if is_quick { VecDeque::new() } else { state.surplus(self.at_once) }
         };
@@ -136,6 +152,7 @@ impl Desk {
             }
             state.told.extend(before);
             let next = state.waiting.pop_front();
+            state.in_turn = next.is_some();
             match next {
                 Some(_) => state.turns += 1,
                 None => (state.taking, state.look_at) = (None, None),
@@ -148,6 +165,21 @@ impl Desk {
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
         next
+    }
+
+    /// The task `number` lets others have their turn, and may not come back: whoever has ended the turn of `before` is not kept in its hands.
+    fn rest(&self, number: u64, before: Option<Waker>) {
+        let mut state = self.state();
+        if state.taking == Some(number) {
+            state.in_turn = false;
+            if before.is_some() {
+                state.learn(true);
+            }
+            state.told.extend(before);
+        } else {
+            drop(state);
+            tell(before);
+        }
     }
 }
 
@@ -260,9 +292,10 @@ impl Crew {
             while let Some(seat) = standing.desk.next(number, ended.take()) {
                 turns += 1;
                 if let Some(work) = seat.take() {
-                    ended = AtWork { work, seated: Seated(seat) }.turn(&standing.desk, &*clock, &runtime).await;
+                    ended = AtWork { work, seated: Seated(seat) }.turn(&standing, &*clock, &runtime).await;
                 }
                 if turns % TURNS == 0 {
+                    standing.desk.rest(number, ended.take());
                     tokio::task::yield_now().await;
                 }
             }
@@ -278,19 +311,19 @@ struct AtWork {
 
 impl AtWork {
     /// As far as it comes without waiting.
-    async fn first(&mut self, desk: &Desk, clock: &dyn Clock, in_a_turn: bool) -> Poll<Returned> {
+    async fn first(&mut self, desk: &Desk, clock: &dyn Clock, turn: Option<u64>) -> Poll<Returned> {
         let begun = clock.monotonic();
         let polled = poll_fn(|cx| Poll::Ready(self.work.as_mut().poll(cx))).await;
         let took = clock.monotonic().saturating_sub(begun);
         let is_quick = polled.is_ready() && took <= QUICK;
-        if !is_quick || !in_a_turn {
-            desk.learn(is_quick);
+        if !is_quick || turn.is_none() {
+            desk.learn(is_quick, turn);
         }
         polled
     }
 
     async fn whole(mut self, desk: Arc<Desk>, clock: Arc<dyn Clock>) {
-        match self.first(&desk, &*clock, false).await {
+        match self.first(&desk, &*clock, None).await {
             Poll::Ready(returned) => tell(self.seated.0.end(Came::Back(Box::new(returned)))),
             Poll::Pending => self.rest().await,
         }
@@ -302,8 +335,8 @@ impl AtWork {
     }
 
     /// Returns who is to be told that it is done. One that waits gets a task of its own.
-    async fn turn(mut self, desk: &Desk, clock: &dyn Clock, runtime: &Handle) -> Option<Waker> {
-        match self.first(desk, clock, true).await {
+    async fn turn(mut self, standing: &Standing, clock: &dyn Clock, runtime: &Handle) -> Option<Waker> {
+        match self.first(&standing.desk, clock, Some(standing.number)).await {
             Poll::Ready(returned) => return self.seated.0.end(Came::Back(Box::new(returned))),
             Poll::Pending if self.seated.0.is_unwanted() => {
                 // What a handler drops is its own code; its panic must not reach those that stand behind it.

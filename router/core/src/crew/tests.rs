@@ -3,6 +3,7 @@ use std::{
         atomic::{AtomicBool, AtomicU32, Ordering},
         mpsc,
     },
+    task::Context,
     thread,
 };
 
@@ -116,6 +117,95 @@ async fn those_behind_a_handler_that_blocks_its_thread_are_freed_by_the_next_loo
     assert!(crew.desk.state().quick < QUICK_AFTER, "whoever comes now has a task of its own");
     release.send(()).unwrap();
     assert!(is_done(&blocks.came().await));
+    runtime.shutdown_background();
+}
+
+/// A crew whose turns are taken when the test says so, and that has learnt that its handlers are quick.
+fn by_hand(quick: u32) -> (Runtime, Hand, Crew) {
+    let runtime = Builder::new_current_thread().build().unwrap();
+    let clock = Hand::default();
+    let crew = Crew::new(runtime.handle().clone(), Arc::new(clock.clone()), 8);
+    crew.desk.state().quick = quick;
+    (runtime, clock, crew)
+}
+
+/// Two looks that see no turn begin.
+fn looked_twice(crew: &Crew, clock: &Hand) {
+    for _ in 0..2 {
+        clock.advance(LOOK_AFTER);
+        crew.look(clock.monotonic());
+    }
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Woken(AtomicU32);
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn whoever_has_had_a_turn_is_told_though_the_task_that_took_it_does_not_come_back() {
+    let (runtime, _, crew) = by_hand(QUICK_AFTER);
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    // Once as many turns as are taken at a time, and one that stands behind them.
+    let mut running: Vec<_> = (0..=TURNS).map(|_| crew.run(at_once(), NEVER)).collect();
+    for running in &mut running {
+        assert!(running.seat.poll_end(&Context::from_waker(&waker), false).is_pending());
+    }
+    crew.begin();
+    // As far as the task lets others have their turn.
+    runtime.block_on(async {});
+    runtime.block_on(tokio::task::yield_now());
+    assert_eq!(crew.desk.state().turns, u64::from(TURNS), "the last one has not had its turn");
+    drop(runtime);
+    assert_eq!(woken.0.load(Ordering::SeqCst), TURNS + 1, "each is told of its end");
+    for running in &mut running[..TURNS as usize] {
+        assert!(matches!(running.seat.poll_end(&Context::from_waker(&waker), false), Poll::Ready(Came::Back(_))));
+    }
+}
+
+#[test]
+fn a_task_that_no_thread_has_come_to_frees_those_who_wait_and_says_nothing_of_their_handlers() {
+    let (runtime, clock, crew) = by_hand(QUICK_AFTER);
+    let mut running: Vec<_> = (0..3).map(|_| crew.run(at_once(), NEVER)).collect();
+    crew.begin();
+    looked_twice(&crew, &clock);
+    assert!(crew.desk.state().waiting.is_empty(), "each has a task of its own");
+    assert!(crew.is_quick());
+    runtime.block_on(async {
+        for running in &mut running {
+            assert!(is_done(&running.came().await));
+        }
+    });
+}
+
+#[tokio::test]
+async fn of_handlers_that_were_quick_for_long_one_that_stands_still_is_forgiven_and_a_second_one_is_not() {
+    let (runtime, clock, crew) = crew(2);
+    crew.desk.state().quick = QUICK_MAX;
+    for stands_still in [1, 2] {
+        let (release, held) = mpsc::channel::<()>();
+        let (tell, has_begun) = tokio::sync::oneshot::channel::<()>();
+        let mut still = begun(
+            &crew,
+            work(async move {
+                let _ = tell.send(());
+                let _ = held.recv();
+                Ok(Outcome::Done)
+            }),
+            NEVER,
+        );
+        has_begun.await.unwrap();
+        looked_twice(&crew, &clock);
+        assert_eq!(crew.is_quick(), stands_still == 1);
+        release.send(()).unwrap();
+        assert!(is_done(&still.came().await));
+    }
     runtime.shutdown_background();
 }
 
@@ -237,7 +327,7 @@ async fn with_their_runtime_gone_nobody_waits_for_handlers_in_vain() {
     runtime.shutdown_background();
     assert!(matches!(waits.came().await, Came::Gone));
     assert!(matches!(begun(&crew, at_once(), NEVER).came().await, Came::Gone));
-    crew.desk.learn(false);
+    crew.desk.learn(false, None);
     assert!(matches!(begun(&crew, at_once(), NEVER).came().await, Came::Gone));
 }
 
