@@ -14,6 +14,7 @@ mod memory;
 mod observer;
 mod quiet;
 mod router;
+mod yielding;
 
 pub use chance::SeededChance;
 pub use clock::VirtualClock;
@@ -25,3 +26,4 @@ pub use memory::{Calls, MemoryState, MemoryStore, MemoryTransport, Settled, Sett
 pub use observer::RecordingObserver;
 pub use quiet::{Quiet, QuietRuntime};
 pub use router::{Ending, TestRouter, TestRouterBuilder};
+pub use yielding::{Pauses, YieldingStore, YieldingTransport};
