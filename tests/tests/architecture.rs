@@ -145,8 +145,8 @@ const RULES: &[Rule] = &[
     },
     Rule { text: "Timestamp::now", files: &["router/cli/src/system.rs", "router/hook/src/system.rs"], why: CLOCK },
     Rule { text: "Zoned::now", files: &[], why: CLOCK },
-    // Killed processes need real time to go, and a hook that is debugged waits for a router.
-    Rule { text: "thread::sleep", files: &["router/effects/src/stragglers.rs", "router/hook/src/system.rs"], why: CLOCK },
+    // Killed processes need real time to go, and a hook that is debugged waits for a router. And a test lets threads stand still.
+    Rule { text: "thread::sleep", files: &["router/effects/src/stragglers.rs", "router/hook/src/system.rs", "router/testkit/src/yielding.rs"], why: CLOCK },
     // What performs effects, serves sockets and speaks with a broker has real time-outs; what decides about events has none. The store's
     // writer tidies up when it has been idle for a while, which must not drive a virtual clock on.
     Rule {
@@ -192,8 +192,8 @@ const RULES: &[Rule] = &[
     Rule { text: "mpsc::channel()", files: &[], why: BOUNDED },
     Rule {
         text: ".settle(",
-        // What the broker has confirmed is settled in the pump, and no delivery.
-        files: &["router/amqp/src/pump.rs", "router/core/src/worker/settling.rs", "router/testkit/src/conformance/"],
+        // What the broker has confirmed is settled in the pump, and no delivery. And a consumer over another one passes it on.
+        files: &["router/amqp/src/pump.rs", "router/core/src/worker/settling.rs", "router/testkit/src/conformance/", "router/testkit/src/yielding.rs"],
         why: "a delivery is settled in one file",
     },
 ];

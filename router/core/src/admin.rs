@@ -221,9 +221,13 @@ impl Admin for RouterAdmin {
     }
 
     async fn command(&self, route: &RouteName, command: RouteCommand) -> Result<RouteCommanded, AdminError> {
-        let known = self.shown.now().routes.iter().find(|(config, _)| config.name == *route).map(|(_, parts)| parts.clone());
         let queue = self.parts.transport.admin().queues().await?.into_iter().find(|queue| queue.route == *route);
-        let Some(parts) = known.clone().or_else(|| queue.is_some().then_some(None)) else {
+        // For the route as it runs while it is commanded: a reload under way may put another one in its place.
+        let _pausing = match command {
+            RouteCommand::Pause | RouteCommand::Resume => Some(self.shown.pauses.lock().await),
+            RouteCommand::Flush | RouteCommand::DropBurst | RouteCommand::Remove => None,
+        };
+        let Some(parts) = self.shown.route(route).or_else(|| queue.is_some().then_some(None)) else {
             let names: Vec<String> = self.shown.now().routes.iter().map(|(config, _)| format!("`{}`", config.name)).collect();
             return Err(AdminError::NotFound(format!("there is no route `{route}`; there are {}", names.join(", "))));
         };

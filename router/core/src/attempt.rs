@@ -144,6 +144,10 @@ impl Run<'_> {
             if self.overtaken.is_cancelled() {
                 return Ended::Superseded;
             }
+            // Its thread has not come to it: its time is over, but nothing has been tried.
+            if self.beginning.call_off() {
+                return Ended::NotBegun;
+            }
             let failure = Failure::new(FailureClass::Timeout, format!("no result within {} ms", config.timeout.as_millis()));
             return match dry_run {
                 Some(dry_run) => Ended::Shadowed { effects: dry_run.take(), emits: Vec::new(), failure: Some(failure), note: None },

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use jiff::Timestamp;
-use router_api::{BreakerState, Chance, Clock, DecodeLimits, EffectPort, Handler, RouteState, Sessions, Store, Transport};
+use router_api::{BreakerState, Chance, Clock, DecodeLimits, EffectPort, Handler, RouteName, RouteState, Sessions, Store, Transport};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -125,6 +125,9 @@ impl Status {
 pub(crate) struct Shown {
     pub started_at: Timestamp,
     now: Mutex<Now>,
+    /// Held from the storing of an operator's pause, or its end, until the route knows of it, and while a route that starts reads whether it
+    /// is paused: it would go on with what was read before.
+    pub pauses: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default, Clone)]
@@ -138,7 +141,22 @@ pub(crate) struct Now {
 impl Shown {
     /// Of a router without a configuration.
     pub(crate) fn new(started_at: Timestamp) -> Self {
-        Self { started_at, now: Mutex::default() }
+        Self { started_at, now: Mutex::default(), pauses: tokio::sync::Mutex::default() }
+    }
+
+    /// The parts of a route as it runs now; `None` within where it does not run.
+    pub(crate) fn route(&self, name: &RouteName) -> Option<Option<Arc<RouteParts>>> {
+        self.now().routes.iter().find(|(config, _)| config.name == *name).map(|(_, parts)| parts.clone())
+    }
+
+    /// A route starts, perhaps in the place of an earlier one. Commands are for this one from now on, also while the rest of a reload goes on.
+    pub(crate) fn starts(&self, parts: &Arc<RouteParts>) {
+        let shown = (parts.config.clone(), Some(Arc::clone(parts)));
+        let routes = &mut self.now().routes;
+        match routes.iter_mut().find(|(config, _)| config.name == parts.config.name) {
+            Some(route) => *route = shown,
+            None => routes.push(shown),
+        }
     }
 
     pub(crate) fn now(&self) -> MutexGuard<'_, Now> {

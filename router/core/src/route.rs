@@ -6,7 +6,12 @@
 //! Here is what happens between sessions. `session.rs` is the loop of one; what comes is in `intake.rs`, what begins in `starting.rs`,
 //! what ends in `ending.rs`.
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use router_api::{BreakerState, Canceller, Consumer, RouteState};
@@ -94,6 +99,7 @@ pub(crate) async fn run(route: Arc<RouteParts>, mut wishes: mpsc::Receiver<Wish>
             handlings: 0,
             behind: 0,
             in_lanes: HashMap::new(),
+            set_aside: HashSet::new(),
             never: Overtaking::never(),
             epoch: 0,
             cancelled: 0,
@@ -137,6 +143,8 @@ struct RouteLoop<'a> {
     behind: usize,
     /// What runs in which lane, where the route must know.
     in_lanes: HashMap<LaneKey, InLane>,
+    /// Dedup keys of what is being finished unhandled, where events can be overtaken: a repetition of it overtakes nothing.
+    set_aside: HashSet<String>,
     /// For all of a route that lets nothing be overtaken.
     never: Overtaking,
     breaker: Breaker,
@@ -162,6 +170,7 @@ impl RouteLoop<'_> {
                 Err(error) => SessionEnd::Lost { error },
             };
             self.lanes.forget_pending();
+            self.set_aside.clear();
             self.show_bursts();
             match end {
                 SessionEnd::Stopped | SessionEnd::Renewed => {}

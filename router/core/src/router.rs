@@ -387,6 +387,9 @@ impl Router {
 
     /// True for a route that an operator has paused.
     async fn start(&self, state: &mut State, Built { parts, wishes }: Built) -> bool {
+        // Known to operators before it is read what they said.
+        self.shown.starts(&parts);
+        let reading = self.shown.pauses.lock().await;
         let paused = match is_paused(&*self.parts.store, &parts.config.name).await {
             Ok(paused) => paused,
             Err(error) => {
@@ -397,6 +400,7 @@ impl Router {
         if paused {
             parts.orders.send_replace(Order::Pause);
         }
+        drop(reading);
         let canceller = Canceller::default();
         let name = parts.config.name.clone();
         let task = tokio::spawn(route::run(Arc::clone(&parts), wishes, canceller.clone()));

@@ -172,6 +172,32 @@ async fn a_route_whose_loop_panics_begins_anew_and_loses_nothing() {
     assert_eq!(bench.drain().await, 0);
 }
 
+/// Panics whenever something is told to be finished, so many times.
+struct Clumsy(AtomicU32);
+
+impl Observer for Clumsy {
+    fn observe(&self, event: &RouterEvent) {
+        if matches!(event, RouterEvent::Finished { .. }) && self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            panic!("made to panic");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_panics_behind_a_handling_does_not_count_as_under_way_for_ever() {
+    const PANICS: u32 = 10;
+    let bench = Bench::slow(1, |router| router.observer(Arc::new(Clumsy(AtomicU32::new(PANICS)))));
+    let mut narrow = route("narrow");
+    // Two may be under way behind their handlings.
+    narrow.prefetch = 10;
+    bench.apply(&[narrow]).await;
+    for number in 0..PANICS + 5 {
+        bench.send("a.b", &format!("e{number}")).await;
+        bench.pass(60 * SECOND).await;
+    }
+    assert_eq!(unfinished(&bench, "narrow"), 0, "the route stands still");
+}
+
 #[tokio::test]
 async fn repetitions_that_leave_a_failing_burst_leave_the_window_too() {
     let bench = Bench::new();

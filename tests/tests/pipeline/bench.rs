@@ -23,7 +23,10 @@ use router_core::{
     filter::EventFilter,
     observe::Observer,
 };
-use router_testkit::{EventBuilder, FakeEffects, MemoryState, MemoryStore, MemoryTransport, RecordingObserver, SeededChance, SettledHow, VirtualClock, event};
+use router_testkit::{
+    EventBuilder, FakeEffects, MemoryState, MemoryStore, MemoryTransport, Pauses, RecordingObserver, SeededChance, SettledHow, VirtualClock, YieldingStore,
+    YieldingTransport, event,
+};
 
 /// What the handler was called with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -263,6 +266,29 @@ impl Bench {
         wrap: impl FnOnce(Arc<dyn router_api::Transport>) -> Arc<dyn router_api::Transport>,
         more: impl FnOnce(RouterBuilder) -> RouterBuilder,
     ) -> Self {
+        Self::made(state, clock, wrap, |store| store, more)
+    }
+
+    /// On a bus and a store that take a few turns for each call, so that what is done is remembered behind its handling.
+    pub fn slow(seed: u64, more: impl FnOnce(RouterBuilder) -> RouterBuilder) -> Self {
+        let pauses = Pauses::new(seed, 3);
+        let slow = Arc::clone(&pauses);
+        Self::made(
+            MemoryState::new(),
+            VirtualClock::default(),
+            |transport| Arc::new(YieldingTransport::like_a_bus(transport, slow)),
+            |store| Arc::new(YieldingStore::new(store, pauses)),
+            more,
+        )
+    }
+
+    fn made(
+        state: MemoryState,
+        clock: VirtualClock,
+        wrap: impl FnOnce(Arc<dyn router_api::Transport>) -> Arc<dyn router_api::Transport>,
+        wrap_store: impl FnOnce(Arc<dyn router_api::Store>) -> Arc<dyn router_api::Store>,
+        more: impl FnOnce(RouterBuilder) -> RouterBuilder,
+    ) -> Self {
         let script =
             Arc::new(Script { calls: Mutex::default(), heard: Mutex::default(), behaviour: Mutex::new(Box::new(|_| Answer::Done)), clock: clock.clone() });
         let script_id = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -275,7 +301,7 @@ impl Bench {
         let router = Router::builder(
             registry,
             wrap(Arc::clone(&transport) as _),
-            Arc::clone(&store) as _,
+            wrap_store(Arc::clone(&store) as _),
             Arc::new(effects.clone()),
             Arc::new(clock.clone()),
             Arc::new(SeededChance::new(7)),
@@ -318,25 +344,8 @@ impl Bench {
             if let Some(options) = route.with.as_object_mut() {
                 options.insert("script".to_owned(), self.script_id.into());
             }
-            route.hash = format!("{:?}", RouteConfig { hash: String::new(), ..route.clone() });
         }
-        Config {
-            hash: format!("{routes:?}").len().to_string(),
-            text: String::new(),
-            transport: TransportConfig::Embedded,
-            store: StoreConfig {
-                path: "router.db".into(),
-                sync: true,
-                retention: Retention { age: Duration::from_secs(1), bytes_max: 1 },
-                ledger_bytes_max: 64 << 20,
-            },
-            http: HttpConfig { listen: None, tokens: Vec::new(), admin_tokens: Vec::new(), allowed_hosts: Vec::new() },
-            limits: Limits { decode: router_api::DecodeLimits::default() },
-            redact: RedactConfig { paths: Vec::new(), patterns: Vec::new(), builtin: true },
-            sessions: router_core::config::SessionsConfig::default(),
-            log: LogConfig { level: "info".to_owned(), format: LogFormat::Text },
-            routes,
-        }
+        config_of(routes)
     }
 
     pub async fn apply(&self, routes: &[RouteConfig]) -> Applied {
@@ -404,6 +413,30 @@ impl Drop for Bench {
         if !std::thread::panicking() {
             assert_eq!(self.transport.misuses(), Vec::<String>::new(), "the router used the transport wrongly");
         }
+    }
+}
+
+/// A configuration of these routes.
+pub fn config_of(mut routes: Vec<RouteConfig>) -> Config {
+    for route in &mut routes {
+        route.hash = format!("{:?}", RouteConfig { hash: String::new(), ..route.clone() });
+    }
+    Config {
+        hash: format!("{routes:?}").len().to_string(),
+        text: String::new(),
+        transport: TransportConfig::Embedded,
+        store: StoreConfig {
+            path: "router.db".into(),
+            sync: true,
+            retention: Retention { age: Duration::from_secs(1), bytes_max: 1 },
+            ledger_bytes_max: 64 << 20,
+        },
+        http: HttpConfig { listen: None, tokens: Vec::new(), admin_tokens: Vec::new(), allowed_hosts: Vec::new() },
+        limits: Limits { decode: router_api::DecodeLimits::default() },
+        redact: RedactConfig { paths: Vec::new(), patterns: Vec::new(), builtin: true },
+        sessions: router_core::config::SessionsConfig::default(),
+        log: LogConfig { level: "info".to_owned(), format: LogFormat::Text },
+        routes,
     }
 }
 

@@ -1,6 +1,6 @@
 //! `when_busy`: an event comes for a lane that has not finished with an earlier one.
 
-use router_api::{Fate, RedriveRequest};
+use router_api::{Fate, RedriveRequest, RouteCommand};
 use router_core::config::{RouteConfig, WhenBusy};
 use router_testkit::SettledHow;
 
@@ -185,4 +185,60 @@ async fn a_crash_while_something_is_superseded_loses_nothing() {
     let fates = bench.settled();
     assert_eq!(fates.iter().filter(|fate| *fate == "handled").count(), bench.called().len());
     assert_eq!(bench.called().last(), Some(&vec!["a2".to_owned()]), "{fates:?}");
+}
+
+#[tokio::test]
+async fn a_repetition_of_what_is_done_overtakes_nothing_however_long_the_inbox_takes_to_tell() {
+    for seed in 0..20 {
+        let bench = if seed == 0 { Bench::new() } else { Bench::slow(seed, |router| router) };
+        bench.behave(|_| Answer::Take(10 * SECOND));
+        bench.apply(&[busy(WhenBusy::Cancel)]).await;
+        bench.send_in("s1", "a1").await;
+        bench.pass(11 * SECOND).await;
+        for id in ["a2", "a1"] {
+            bench.send_in("s1", id).await;
+            bench.pass(SECOND).await;
+        }
+        bench.pass(20 * SECOND).await;
+        // What is settled behind its handling may be so after the next one.
+        let mut settled = bench.settled();
+        settled.sort_unstable();
+        assert_eq!((bench.called(), settled), (ids(&[&["a1"], &["a2"]]), ["duplicate", "handled", "handled"].map(str::to_owned).to_vec()), "{seed}");
+    }
+}
+
+#[tokio::test]
+async fn of_events_that_come_together_the_newest_is_handled_though_a_repetition_of_an_overtaken_one_is_behind_it() {
+    for seed in 0..20 {
+        let bench = if seed == 0 { Bench::new() } else { Bench::slow(seed, |router| router) };
+        bench.apply(&[busy(WhenBusy::Cancel)]).await;
+        let (admin, name) = (bench.router.admin(), "all".parse().unwrap());
+        admin.command(&name, RouteCommand::Pause).await.unwrap();
+        bench.settle_down().await;
+        for id in ["a1", "a2", "a1"] {
+            bench.send_in("s1", id).await;
+        }
+        admin.command(&name, RouteCommand::Resume).await.unwrap();
+        bench.pass(60 * SECOND).await;
+        assert!(bench.called().contains(&vec!["a2".to_owned()]), "{seed}: {:?}, {:?}", bench.called(), bench.settled());
+        assert_eq!(bench.settled().len(), 3, "{seed}");
+    }
+}
+
+#[tokio::test]
+async fn what_runs_is_overtaken_as_soon_as_the_inbox_has_told_that_the_newer_one_is_new() {
+    for seed in 1..20 {
+        let bench = Bench::slow(seed, |router| router);
+        bench.behave(|call| if call.ids[0] == "a4" { Answer::Done } else { Answer::Take(10 * SECOND) });
+        bench.apply(&[busy(WhenBusy::Cancel)]).await;
+        for id in ["a1", "a2", "a3", "a4"] {
+            bench.send_in("s1", id).await;
+            if id == "a1" {
+                bench.pass(SECOND).await;
+            }
+        }
+        bench.pass(5 * SECOND).await;
+        assert_eq!(bench.called().last(), Some(&vec!["a4".to_owned()]), "{seed}: {:?}, {:?}", bench.called(), bench.settled());
+        assert_eq!(bench.settled().iter().filter(|fate| *fate == "skipped").count(), 3, "{seed}: {:?}", bench.settled());
+    }
 }

@@ -133,3 +133,28 @@ async fn a_route_without_bursts_says_so() {
     let refused = drop_burst(&bench, "one").await.unwrap_err();
     assert!(refused.contains("no `coalesce`"), "{refused}");
 }
+
+#[tokio::test]
+async fn a_burst_that_is_dropped_while_its_failure_is_noted_does_not_wait_for_another_attempt() {
+    // Wherever its second attempt is on its way to be noted.
+    for turns in 0..60 {
+        let bench = Bench::slow(turns, |router| router);
+        bench.behave(|_| Answer::RetryAfter(600 * SECOND));
+        bench.apply(&[coalescing("ci")]).await;
+        bench.send_in("s1", "w1").await;
+        bench.pass(5 * SECOND).await;
+        assert_eq!(bench.calls().len(), 1);
+        bench.behave(|_| Answer::Then(10 * SECOND, Box::new(Answer::RetryAfter(600 * SECOND))));
+        bench.pass(600 * SECOND).await;
+        assert_eq!(bench.calls().len(), 2, "it runs for the second time");
+        let (dropped, ()) = tokio::join!(drop_burst(&bench, "ci"), async {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+            bench.clock.advance(7 * SECOND);
+        });
+        assert_eq!(dropped, Ok(1));
+        bench.pass(SECOND).await;
+        assert_eq!(buried(&bench).await, [(DeadLetterReason::Dropped, 2, 2)], "its end came {turns} turns after the wish");
+    }
+}

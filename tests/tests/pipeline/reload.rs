@@ -1,6 +1,6 @@
 //! `Router::apply`: only what changed restarts, any failure changes nothing, what waits stays.
 
-use router_api::{BreakerState, Clock as _};
+use router_api::{BreakerState, Clock as _, RouteCommand, RouteState};
 use router_core::{ApplyError, config::RouteConfig};
 
 use crate::bench::{Answer, Bench, SECOND, ids, route};
@@ -163,4 +163,39 @@ async fn the_breaker_is_shown_while_it_is_open_and_while_it_probes() {
     assert_eq!(breaker().await, Some(BreakerState::Probing));
     bench.pass(20 * SECOND).await;
     assert_eq!(breaker().await, Some(BreakerState::Closed));
+}
+
+#[tokio::test]
+async fn a_pause_and_its_end_during_a_reload_are_for_the_route_that_the_reload_has_started() {
+    for ends in [false, true] {
+        let bench = Bench::new();
+        bench.behave(|call| if call.route == "a-slow" { Answer::Take(20 * SECOND) } else { Answer::Done });
+        bench.apply(&[route("a-slow"), route("b-quick")]).await;
+        let name = "b-quick".parse().unwrap();
+        let admin = bench.router.admin();
+        if ends {
+            admin.command(&name, RouteCommand::Pause).await.unwrap();
+        }
+        bench.send("a.b", "e1").await;
+        bench.settle_down().await;
+        let changed = ["a-slow", "b-quick"].map(|name| RouteConfig { concurrency: 1, ..route(name) });
+        // The quick one has started anew while the slow one still drains.
+        let (reload, commanding) = (bench.router.apply(bench.config(&changed)), async {
+            bench.pass(SECOND).await;
+            admin.command(&name, if ends { RouteCommand::Resume } else { RouteCommand::Pause }).await.unwrap();
+            bench.pass(SECOND).await;
+            bench.send("a.b", "e2").await;
+            bench.pass(25 * SECOND).await;
+        });
+        let (applied, ()) = tokio::join!(reload, commanding);
+        assert_eq!(applied.unwrap().restarted.len(), 2);
+        bench.pass(25 * SECOND).await;
+        let quick: Vec<_> = bench.calls().into_iter().filter(|call| call.route == "b-quick").map(|call| call.ids[0].clone()).collect();
+        let state = admin.status().await.unwrap().routes[1].state;
+        if ends {
+            assert_eq!((quick, state), (vec!["e1".to_owned(), "e2".to_owned()], RouteState::Running));
+        } else {
+            assert_eq!((quick, state), (vec!["e1".to_owned()], RouteState::Paused));
+        }
+    }
 }

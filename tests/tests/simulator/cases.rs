@@ -111,3 +111,20 @@ fn what_is_put_back_again_and_again_starts_anew_each_time_and_ends() {
         assert!(report.trace.iter().any(|line| line.contains(&format!("of [{}] on r0 begins", COMES_BACK + 48))));
     }
 }
+
+#[test]
+fn nothing_repeats_an_event_that_was_overtaken_until_its_fate_is_recorded() {
+    // Three that lie there when the queue is taken up: the second one overtakes the first, and the third one repeats it.
+    let mut plan = quiet(Kind::Broker);
+    plan.routes[0].busy = Busy::Cancel;
+    // A store that takes its time, so that they meet.
+    plan.rates.late = 1_000;
+    plan.events = vec![event(1, 1_000, 0), event(2, 1_010, 0), EventPlan { repeats: Some(1), ..event(3, 1_020, 0) }];
+    plan.forced = [1, 2, 3].map(|number| (number, Answer::Done)).into();
+    plan.acts = vec![(Duration::from_millis(500), Act::Pause(0)), (Duration::from_millis(2_000), Act::Resume(0))];
+    panics::listen();
+    let report = life::run(&plan, true);
+    panics::ignore();
+    assert_eq!(report.finding, None, "{plan}  {}", report.trace.join("\n  "));
+    assert!(report.trace.iter().any(|line| line.contains("of [2] on r0 begins")), "{}", report.trace.join("\n  "));
+}

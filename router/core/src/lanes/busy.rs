@@ -29,13 +29,15 @@ impl<I> Lanes<I> {
         self.lanes.get(key).into_iter().flat_map(|lane| lane.batches.iter().flat_map(|batch| &batch.items))
     }
 
-    /// Takes out of the lane what waits for its turn or for another attempt, unless `stays` says so of one of its items. A burst that
-    /// collects takes what is newer, and one that comes together again after a restart is waited for.
-    pub fn overtake(&mut self, key: &LaneKey, stays: impl Fn(&I) -> bool) -> Vec<Batch<I>> {
+    /// Takes out of the lane what waits for its turn or for another attempt, unless `stays` says so of one of its items, up to the batch with
+    /// the `newcomer`. A burst that collects takes what is newer, and one that comes together again after a restart is waited for.
+    pub fn overtake(&mut self, key: &LaneKey, stays: impl Fn(&I) -> bool, newcomer: impl Fn(&I) -> bool) -> Vec<Batch<I>> {
         let Some(lane) = self.lanes.get_mut(key) else { return Vec::new() };
-        let (overtaken, left) = std::mem::take(&mut lane.batches)
-            .into_iter()
-            .partition(|batch| matches!(batch.state, State::Ready | State::Waiting { .. }) && !batch.items.iter().any(&stays));
+        let mut is_before = true;
+        let (overtaken, left) = std::mem::take(&mut lane.batches).into_iter().partition(|batch| {
+            is_before &= !batch.items.iter().any(&newcomer);
+            is_before && matches!(batch.state, State::Ready | State::Waiting { .. }) && !batch.items.iter().any(&stays)
+        });
         lane.batches = left;
         if std::mem::take(&mut lane.queued) {
             self.ready.retain(|ready| ready != key);
@@ -59,7 +61,7 @@ mod tests {
     }
 
     fn overtaken(lanes: &mut Lanes<u32>) -> Vec<Vec<u32>> {
-        lanes.overtake(&"a".into(), |item| *item >= 100).into_iter().map(|batch| batch.items).collect()
+        lanes.overtake(&"a".into(), |item| *item >= 100, |item| *item == 0).into_iter().map(|batch| batch.items).collect()
     }
 
     #[test]
@@ -83,6 +85,18 @@ mod tests {
         assert_eq!((lanes.next_due(), lanes.held().0, lanes.is_busy(&key)), (None, 0, false));
         push(&mut lanes, 4);
         assert_eq!(lanes.take_ready().map(|(_, batch)| batch.items), Some(vec![4]));
+    }
+
+    #[test]
+    fn a_newcomer_that_waits_already_overtakes_what_is_before_it_only() {
+        let mut lanes = Lanes::new(None);
+        for item in 1..=4 {
+            push(&mut lanes, item);
+        }
+        let overtaken = lanes.overtake(&"a".into(), |_| false, |item| *item == 3);
+        assert_eq!(overtaken.into_iter().map(|batch| batch.items).collect::<Vec<_>>(), [[1], [2]]);
+        assert_eq!(lanes.take_ready().map(|(_, batch)| batch.items), Some(vec![3]));
+        assert_eq!(lanes.pending(&"a".into()).copied().collect::<Vec<_>>(), [4]);
     }
 
     #[test]

@@ -7,12 +7,13 @@ use router_api::{BreakerState, RouteState};
 
 use super::{
     RouteLoop,
+    busy::Newcomer,
     session::{Session, SessionEnd},
 };
 use crate::{
     lanes::LaneKey,
     observe::RouterEvent,
-    worker::{Aside, Behind, End, Worker},
+    worker::{Behind, End, Worker},
 };
 
 /// What one of `running` ends with; nothing where the router itself panicked.
@@ -27,10 +28,12 @@ pub(super) struct Ended {
 pub(super) enum Part {
     /// In a lane, for a worker of its session.
     Handling(LaneKey, Arc<Worker>, End),
-    /// Behind a handling. Not settled when its session is over.
-    Behind { settled: bool },
-    /// What needed no handling.
-    Aside,
+    /// Behind a handling. Not settled when its session is over; `None` when the router itself panicked.
+    Behind { settled: Option<bool> },
+    /// What needed no handling, with the keys of what could have been handled.
+    Aside(Vec<String>),
+    /// The inbox was asked about a newcomer of a busy lane, which is there if it may overtake.
+    Asked(Option<Newcomer>),
 }
 
 impl RouteLoop<'_> {
@@ -40,6 +43,7 @@ impl RouteLoop<'_> {
             session.leave(SessionEnd::broken());
             return;
         };
+        session.since_others += 1;
         let current = ended.epoch == self.epoch;
         let (lane, of, end) = match ended.part {
             Part::Handling(lane, of, end) => (lane, of, end),
@@ -47,15 +51,24 @@ impl RouteLoop<'_> {
                 self.behind = self.behind.saturating_sub(ended.deliveries);
                 if current {
                     session.in_hand = session.in_hand.saturating_sub(ended.deliveries);
-                    if !settled {
-                        session.lose_what_was_released(worker);
+                    match settled {
+                        Some(true) => {}
+                        Some(false) => session.lose_what_was_released(worker),
+                        None => session.leave(SessionEnd::broken()),
                     }
                 }
                 return;
             }
-            Part::Aside => {
+            Part::Aside(keys) => {
                 if current {
                     session.in_hand = session.in_hand.saturating_sub(ended.deliveries);
+                    self.is_set_aside(&keys);
+                }
+                return;
+            }
+            Part::Asked(newcomer) => {
+                if let Some(newcomer) = newcomer.filter(|_| current) {
+                    self.overtakes(&newcomer, true, session);
                 }
                 return;
             }
@@ -66,14 +79,16 @@ impl RouteLoop<'_> {
             End::Hold { batch, answered, .. } if current && let Some(reason) = overtaken => {
                 // Its next attempt is not wanted any more.
                 session.in_hand = session.in_hand.saturating_sub(ended.deliveries.saturating_sub(batch.items.len()));
-                session.asides.push(Aside::Unhandled(Box::new(batch), reason));
+                self.puts_aside(batch, reason, session);
                 self.lanes.finished(&lane);
                 answered
             }
             End::Hold { batch, until, answered } if current => {
                 // Those that were duplicates left the batch, and our hands.
                 session.in_hand = session.in_hand.saturating_sub(ended.deliveries.saturating_sub(batch.items.len()));
-                self.lanes.hold(&lane, batch, until);
+                // Dropped by an operator while its failure was noted, when it did not wait yet.
+                let is_dropped = answered && batch.frozen.as_deref().is_some_and(|burst| self.route.memory.is_dropped(burst));
+                self.lanes.hold(&lane, batch, if is_dropped { Duration::ZERO } else { until });
                 if !self.looks_at_busy_lanes() && session.held_lanes.insert(Arc::clone(&lane)) {
                     worker.consumer.hold_lane(&lane);
                 }
@@ -92,7 +107,7 @@ impl RouteLoop<'_> {
             }
             End::NotBegun { batch } if current && let Some(reason) = overtaken => {
                 session.in_hand = session.in_hand.saturating_sub(ended.deliveries.saturating_sub(batch.items.len()));
-                session.asides.push(Aside::Unhandled(Box::new(batch), reason));
+                self.puts_aside(batch, reason, session);
                 self.lanes.finished(&lane);
                 false
             }
@@ -148,8 +163,9 @@ impl RouteLoop<'_> {
         let deliveries = behind.deliveries();
         self.behind += deliveries;
         self.running.push(Box::pin(async move {
-            let settled = AssertUnwindSafe(worker.end_behind(behind)).catch_unwind().await;
-            settled.ok().map(|settled| Ended { epoch, deliveries, part: Part::Behind { settled } })
+            // Its end is told even of one that panicked: counted as behind for ever, a few of them would stop the route.
+            let settled = AssertUnwindSafe(worker.end_behind(behind)).catch_unwind().await.ok();
+            Some(Ended { epoch, deliveries, part: Part::Behind { settled } })
         }));
     }
 
@@ -182,7 +198,7 @@ impl RouteLoop<'_> {
                 }
             }
             Some(Ended { deliveries, part: Part::Behind { .. }, .. }) => self.behind = self.behind.saturating_sub(deliveries),
-            Some(Ended { part: Part::Aside, .. }) | None => {}
+            Some(Ended { part: Part::Aside(_) | Part::Asked(_), .. }) | None => {}
         }
     }
 }

@@ -48,6 +48,7 @@ impl RouteLoop<'_> {
         session.intake_failures = 0;
         self.tell(RouterEvent::Received { route: self.route.config.name.clone(), key: delivery.key.clone() });
         session.in_hand += 1;
+        session.since_others += 1;
         match worker.sort(delivery) {
             Sorted::Aside(aside) => session.asides.push(aside),
             Sorted::Lane { key, item, alone } => {

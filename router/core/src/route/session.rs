@@ -16,6 +16,10 @@ use crate::{
 /// Deliveries that are taken in one turn of the loop; then it looks at everything else again.
 const AT_ONCE_MAX: usize = 64;
 
+/// So many deliveries are taken, or taken back, before the other tasks of the runtime have their turn: where there is always one more, the
+/// loop would never wait, and nobody else on its thread would go on.
+const BEFORE_OTHERS_MAX: usize = 256;
+
 /// Why a session ended.
 pub(super) enum SessionEnd {
     Stopped,
@@ -55,6 +59,8 @@ pub(super) struct Session {
     pub(super) leaving: Option<SessionEnd>,
     /// What runs longer is cancelled.
     pub(super) drain_by: Option<Duration>,
+    /// Deliveries that came or went since the other tasks of the runtime had their turn.
+    pub(super) since_others: usize,
 }
 
 impl Session {
@@ -97,12 +103,21 @@ impl RouteLoop<'_> {
             takes_at: None,
             leaving: None,
             drain_by: None,
+            since_others: 0,
         };
         let (mut orders, mut drains) = (self.orders.clone(), self.orders.clone());
         // Kept over the turns of the loop: a look at the queue under way is not begun anew whenever a handling ends.
         let mut look: Option<BoxFuture<'_, _>> = None;
         let mut renewal = consumer.renewal_due();
         loop {
+            // After a lost session nothing that runs can be settled: the next session need not wait for it.
+            if matches!(session.leaving, Some(SessionEnd::Lost { .. })) {
+                break;
+            }
+            if session.since_others >= BEFORE_OTHERS_MAX {
+                session.since_others = 0;
+                tokio::task::yield_now().await;
+            }
             // Also out of a pause: what still runs then has no more time than in any other drain.
             if self.must_leave() && session.leaving.is_none() {
                 session.leaving = Some(SessionEnd::Stopped);
@@ -116,13 +131,24 @@ impl RouteLoop<'_> {
             if session.leaving.is_some() {
                 worker.leave();
             }
+            // Not where its timer is heard of: while there is always one more delivery, that is never asked.
+            let now = clock.monotonic();
+            if session.drain_by.is_some_and(|by| by <= now) {
+                session.drain_by = Some(Duration::MAX);
+                self.force.cancel();
+            }
+            if session.leaving.is_none() && self.lanes.next_due().is_some_and(|due| due <= now) {
+                for ended in self.give_up_frozen(now).await {
+                    self.take_back(ended, &worker, &mut session);
+                }
+                continue;
+            }
             self.close_a_burst_if_full(&session);
             let rate_wait = if session.leaving.is_none() && !worker.is_leaving() { self.start_what_may(&worker) } else { None };
             self.settle_asides(&worker, &mut session);
             if session.leaving.is_some() && !self.runs_of_this_epoch() {
                 break;
             }
-            let now = clock.monotonic();
             session.takes_at = session.takes_at.filter(|at| *at > now);
             let may_take = session.leaving.is_none() && self.has_room(&mut session) && session.takes_at.is_none();
             self.show_bursts();
@@ -149,6 +175,8 @@ impl RouteLoop<'_> {
                         self.take_back(ended, &worker, &mut session);
                     }
                 }
+                // Before the next look, which may find something each time.
+                () = &mut renewal, if session.leaving.is_none() => session.leave(SessionEnd::Renewed),
                 next = look.get_or_insert_with(|| consumer.next()), if may_take => {
                     look = None;
                     self.take_in(next, &worker, &mut session);
@@ -166,23 +194,8 @@ impl RouteLoop<'_> {
                         self.take_in(next, &worker, &mut session);
                     }
                 }
-                () = &mut renewal, if session.leaving.is_none() => session.leave(SessionEnd::Renewed),
-                () = wake => {
-                    let now = clock.monotonic();
-                    if session.drain_by.is_some_and(|by| by <= now) {
-                        session.drain_by = Some(Duration::MAX);
-                        self.force.cancel();
-                    }
-                    if session.leaving.is_none() && self.lanes.next_due().is_some() {
-                        for ended in self.give_up_frozen(now).await {
-                            self.take_back(ended, &worker, &mut session);
-                        }
-                    }
-                }
-            }
-            // After a lost session nothing that runs can be settled: the next session need not wait for it.
-            if matches!(session.leaving, Some(SessionEnd::Lost { .. })) {
-                break;
+                // What is due is seen to in the next turn.
+                () = wake => {}
             }
         }
         drop(look);

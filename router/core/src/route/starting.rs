@@ -52,15 +52,26 @@ impl RouteLoop<'_> {
         }
         let asides = std::mem::take(&mut session.asides);
         let (worker, epoch, deliveries) = (Arc::clone(worker), self.epoch, asides.iter().map(Aside::deliveries).sum());
+        let keys: Vec<String> = if self.set_aside.is_empty() { Vec::new() } else { asides.iter().flat_map(Aside::keys).map(str::to_owned).collect() };
         let mut settling = Box::pin(async move { worker.settle_aside(asides).await });
         // A transport that takes an acknowledgement at once needs no task for it.
         match AssertUnwindSafe(settling.as_mut()).catch_unwind().now_or_never() {
-            Some(Ok(())) => session.in_hand = session.in_hand.saturating_sub(deliveries),
+            Some(Ok(())) => {
+                session.in_hand = session.in_hand.saturating_sub(deliveries);
+                self.is_set_aside(&keys);
+            }
             Some(Err(_)) => session.leave(SessionEnd::broken()),
             None => self.running.push(Box::pin(async move {
                 let settled = AssertUnwindSafe(settling).catch_unwind().await;
-                settled.ok().map(|()| Ended { epoch, deliveries, part: Part::Aside })
+                settled.ok().map(|()| Ended { epoch, deliveries, part: Part::Aside(keys) })
             })),
+        }
+    }
+
+    /// What has these keys is finished unhandled.
+    pub(super) fn is_set_aside(&mut self, keys: &[String]) {
+        for key in keys {
+            self.set_aside.remove(key);
         }
     }
 

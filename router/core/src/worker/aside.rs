@@ -23,6 +23,15 @@ impl Aside {
             Self::Unhandled(batch, _) => batch.items.len(),
         }
     }
+
+    /// The dedup keys of what could have been handled.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        let items = match self {
+            Self::Filtered(_) | Self::Bury(..) => &[],
+            Self::Unhandled(batch, _) => batch.items.as_slice(),
+        };
+        items.iter().filter_map(|item| item.dedup.as_deref())
+    }
 }
 
 impl Worker {

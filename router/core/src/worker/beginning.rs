@@ -79,6 +79,16 @@ impl Beginning {
         }
     }
 
+    /// Begins no more if it has not begun, which is true then.
+    pub(crate) fn call_off(&self) -> bool {
+        let mut stage = self.stage();
+        let waits = matches!(*stage, Stage::Waits);
+        if waits {
+            *stage = Stage::Over;
+        }
+        waits
+    }
+
     /// Begins no more, and tells its end if it had begun. Returns how long it ran.
     pub(super) fn end(&self) -> Duration {
         let was = std::mem::replace(&mut *self.stage(), Stage::Over);

@@ -23,13 +23,17 @@ pub(super) struct Handled {
 }
 
 impl Worker {
-    /// Settles handled items as done. False when the session is over.
+    /// Settles as done what was not handled. False when the session is over. Remembered only then: nothing has been done that must not be
+    /// done twice, and what comes back unsettled is no repetition of itself.
     pub(super) async fn finish(&self, items: Vec<Item>, fate: &Fate) -> bool {
-        let (handled, remembering) = self.remember(items);
+        let (unhandled, remembering) = self.remember(items);
+        if !self.settle_handled(unhandled, fate).await {
+            return false;
+        }
         if let Some(remembering) = remembering {
             remembering.await;
         }
-        self.settle_handled(handled, fate).await
+        true
     }
 
     /// Takes handled items apart: what is to be settled, and, where the transport does not remember what is done, how it is remembered. That
