@@ -45,6 +45,8 @@ const STRIPES: [&str; 2] = ["sk_", "rk_"];
 /// And in any case: the first two letters of each, as bytes. A long s is an s.
 const CASELESS: [&str; 8] = ["be", "ba", "pa", "se", "to", "ap", "ac", "pr"];
 const LONG_S: [u8; 2] = [0xc5, 0xbf];
+/// What those words begin with as far as their first four bytes are letters: most words with the same two letters are told from them by that.
+const CASELESS_HEADS: [&[u8]; 8] = [b"bear", b"basi", b"pass", b"secr", b"toke", b"api", b"acce", b"priv"];
 
 /// A bit for each pair of bytes with which a word begins.
 static PAIRS: [u64; 1024] = pairs();
@@ -90,21 +92,22 @@ pub(crate) fn of(text: &str) -> Hints {
         let number = usize::from(pair[0]) << 8 | usize::from(pair[1]);
         if PAIRS[number / 64] >> (number % 64) & 1 == 1 {
             // A pair begins with a character of one byte, or is the whole of a long s.
-            hints |= at_place(&text[at..], hints);
+            hints |= at_place(&text[at..], pair, hints);
         }
     }
     Hints(hints)
 }
 
-fn at_place(rest: &str, known: u32) -> u32 {
+/// `pair` is what `rest` begins with.
+fn at_place(rest: &str, pair: &[u8], known: u32) -> u32 {
     let mut hints = 0;
     for (word, shape) in WORDS {
-        if known & shape == 0 && rest.starts_with(word) {
+        if word.as_bytes()[..2] == *pair && known & shape == 0 && rest.starts_with(word) {
             hints |= shape;
         }
     }
-    if known & STRIPE == 0 && STRIPES.iter().any(|word| rest.starts_with(word)) {
-        hints |= STRIPE;
+    if !may_be_caseless(rest.as_bytes()) {
+        return hints | stripe(rest, known);
     }
     for (word, shape) in [("bearer", BEARER), ("basic", BASIC)] {
         if known & shape == 0 && caseless(rest, word).is_some() {
@@ -114,7 +117,18 @@ fn at_place(rest: &str, known: u32) -> u32 {
     if known & ASSIGNMENT == 0 && secret_name(rest).is_some() {
         hints |= ASSIGNMENT;
     }
-    hints
+    hints | stripe(rest, known)
+}
+
+fn stripe(rest: &str, known: u32) -> u32 {
+    if known & STRIPE == 0 && STRIPES.iter().any(|word| rest.starts_with(word)) { STRIPE } else { 0 }
+}
+
+/// False where none of the words begins that are written in any case.
+fn may_be_caseless(rest: &[u8]) -> bool {
+    let head = &rest[..rest.len().min(4)];
+    // Letters beyond ASCII may be letters of a word.
+    !head.is_ascii() || CASELESS_HEADS.iter().any(|word| head.len() >= word.len() && head[..word.len()].eq_ignore_ascii_case(word))
 }
 
 #[cfg(test)]

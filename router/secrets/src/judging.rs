@@ -12,9 +12,14 @@ pub fn key_names_secret(key: &str, value: &str) -> bool {
     if key.len() > KEY_BYTES_MAX {
         return false;
     }
-    let plain: String = key.chars().filter(|c| !matches!(c, '_' | '-')).map(|c| c.to_ascii_lowercase()).collect();
-    let is_long = value.len() >= 16 && !value.contains(char::is_whitespace);
-    (SURELY.iter().any(|name| plain.ends_with(name)) || (plain.ends_with("token") && is_long)) && is_no_placeholder(value, "")
+    let is_long = || value.len() >= 16 && !value.contains(char::is_whitespace);
+    (SURELY.iter().any(|name| ends_with(key, name)) || (ends_with(key, "token") && is_long())) && is_no_placeholder(value, "")
+}
+
+/// In any case, and whatever `_` and `-` stand between.
+fn ends_with(key: &str, name: &str) -> bool {
+    let mut backwards = key.bytes().rev().filter(|byte| !matches!(byte, b'_' | b'-'));
+    name.bytes().rev().all(|wanted| backwards.next().is_some_and(|byte| byte.to_ascii_lowercase() == wanted))
 }
 
 /// Not a reference, a sample or a word of code that stands where a secret would.
@@ -46,4 +51,22 @@ pub(crate) fn is_user_and_password(value: &str) -> bool {
     let whole = &value[..value.len() - usize::from(value.len() % 4 == 1)];
     let decoded = general_purpose::STANDARD_NO_PAD.decode(whole).or_else(|_| general_purpose::URL_SAFE_NO_PAD.decode(whole));
     decoded.is_ok_and(|bytes| bytes.contains(&b':') && bytes.iter().all(|byte| !byte.is_ascii_control()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_key_ends_with_a_name_as_its_letters_do(
+            key in "([a-zA-Zé_-]{0,4}|[Aa][Pp][Ii]|key|Token|\u{212a}ey|\u{17f}ecret|_|-){0,4}",
+            name in prop::sample::select(vec!["apikey", "token", "secret", "key"]),
+        ) {
+            let plain: String = key.chars().filter(|c| !matches!(c, '_' | '-')).map(|c| c.to_ascii_lowercase()).collect();
+            prop_assert_eq!(ends_with(&key, name), plain.ends_with(name));
+        }
+    }
 }
