@@ -91,7 +91,7 @@ impl Consumer for EmbeddedConsumer {
     }
 
     fn records(&self) -> Result<(), String> {
-        let records = self.shared.writer.works().and_then(|()| self.shared.floor.check());
+        let records = self.shared.writer.works().and_then(|()| self.shared.floor.check(self.shared.time.clock().monotonic()));
         records.map_err(|error| format!("no attempt begins, since what it came to could not be recorded: {error}"))
     }
 
