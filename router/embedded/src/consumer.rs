@@ -16,7 +16,7 @@ use crate::{
     queue::{Next, NotInHand, Plan, RouteQueue},
     settle::{Change, Settling, bury, json},
     store_time::{LOOK_EVERY_MAX, timestamp},
-    writer::{WriteError, job},
+    writer::{WriteError, Writing, job, patient_job},
 };
 
 /// See [`Consumer`]. Dropping it leaves as [`Consumer::close`] does, except that a later process may not know what was handed out.
@@ -171,7 +171,10 @@ impl EmbeddedConsumer {
         let settling = Settling { route: self.route.clone(), route_id: self.route_id, ids: ids.clone(), change };
         let told = Told { queue: Arc::clone(&self.queue), session: self.session, ids: ids.clone(), due_at, reply: Some(sender) };
         let mut answer = Answer { queue: &self.queue, session: self.session, ids, receiver };
-        self.shared.writer.send(job(move |writing| settling.write(writing), move |outcome| told.tell(outcome))).await;
+        // What is done is settled with what comes in next; a wait or a dead letter is what somebody looks for.
+        let is_over = matches!(settling.change, Change::Done { .. });
+        let (run, finish) = (move |writing: &Writing<'_>| settling.write(writing), move |outcome| told.tell(outcome));
+        self.shared.writer.send(if is_over { patient_job(run, finish) } else { job(run, finish) }).await;
         (&mut answer.receiver).await.unwrap_or(Err(WriteError::Closed))
     }
 }

@@ -1,8 +1,9 @@
 //! How everything is written: what is handed to the thread that owns the only connection that writes, and how its end is told. What the
 //! thread does stands in `writer/thread.rs`.
 //!
-//! Whatever arrives while one commit runs is the next commit: no timer, no waiting for company. A caller is answered after the
-//! commit that holds its work. When something in a group fails, the group is rolled back and each piece of work gets a commit of
+//! Whatever arrives while one commit runs is the next commit. What brings something is never kept waiting for company; what only says that
+//! something is over waits for a moment where more is likely to come, so that one commit takes both (see [`Work::waits_for_company`]). A
+//! caller is answered after the commit that holds its work. When something in a group fails, the group is rolled back and each piece of work gets a commit of
 //! its own, so that one caller's trouble is no other's; that is why [`Work::apply`] may be called again.
 //!
 //! After an error of the disk itself the connection is dropped: after a failed sync the kernel may have dropped the very pages that the
@@ -14,7 +15,7 @@ mod thread;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering, fence},
 };
 
 use router_api::failpoint::{self, Failpoint};
@@ -32,6 +33,9 @@ use crate::{inbox_keys::InboxKeys, schema};
 const WAITING_MAX: usize = 1_024;
 /// Pieces of work in one commit at most, an event being one. The last one that is taken may go beyond it.
 pub(crate) const GROUP_MAX: usize = 512;
+
+/// So long at most what waits for company waits for it, in milliseconds. Real time: it only decides what shares a commit.
+const COMPANY_MS: u64 = 1;
 
 /// Why something was not written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +95,11 @@ pub(crate) trait Work: Send {
     fn adds_events(&self) -> bool {
         false
     }
+
+    /// True if nobody is held up who would not be held up anyway, so that it may wait a moment for other work to share a commit with.
+    fn waits_for_company(&self) -> bool {
+        false
+    }
 }
 
 /// Work made of two closures: one that writes, one that is told the outcome.
@@ -98,7 +107,15 @@ struct Job<T, R, F> {
     run: R,
     value: Option<T>,
     finish: F,
-    adds_events: bool,
+    kind: Kind,
+}
+
+/// What a [`Job`] is like, for those who plan commits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    AddsEvents,
+    WaitsForCompany,
+    Other,
 }
 
 impl<T, R, F> Work for Job<T, R, F>
@@ -119,7 +136,11 @@ where
     }
 
     fn adds_events(&self) -> bool {
-        self.adds_events
+        self.kind == Kind::AddsEvents
+    }
+
+    fn waits_for_company(&self) -> bool {
+        self.kind == Kind::WaitsForCompany
     }
 }
 
@@ -137,6 +158,9 @@ struct WriterShared {
     used: AtomicBool,
     stopping: AtomicBool,
     wake: tokio::sync::Notify,
+    /// The writer has only what waits for company: whoever brings anything else wakes it, and nobody else does.
+    awaits_company: AtomicBool,
+    company_ms: AtomicU64,
     disk: DiskState,
     inbox_keys: InboxKeys,
 }
@@ -145,7 +169,7 @@ impl Writer {
     /// The handle, and what the thread runs on.
     pub(crate) fn new() -> (Self, WriterInbox) {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
-        let shared = Arc::new(WriterShared::default());
+        let shared = Arc::new(WriterShared { company_ms: COMPANY_MS.into(), ..WriterShared::default() });
         (Self { sender, shared: Arc::clone(&shared) }, WriterInbox::new(receiver, shared))
     }
 
@@ -172,8 +196,15 @@ impl Writer {
     /// Hands over work; waits only for room in the queue. Work that cannot be handed over is finished as closed.
     pub(crate) async fn send(&self, work: Box<dyn Work>) {
         self.shared.used.store(true, Ordering::SeqCst);
+        let is_company = !work.waits_for_company();
         if let Err(mpsc::error::SendError(work)) = self.sender.send(work).await {
             work.finish(Err(WriteError::Closed));
+            return;
+        }
+        // Either this sees that the writer waits, or the writer sees the work before it waits.
+        fence(Ordering::SeqCst);
+        if is_company && self.shared.awaits_company.load(Ordering::SeqCst) {
+            self.shared.wake.notify_one();
         }
     }
 
@@ -213,7 +244,7 @@ impl Writer {
     {
         let (sender, receiver) = oneshot::channel();
         let finish = move |outcome| drop(sender.send(outcome));
-        self.send(Box::new(Job { run, value: None, finish, adds_events: true })).await;
+        self.send(Box::new(Job { run, value: None, finish, kind: Kind::AddsEvents })).await;
         receiver.await.unwrap_or(Err(WriteError::Closed))
     }
 
@@ -245,7 +276,17 @@ where
     R: FnMut(&Writing<'_>) -> rusqlite::Result<T> + Send + 'static,
     F: FnOnce(Result<T, WriteError>) + Send + 'static,
 {
-    Box::new(Job { run, value: None, finish, adds_events: false })
+    Box::new(Job { run, value: None, finish, kind: Kind::Other })
+}
+
+/// As [`job`], of work that [`Work::waits_for_company`].
+pub(crate) fn patient_job<T, R, F>(run: R, finish: F) -> Box<dyn Work>
+where
+    T: Send + 'static,
+    R: FnMut(&Writing<'_>) -> rusqlite::Result<T> + Send + 'static,
+    F: FnOnce(Result<T, WriteError>) + Send + 'static,
+{
+    Box::new(Job { run, value: None, finish, kind: Kind::WaitsForCompany })
 }
 
 /// In `meta`: when a disk that was full, or failed, was last tried.

@@ -64,6 +64,61 @@ async fn what_arrives_during_one_commit_is_the_next_up_to_the_limit() {
     assert_eq!(commits, 3, "the one that was busy, one that is full, one with the rest");
 }
 
+/// What waits for company, as a settlement of something done does.
+fn patient(store: &Embedded) -> (Box<dyn Work>, oneshot::Receiver<u64>) {
+    let (sender, receiver) = oneshot::channel();
+    let shared = Arc::clone(&store.shared.writer.shared);
+    let finish = move |outcome: Result<(), WriteError>| {
+        outcome.unwrap();
+        let _ = sender.send(shared.commits.load(Ordering::Relaxed));
+    };
+    (patient_job(|_: &Writing<'_>| Ok(()), finish), receiver)
+}
+
+#[tokio::test]
+async fn what_waits_for_company_goes_with_the_next_that_does_not_wait() {
+    let (_directory, store) = open();
+    let writer = &store.shared.writer;
+    // Nobody waits so long: each end of the waiting below is one that somebody else has brought about.
+    writer.shared.company_ms.store(3_600_000, Ordering::Relaxed);
+    for _ in 0..20 {
+        store.publish(event(10)).await.unwrap();
+        let before = store.measures().commits;
+        let (one, one_done) = patient(&store);
+        let (another, another_done) = patient(&store);
+        writer.send(one).await;
+        writer.send(another).await;
+        store.publish(event(10)).await.unwrap();
+        assert_eq!((one_done.await.unwrap(), another_done.await.unwrap()), (before + 1, before + 1));
+        assert_eq!(store.measures().commits, before + 1);
+    }
+    // The end of the store is company, too.
+    let (last, last_done) = patient(&store);
+    writer.send(last).await;
+    store.close().await;
+    last_done.await.unwrap();
+}
+
+#[tokio::test]
+async fn where_nothing_came_in_before_nothing_waits_for_company() {
+    let (_directory, store) = open();
+    let writer = &store.shared.writer;
+    writer.shared.company_ms.store(3_600_000, Ordering::Relaxed);
+    store.publish(event(10)).await.unwrap();
+    store.set_state(&"a".parse().unwrap(), "s", Some(serde_json::json!(1))).await.unwrap();
+    for _ in 0..3 {
+        let (work, done) = patient(&store);
+        writer.send(work).await;
+        done.await.unwrap();
+    }
+    // It waits once behind each commit that brought something, and no longer than it may.
+    writer.shared.company_ms.store(1, Ordering::Relaxed);
+    store.publish(event(10)).await.unwrap();
+    let (work, done) = patient(&store);
+    writer.send(work).await;
+    done.await.unwrap();
+}
+
 #[tokio::test]
 async fn a_full_disk_is_said_as_such_and_what_was_accepted_stays() {
     let (_directory, store) = open();

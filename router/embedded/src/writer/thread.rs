@@ -2,7 +2,11 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
+    time::Duration,
 };
 
 use router_api::failpoint::{self, Failpoint};
@@ -108,6 +112,8 @@ impl WriterInbox {
             }
         };
         let mut group = std::mem::take(&mut self.waiting);
+        // Where events came with the last commit, more are likely to come soon.
+        let mut expects_company = false;
         loop {
             if self.shared.disk.heals() && !self.shared.stopping.load(Ordering::SeqCst) && !self.receiver.is_closed() {
                 self.wait_broken(&mut desk, &waiting);
@@ -145,14 +151,12 @@ impl WriterInbox {
                     Arrived::Nothing => {}
                 }
             }
-            let mut weight = weight(&group);
-            while weight < GROUP_MAX
-                && let Ok(work) = self.receiver.try_recv()
-            {
-                weight += work.weight();
-                group.push(work);
+            self.take_more(&mut group);
+            if std::mem::take(&mut expects_company) && waits_for_company(&group) {
+                self.await_company(&mut group, &waiting);
             }
             if !group.is_empty() {
+                expects_company = group.iter().any(|work| work.adds_events());
                 self.commit_guarded(&mut desk, std::mem::take(&mut group));
             }
             if self.shared.disk.broken().is_none() {
@@ -165,6 +169,36 @@ impl WriterInbox {
                 desk.checkpoints.tidy(&desk.conn);
             }
         }
+    }
+
+    /// What is there already, as far as it fits into a group.
+    fn take_more(&mut self, group: &mut Vec<Box<dyn Work>>) {
+        let mut weight = weight(group);
+        while weight < GROUP_MAX
+            && let Ok(work) = self.receiver.try_recv()
+        {
+            weight += work.weight();
+            group.push(work);
+        }
+    }
+
+    /// Gives other work a moment to come along. More of what waits for company itself does not end it, and wakes nobody.
+    fn await_company(&mut self, group: &mut Vec<Box<dyn Work>>, waiting: &tokio::runtime::Runtime) {
+        self.shared.awaits_company.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        self.take_more(group);
+        if waits_for_company(group) && !self.shared.stopping.load(Ordering::SeqCst) {
+            let company = Duration::from_millis(self.shared.company_ms.load(Ordering::Relaxed));
+            waiting.block_on(async {
+                tokio::select! {
+                    biased;
+                    () = self.shared.wake.notified() => {}
+                    () = tokio::time::sleep(company) => {}
+                }
+            });
+        }
+        self.shared.awaits_company.store(false, Ordering::SeqCst);
+        self.take_more(group);
     }
 
     /// A panic in here is a bug of ours, after which nothing can be said of the open transaction. The thread has to outlive it all the
@@ -259,6 +293,11 @@ enum Arrived {
 
 fn weight(group: &[Box<dyn Work>]) -> usize {
     group.iter().map(|work| work.weight()).sum()
+}
+
+/// Nothing else, and room for more.
+fn waits_for_company(group: &[Box<dyn Work>]) -> bool {
+    !group.is_empty() && group.iter().all(|work| work.waits_for_company()) && weight(group) < GROUP_MAX
 }
 
 fn chunks(group: &mut Vec<Box<dyn Work>>) -> Vec<Vec<Box<dyn Work>>> {
