@@ -70,6 +70,9 @@ pub type Method = (u16, u16);
 /// `queue.declare`, passive or not.
 pub const QUEUE_DECLARE: Method = (50, 10);
 
+/// `queue.bind`.
+pub const QUEUE_BIND: Method = (50, 20);
+
 /// `exchange.declare`, passive or not.
 pub const EXCHANGE_DECLARE: Method = (40, 10);
 

@@ -167,6 +167,7 @@ const RULES: &[Rule] = &[
             "router/amqp/src/publisher.rs",
             "router/amqp/src/pump.rs",
             "router/amqp/src/reach.rs",
+            "router/amqp/src/rebinding.rs",
             "router/amqp/src/routed.rs",
             "router/amqp/src/scratch.rs",
             "router/amqp/src/topology.rs",

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Where the follower's troubles are noted.
-const TOPIC: &str = "archive";
+pub(crate) const TOPIC: &str = "archive";
 /// Events in hand.
 const PREFETCH: u16 = 512;
 /// Events of one commit.

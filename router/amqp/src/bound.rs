@@ -1,6 +1,7 @@
 //! What is bound: remembered, declared with each session, and declared again when something of it seems to be gone.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -45,6 +46,8 @@ pub(crate) struct Bound {
     declaring: tokio::sync::Mutex<()>,
     /// Bindings that nobody wants any more wait until all routes are within reach.
     left_over: AtomicBool,
+    /// Routes of which the broker has refused something in the last declaration.
+    refused: Mutex<BTreeSet<RouteName>>,
 }
 
 /// A set and its number.
@@ -77,6 +80,7 @@ impl Bound {
             wanted: Mutex::default(),
             declaring: tokio::sync::Mutex::default(),
             left_over: AtomicBool::new(false),
+            refused: Mutex::default(),
         }
     }
 
@@ -146,6 +150,28 @@ impl Bound {
 
     pub(crate) fn wanted(&self) -> Vec<Subscription> {
         self.lock().all().to_vec()
+    }
+
+    /// The same with the number of the set.
+    pub(crate) fn set(&self) -> (u64, Arc<[Subscription]>) {
+        let wanted = self.lock();
+        (wanted.number, wanted.subscriptions.clone().unwrap_or_default())
+    }
+
+    /// Is this set wanted, and was it declared with this session?
+    pub(crate) fn stands(&self, epoch: u64, set: u64) -> bool {
+        self.lock().number == set && self.standing.stands(epoch, set)
+    }
+
+    /// Was all of a route made that is wanted of it?
+    pub(crate) fn is_made(&self, subscription: &Subscription) -> bool {
+        let is_refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(&subscription.route);
+        !is_refused && self.reach.of_route(&subscription.route).is_none()
+    }
+
+    /// Nobody declares anything until what is returned is dropped.
+    pub(crate) async fn undisturbed(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.declaring.lock().await
     }
 
     pub(crate) fn is_any_wanted(&self) -> bool {
@@ -253,6 +279,7 @@ impl Bound {
         declared.unsettled.iter().for_each(|subscription| self.reach.doubt(subscription));
         self.left_over.store(declared.left_over, Ordering::Release);
         self.notes.set(TOPIC, declared.refused.iter().map(|(route, failure)| format!("route `{route}` gets nothing: {failure}")).collect());
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = declared.refused.iter().map(|(route, _)| route.clone()).collect();
         self.standing.declared(session.epoch(), wanted.number);
         Ok(declared.refused)
     }

@@ -18,7 +18,7 @@ use router_api::{Cancellation, Canceller, Chance, Condition, TransportError};
 use tokio::sync::watch;
 
 use crate::{
-    AmqpOptions,
+    AmqpOptions, archive,
     dial::is_plain_beyond_this_machine,
     failure::{Failure, LIMIT, shown_url, within},
     hold::Hold,
@@ -286,6 +286,11 @@ impl Bus {
 
     pub(crate) fn is_held_by_the_archive(&self) -> bool {
         self.now().is_some_and(|taking| self.hold.is_held(taking.epoch()))
+    }
+
+    /// Is nothing known to be wrong with the archive?
+    pub(crate) fn is_archive_well(&self) -> bool {
+        !self.is_held_by_the_archive() && self.notes.is_quiet(archive::TOPIC)
     }
 
     /// The archive no longer keeps `session` from publishing.

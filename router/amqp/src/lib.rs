@@ -29,6 +29,7 @@ mod properties;
 mod publisher;
 mod pump;
 mod reach;
+mod rebinding;
 mod returns;
 mod routed;
 mod scratch;

@@ -29,6 +29,8 @@ pub struct AmqpOptions {
     pub ack_batch: u32,
     /// See [`AmqpOptions::ack_batch`].
     pub ack_delay: Duration,
+    /// What is bound is bound once more after so long, should somebody have taken it away. With [`Topology::Declare`] only.
+    pub rebind_every: Duration,
     /// The stream of all events; `None` when it is off.
     pub archive: Option<ArchiveOptions>,
     /// For `amqps`.
@@ -95,6 +97,7 @@ impl AmqpOptions {
             body_bytes_max: 4 * 1024 * 1024,
             ack_batch: 100,
             ack_delay: Duration::from_millis(5),
+            rebind_every: Duration::from_secs(60),
             archive: Some(ArchiveOptions { age: Duration::from_secs(7 * 86_400), bytes_max: 1 << 30 }),
             tls: ClientTls::default(),
             management: None,

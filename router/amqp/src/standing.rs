@@ -81,6 +81,12 @@ impl Standing {
         state.wanted > 0 && state.declaring == 0 && (state.again || state.declared != Some(Declared { epoch, set: state.wanted }))
     }
 
+    /// Was this set declared last, with this session, and is it wanted still?
+    pub(crate) fn stands(&self, epoch: u64, set: u64) -> bool {
+        let state = self.state.borrow();
+        state.wanted == set && state.declared == Some(Declared { epoch, set })
+    }
+
     /// Why nothing may be given to whoever wants it with this session. While a set takes the place of one that stands, that one goes on.
     pub(crate) fn held(&self, epoch: u64) -> Option<String> {
         let state = self.state.borrow();
@@ -150,6 +156,7 @@ mod tests {
         assert!(standing.is_to_be_declared(1) && standing.held(1).is_some());
         standing.declared(1, 1);
         assert!(!standing.is_to_be_declared(1) && standing.held(1).is_none());
+        assert!(standing.stands(1, 1) && !standing.stands(2, 1) && !standing.stands(1, 2));
         assert!(standing.is_to_be_declared(2) && standing.held(2).is_some(), "with each session anew");
     }
 

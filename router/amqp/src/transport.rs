@@ -25,7 +25,7 @@ use crate::{
     lost, names,
     notes::Notes,
     publisher::{PublishFailure, Publisher},
-    reach,
+    reach, rebinding,
     routed::Routed,
     scratch::Scratch,
     standing::Standing,
@@ -72,6 +72,7 @@ impl AmqpTransport {
         let bus = Bus::start(Arc::clone(&options), chance, Arc::clone(&bound) as _, hold, standing, notes);
         let publisher = Publisher::new(Arc::clone(&bus));
         let desk = Desk::new(Arc::clone(&options), Arc::clone(&bus), Arc::clone(&publisher), Arc::clone(&bound), bindings, store, Arc::clone(&clock));
+        let is_archived = archivist.is_some();
         if let Some(archivist) = archivist {
             tokio::spawn(Follower::new(Arc::clone(&options), Arc::clone(&bus), archivist, Arc::clone(&clock)).run());
         }
@@ -80,6 +81,7 @@ impl AmqpTransport {
         tokio::spawn(lost::watch(Arc::clone(&this.options), Arc::clone(&this.bus), Arc::clone(&this.bound), Arc::clone(&this.publisher)));
         tokio::spawn(Arc::clone(&this.bound).mend(Arc::clone(&this.bus), Arc::clone(&this.publisher)));
         tokio::spawn(reach::watch(Arc::clone(&this.bound), Arc::clone(&this.bus)));
+        tokio::spawn(rebinding::run(Arc::clone(&this.options), Arc::clone(&this.bound), Arc::clone(&this.bus), is_archived));
         this
     }
 

@@ -49,7 +49,10 @@ async fn follower(vhost: &Vhost, store: Arc<dyn Store>, failures: u32) -> Arc<Am
 
 /// … over this URL, with these routes.
 pub(crate) async fn follower_at(url: &str, store: Arc<dyn Store>, failures: u32, routes: &[Subscription]) -> Arc<AmqpTransport> {
-    let options = AmqpOptions { archive: archive(), ..AmqpOptions::new(url) };
+    follower_with(AmqpOptions { archive: archive(), ..AmqpOptions::new(url) }, store, failures, routes).await
+}
+
+pub(crate) async fn follower_with(options: AmqpOptions, store: Arc<dyn Store>, failures: u32, routes: &[Subscription]) -> Arc<AmqpTransport> {
     let archivist = Arc::new(Plain { store: Arc::clone(&store), failures: failures.into() });
     let transport = AmqpTransport::start(options, store, Some(archivist), Arc::new(RealClock), Arc::new(SeededChance::new(7)));
     within("reaching the broker", transport.reached(PATIENCE)).await.expect("the broker is there");

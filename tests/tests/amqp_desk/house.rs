@@ -21,6 +21,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) const EXCHANGE: &str = "bloodbank.events.v1";
 
+/// Where what waited comes back from, and where it goes that nobody takes then.
+pub(crate) const RETURN: &str = "services.router.sys.return";
+pub(crate) const LOST: &str = "services.router.sys.lost";
+
 /// The clock of this machine: a broker has no other.
 pub(crate) struct RealClock;
 

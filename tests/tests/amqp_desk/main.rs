@@ -8,4 +8,5 @@ mod house;
 mod letters;
 mod plan;
 mod queues;
+mod unbound;
 mod window;
