@@ -219,6 +219,13 @@ impl Bound {
         }
     }
 
+    /// The connection ended while a queue was about to be taken up.
+    pub(crate) fn cut_off(&self, route: &RouteName, failure: &Failure) {
+        if let Some(subscription) = self.subscription(route) {
+            self.reach.strike_taking(&subscription, failure);
+        }
+    }
+
     /// A route was declared that was out of reach.
     pub(crate) fn found(&self, route: &RouteName) {
         self.reach.find(route);

@@ -56,6 +56,8 @@ pub(crate) struct Reach {
     strikes: Mutex<BTreeMap<RouteName, u32>>,
     /// Connections that a route has cost since it was last taken up.
     costs: Mutex<BTreeMap<RouteName, u32>>,
+    /// Connections that ended while a route was about to be taken up, since it last was.
+    taking: Mutex<BTreeMap<RouteName, u32>>,
     changed: Notify,
 }
 
@@ -102,7 +104,16 @@ impl Hidden {
 
 impl Reach {
     pub(crate) fn new(options: Arc<AmqpOptions>, notes: Arc<Notes>, standing: Arc<Standing>) -> Self {
-        Self { options, notes, standing, hidden: Mutex::default(), strikes: Mutex::default(), costs: Mutex::default(), changed: Notify::new() }
+        Self {
+            options,
+            notes,
+            standing,
+            hidden: Mutex::default(),
+            strikes: Mutex::default(),
+            costs: Mutex::default(),
+            taking: Mutex::default(),
+            changed: Notify::new(),
+        }
     }
 
     fn hidden(&self) -> MutexGuard<'_, BTreeMap<RouteName, Hidden>> {
@@ -200,8 +211,23 @@ impl Reach {
         struck.into_iter().for_each(|subscription| self.hide(subscription, Why::of(failure), true));
     }
 
+    /// A connection ended while a route was about to be taken up, after it was declared. It is the same with it as with [`Reach::strike`];
+    /// that its queue can be asked for says nothing here.
+    pub(crate) fn strike_taking(&self, subscription: &Subscription, failure: &Failure) {
+        let count = {
+            let mut taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = taking.entry(subscription.route.clone()).or_default();
+            *count += 1;
+            *count
+        };
+        if count >= STRIKES_MAX {
+            self.hide(subscription, Why::of(failure), true);
+        }
+    }
+
     /// A route was taken up, and the connection lives.
     pub(crate) fn is_taken_up(&self, route: &RouteName) {
+        self.taking.lock().unwrap_or_else(PoisonError::into_inner).remove(route);
         self.costs.lock().unwrap_or_else(PoisonError::into_inner).remove(route);
     }
 

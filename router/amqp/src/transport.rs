@@ -180,6 +180,10 @@ impl Transport for AmqpTransport {
                 self.bound.lose_sight_of(route, &failure);
                 return Err(failure.into());
             }
+            Err(failure) if is_over() => {
+                self.bound.cut_off(route, &failure);
+                return Err(failure.into());
+            }
             taken => taken?,
         };
         self.bound.reach().is_taken_up(route);
