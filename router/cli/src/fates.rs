@@ -27,6 +27,9 @@ struct Known {
 /// What is in hand and does not run waits for this, as far as is known.
 const TURN: &str = "taken from its queue, waits for its turn";
 
+/// Of what a broker has this router knows what it has settled. A queue that was made after the event came has nothing of it.
+const UNSETTLED: &str = "not settled here: it waits in its queue, another router has it, or the route did not listen to it yet";
+
 /// A fate in words.
 pub(crate) struct Told {
     pub(crate) sign: String,
@@ -70,7 +73,7 @@ impl Fates {
                 Told { sign: styled(BAD, "✗"), text, stuck: true }
             }
             DeliveryState::Queued => moving(styled(DIM, "…"), "waits in its queue".to_owned()),
-            DeliveryState::Unsettled => moving(styled(DIM, "…"), "waits in its queue, or another router has it".to_owned()),
+            DeliveryState::Unsettled => moving(styled(DIM, "…"), UNSETTLED.to_owned()),
             DeliveryState::InHand { running_since: Some(since), attempt } => {
                 moving(styled(GOOD, "▶"), format!("runs since {}, attempt {attempt}", time(*since, self.now)))
             }

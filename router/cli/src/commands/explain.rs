@@ -201,9 +201,6 @@ impl Telling<'_> {
             text = format!("{text}; {}", harmless(why));
         }
         let was_wanted = !matches!(delivery.state, DeliveryState::Finished(Fate::Filtered));
-        if matches!(delivery.state, DeliveryState::Unsettled) {
-            text.push_str(", or the route did not listen to it yet");
-        }
         if was_wanted != fires && !matches!(route.verdict, Verdict::Undecodable { .. }) {
             text.push_str(CHANGED);
         }
