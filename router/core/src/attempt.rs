@@ -6,6 +6,7 @@ use router_api::{
     Attempt, Cancellation, Canceller, Context, ContextParts, DryRun, EffectPort, Emit, Envelope, FailureClass, Handler, HandlerError, Ledger, Outcome,
     RecordedEffect, RouteMode,
 };
+use tracing::Instrument;
 
 use crate::{
     crew::{self, Came, Crew},
@@ -102,7 +103,9 @@ impl Run<'_> {
         let handler: Arc<dyn Handler> = Arc::clone(&self.route.handler);
         let handling = {
             let (cx, beginning) = (Arc::clone(&cx), Arc::clone(self.beginning));
-            crew::work(async move {
+            // The crew runs it in another task, which is in no span by itself.
+            let span = tracing::Span::current();
+            let handling = async move {
                 if !beginning.begin() {
                     // Nobody waits for it: it is dropped before long.
                     std::future::pending::<()>().await;
@@ -111,7 +114,8 @@ impl Run<'_> {
                 // Here, not where its end is heard of: what is done is not charged for the death of the process.
                 beginning.unmark();
                 outcome
-            })
+            };
+            crew::work(handling.instrument(span))
         };
         // What was left of an earlier run took none of this one's time.
         let late_at = if self.suspect { parts.clock.monotonic() + config.timeout } else { deadline };

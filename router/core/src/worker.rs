@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use router_api::{Cancellation, Consumer, DeadLetterReason, Emit, FailureClass, Fate, LedgerKey, Outcome, RecordedEffect, RouteMode};
+use router_api::{Cancellation, Consumer, DeadLetterReason, Emit, EventId, FailureClass, Fate, LedgerKey, Outcome, RecordedEffect, RouteMode};
 use tracing::Instrument;
 
 pub(crate) use self::{
@@ -243,7 +243,10 @@ impl Worker {
             (None, items) => LedgerKey::of_delivery(&items[0].delivery.identity),
         };
         let key = batch.items.last().map(|item| item.delivery.key.clone());
-        let span = tracing::info_span!("handle", route = %route.config.name, key = key.as_ref().map(|key| key.as_str()), attempt, events = events.len());
+        // The newest event of a burst stands for all of it, as it does for the handler.
+        let id = events.last().and_then(|event| event.id()).map(EventId::as_str);
+        let key = key.as_ref().map(|key| key.as_str());
+        let span = tracing::info_span!("handle", route = %route.config.name, key, id, attempt, events = events.len());
         let _alone = route.solitude.enter(crashes).await;
         // That wait can be long: what drains or pauses begins nothing new.
         if self.cancellation.is_cancelled() || self.is_leaving() {

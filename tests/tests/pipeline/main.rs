@@ -17,5 +17,6 @@ mod order;
 mod reload;
 mod renewal;
 mod restarts;
+mod spans;
 mod threads;
 mod waits;
