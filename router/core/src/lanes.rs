@@ -4,7 +4,8 @@
 //! Nothing here waits or does anything: the route's loop asks, acts, and tells what came of it. Times are monotonic.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -40,6 +41,8 @@ pub struct Batch<I> {
     pub history: Vec<AttemptRecord>,
     /// It is done, and the ledger has something of it.
     pub wrote: bool,
+    /// When it came to stand where it may run as soon as it is the first, counted in batches.
+    came: Option<u64>,
     state: State,
 }
 
@@ -57,7 +60,7 @@ enum State {
 
 impl<I> Batch<I> {
     fn new(state: State) -> Self {
-        Self { items: Vec::new(), frozen: None, failed: 0, history: Vec::new(), wrote: false, state }
+        Self { items: Vec::new(), frozen: None, failed: 0, history: Vec::new(), wrote: false, came: None, state }
     }
 
     fn due_at(&self) -> Option<Duration> {
@@ -77,19 +80,34 @@ struct Lane<I> {
     running: bool,
     /// Stands in `ready`.
     queued: bool,
+    /// Where it stood there the last time.
+    stood: u64,
+    /// A batch of it has had a turn.
+    had_turn: bool,
     /// Stands in `timers`.
     timer: Option<Duration>,
 }
 
 impl<I> Default for Lane<I> {
     fn default() -> Self {
-        Self { batches: VecDeque::new(), running: false, queued: false, timer: None }
+        Self { batches: VecDeque::new(), running: false, queued: false, stood: 0, had_turn: false, timer: None }
     }
 }
 
 impl<I> Lane<I> {
     fn pending(&self) -> usize {
         self.batches.iter().map(|batch| batch.items.len()).sum()
+    }
+
+    /// Where the lane comes to stand among those whose first batch may run, if `last` is behind all others.
+    ///
+    /// By when its batch came: what stands in no other's way is handled in the order in which it came, so that a transport that acknowledges
+    /// up to the first unfinished delivery has few gaps. A busy lane queues up behind the others again all the same, since it lets the more of
+    /// them go first, the more waits in it.
+    fn place(&mut self, last: u64) -> u64 {
+        let waiting = u64::try_from(self.batches.len()).unwrap_or(u64::MAX);
+        let came = self.batches.front_mut().map_or(last, |front| *front.came.get_or_insert(last));
+        if self.had_turn { came.max(last.min(self.stood.saturating_add(LET_FIRST.saturating_mul(waiting)))) } else { came }
     }
 
     fn is_waiting(&self) -> bool {
@@ -102,8 +120,10 @@ impl<I> Lane<I> {
 pub struct Lanes<I> {
     limits: Option<BurstLimits>,
     lanes: HashMap<LaneKey, Lane<I>>,
-    /// Lanes whose first batch may run, in the order in which they became so: a busy lane queues up behind the others again.
-    ready: VecDeque<LaneKey>,
+    /// Lanes whose first batch may run, the next one on top: see [`Lane::place`].
+    ready: BinaryHeap<Reverse<(u64, LaneKey)>>,
+    /// Counts what comes to stand in `ready`.
+    numbers: u64,
     timers: BTreeSet<(Duration, LaneKey)>,
     /// Lanes whose head waits for its next attempt.
     waiting: HashSet<LaneKey>,
@@ -112,6 +132,9 @@ pub struct Lanes<I> {
     /// Emptied queues of lanes that are gone: with many lanes of one event each, every event would need a new one.
     spare: Vec<VecDeque<Batch<I>>>,
 }
+
+/// A lane that has had its turn lets so many go first for each batch that waits in it.
+const LET_FIRST: u64 = 16;
 
 /// Of [`Lanes::spare`].
 const SPARE_MAX: usize = 64;
@@ -122,7 +145,16 @@ impl<I> Lanes<I> {
     /// No lanes yet; `limits` for a route that coalesces.
     #[must_use]
     pub fn new(limits: Option<BurstLimits>) -> Self {
-        Self { limits, lanes: HashMap::new(), ready: VecDeque::new(), timers: BTreeSet::new(), waiting: HashSet::new(), open_bursts: 0, spare: Vec::new() }
+        Self {
+            limits,
+            lanes: HashMap::new(),
+            ready: BinaryHeap::new(),
+            numbers: 0,
+            timers: BTreeSet::new(),
+            waiting: HashSet::new(),
+            open_bursts: 0,
+            spare: Vec::new(),
+        }
     }
 
     /// Reserves the front of a lane for a burst that was frozen before a restart, until all its members are back or
@@ -176,7 +208,8 @@ impl<I> Lanes<I> {
                 self.open_bursts = self.open_bursts.saturating_add_signed(change);
             }
             _ => {
-                lane.batches.push_back(Batch::of(item));
+                self.numbers += 1;
+                lane.batches.push_back(Batch { came: Some(self.numbers), ..Batch::of(item) });
             }
         }
         self.schedule(key);
@@ -222,10 +255,11 @@ impl<I> Lanes<I> {
 
     /// Takes the next batch that may run. Its lane is busy until [`Lanes::finished`] or [`Lanes::hold`].
     pub fn take_ready(&mut self) -> Option<(LaneKey, Batch<I>)> {
-        let key = self.ready.pop_front()?;
+        let Reverse((stood, key)) = self.ready.pop()?;
         let lane = self.lanes.get_mut(&key).expect("a queued lane exists");
         lane.queued = false;
         lane.running = true;
+        (lane.stood, lane.had_turn) = (stood, true);
         let batch = lane.batches.pop_front().expect("a queued lane has a first batch");
         Some((key, batch))
     }
@@ -241,6 +275,7 @@ impl<I> Lanes<I> {
     /// The batch that was taken waits at the head of its lane and runs again at `until`.
     pub fn hold(&mut self, key: &LaneKey, mut batch: Batch<I>, until: Duration) {
         batch.state = State::Waiting { until };
+        batch.came = None;
         let lane = self.lanes.entry(Arc::clone(key)).or_default();
         lane.running = false;
         lane.batches.push_front(batch);
@@ -371,7 +406,8 @@ impl<I> Lanes<I> {
             }
             Some(Batch { state: State::Ready, .. }) if !lane.queued => {
                 lane.queued = true;
-                self.ready.push_back(Arc::clone(key));
+                self.numbers += 1;
+                self.ready.push(Reverse((lane.place(self.numbers), Arc::clone(key))));
             }
             Some(_) => {}
         }
@@ -640,6 +676,49 @@ mod tests {
         assert_eq!(run(&mut lanes), Some(vec![0]));
         lanes.finished(&key("hot"));
         assert_eq!(run(&mut lanes), Some(vec![1_000]));
+    }
+
+    /// Everything that runs is done in waves, as a route does with quick handlers. Returns the items in the order in which they ran.
+    fn in_waves(lanes: &mut Lanes<u32>, size: usize) -> Vec<u32> {
+        let mut order = Vec::new();
+        while lanes.has_ready() {
+            let wave: Vec<_> = std::iter::from_fn(|| lanes.take_ready()).take(size).collect();
+            for (key, batch) in wave {
+                order.extend(batch.items);
+                lanes.finished(&key);
+            }
+        }
+        order
+    }
+
+    #[test]
+    fn what_waits_for_its_neighbour_only_does_not_fall_far_behind_what_came_after_it() {
+        let mut lanes = plain();
+        // Every tenth event is of the lane of the one before it.
+        for item in 0..400 {
+            push(&mut lanes, &format!("lane-{}", if item % 10 == 9 { item - 1 } else { item }), item, 0);
+        }
+        let order = in_waves(&mut lanes, 32);
+        assert_eq!(order.len(), 400);
+        for (place, item) in order.into_iter().enumerate() {
+            let late = place.saturating_sub(item as usize);
+            assert!(late <= 32 + LET_FIRST as usize, "{item} had its turn {late} later than in the order of coming");
+        }
+    }
+
+    #[test]
+    fn a_lane_in_which_much_waits_lets_everyone_go_first() {
+        let mut lanes = plain();
+        for item in 0..40 {
+            push(&mut lanes, "hot", item, 0);
+        }
+        for item in 100..140 {
+            push(&mut lanes, &format!("cold-{item}"), item, 0);
+        }
+        let order = in_waves(&mut lanes, 1);
+        let place = |wanted: u32| order.iter().position(|item| *item == wanted).expect("it ran");
+        assert_eq!(place(0), 0);
+        assert!(place(1) > place(139), "{order:?}");
     }
 
     #[test]

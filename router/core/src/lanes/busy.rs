@@ -1,5 +1,7 @@
 //! Lanes that are busy: which ones are, what waits in them, and what leaves them when something newer counts.
 
+use std::cmp::Reverse;
+
 use super::{Batch, LaneKey, Lanes, State};
 
 impl<I> Batch<I> {
@@ -40,7 +42,7 @@ impl<I> Lanes<I> {
         });
         lane.batches = left;
         if std::mem::take(&mut lane.queued) {
-            self.ready.retain(|ready| ready != key);
+            self.ready.retain(|Reverse((_, ready))| ready != key);
         }
         self.schedule(key);
         Vec::from_iter::<std::collections::VecDeque<_>>(overtaken)
