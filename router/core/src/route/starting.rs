@@ -11,8 +11,9 @@ use super::{
 };
 use crate::worker::{Aside, End, Worker};
 
-/// Quick handlings that are asked for at once.
-const WAVE: usize = 64;
+/// Quick handlings that are asked for at once. What waits for a neighbour among them has its turn with the next ones: three times so many
+/// would be more than is acknowledged together by default, and what is finished behind such a gap would be acknowledged one by one.
+const WAVE: usize = 32;
 
 impl RouteLoop<'_> {
     /// Starts handlings as far as concurrency, the breaker, the rate and what is still behind allow. Returns how long the rate wants to wait.
