@@ -274,8 +274,8 @@ impl<I> Lanes<I> {
 
     /// The batch that was taken waits at the head of its lane and runs again at `until`.
     pub fn hold(&mut self, key: &LaneKey, mut batch: Batch<I>, until: Duration) {
-        batch.state = State::Waiting { until };
         batch.came = None;
+        batch.state = State::Waiting { until };
         let lane = self.lanes.entry(Arc::clone(key)).or_default();
         lane.running = false;
         lane.batches.push_front(batch);
