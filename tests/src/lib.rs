@@ -22,6 +22,6 @@ pub use binary::{binary, hook_binary, hostile_binary, target_dir, workspace};
 pub use broker::{Broker, Cluster, Vhost};
 pub use home::{Home, Ran, as_nobody};
 pub use http::{Answer, post, request};
-pub use observe::{eventually, untested};
+pub use observe::{eventually, is_ignored, untested};
 pub use proxy::{After, CONSUME, EXCHANGE_DECLARE, FaultProxy, Method, QUEUE_BIND, QUEUE_DECLARE, Then, Towards};
 pub use service::{Service, is_ready as service_is_ready};

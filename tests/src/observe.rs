@@ -26,3 +26,16 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 pub fn untested(what: &str) {
     eprintln!("\n!!! NOT TESTED: {what} !!!\n");
 }
+
+/// Was this process started with `signal` ignored? What it starts is, too.
+///
+/// # Panics
+///
+/// When the system does not say.
+#[must_use]
+pub fn is_ignored(signal: rustix::process::Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a process may look at itself");
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("it says so");
+    let ignored = u64::from_str_radix(ignored.trim(), 16).expect("it is a number");
+    ignored >> (signal.as_raw() - 1) & 1 == 1
+}

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use router_tests::{Home, Service, eventually};
+use router_tests::{Home, Service, eventually, is_ignored, untested};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -243,13 +243,19 @@ fn a_signal_at_any_moment_of_the_start_ends_it_and_harms_nothing() {
     let (before, began) = (known(), Instant::now());
     home.serve().stop();
     let whole = began.elapsed();
+    // A shell starts what runs in its background with SIGINT ignored, and everybody hands that on: before the program listens, the system ends
+    // nothing for it then.
+    let is_heard = !is_ignored(Signal::INT);
+    if !is_heard {
+        untested("SIGINT in the first moments of the start, since these tests were started with SIGINT ignored");
+    }
     for moment in 0..8_u32 {
         let mut service = Service::begin(home.command(&["run", "--log-format", "json"]));
         let (until, began) = (whole * moment / 8, Instant::now());
         while let Some(left) = until.checked_sub(began.elapsed()).filter(|left| *left > Duration::ZERO) {
             std::thread::park_timeout(left);
         }
-        let signal = if moment % 2 == 0 { Signal::TERM } else { Signal::INT };
+        let signal = if moment % 2 == 0 || !is_heard { Signal::TERM } else { Signal::INT };
         service.signal(signal);
         let status = eventually("it ends", || service.ended());
         // Before it listens for them, the system ends it.
