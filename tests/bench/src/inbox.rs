@@ -10,17 +10,23 @@ use jiff::Timestamp;
 use router_api::{ArchivedEvent, EventQuery, FrozenBurst, InboxKey, NotedAttempts, RouteName, RunningSlot, Store, StoreError, Suspect};
 use serde_json::Value;
 
-/// Keys that are remembered; above this all are forgotten.
-const KEYS_MAX: usize = 1_000_000;
+/// Keys that are remembered; above this all are forgotten. They have their room from the beginning: a map that grows while the router is
+/// measured would be a cost of this double, and of nothing that the program has.
+const KEYS_MAX: usize = 100_000;
 
 /// See the module. There is one route, so it does not ask which.
-#[derive(Default)]
 pub struct MemoryInbox {
-    done: Mutex<HashMap<String, Timestamp>>,
+    done: Mutex<HashMap<Box<str>, Timestamp>>,
+}
+
+impl Default for MemoryInbox {
+    fn default() -> Self {
+        Self { done: Mutex::new(HashMap::with_capacity(KEYS_MAX)) }
+    }
 }
 
 impl MemoryInbox {
-    fn done(&self) -> MutexGuard<'_, HashMap<String, Timestamp>> {
+    fn done(&self) -> MutexGuard<'_, HashMap<Box<str>, Timestamp>> {
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -36,7 +42,7 @@ impl Store for MemoryInbox {
         if done.len() + keys.len() > KEYS_MAX {
             done.clear();
         }
-        done.extend(keys.iter().map(|key| (key.key.clone(), key.expires_at)));
+        done.extend(keys.iter().map(|key| (key.key.as_str().into(), key.expires_at)));
         Ok(())
     }
 
