@@ -10,6 +10,9 @@ use crate::{
     settings::{ACK_BATCH, LATENCY_RATE, PREFETCH, Settings},
 };
 
+/// What no program knows: written by hand.
+const NEXT: &str = include_str!("../next.md");
+
 /// Below this share of a goal the program fails.
 const TOLERATED: f64 = 0.9;
 
@@ -167,6 +170,7 @@ Written by `tests/bench/run`. Figures in one table come from interleaved runs on
             }
         }
     }
+    let _ = write!(page, "\n{NEXT}");
     page
 }
 
