@@ -8,7 +8,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -156,6 +156,8 @@ struct Shared {
     armed: Mutex<Option<Armed>>,
     traps: Mutex<Vec<Trap>>,
     refusing: Mutex<Refusing>,
+    /// The next deliveries wait for the next answer of a queue.
+    holding: AtomicBool,
 }
 
 enum Order {
@@ -187,6 +189,7 @@ impl FaultProxy {
             armed: Mutex::new(None),
             traps: Mutex::default(),
             refusing: Mutex::default(),
+            holding: AtomicBool::new(false),
         });
         let (weather, seen) = watch::channel(Weather::default());
         let (orders, receiver) = mpsc::channel(1);
@@ -283,6 +286,18 @@ impl FaultProxy {
     /// Waits for each question of this method that names this queue, or exchange, from now on.
     pub fn trap(&self, method: Method, name: &str, then: Then) {
         self.shared.traps.lock().unwrap_or_else(PoisonError::into_inner).push(Trap { method, name: name.to_owned(), then });
+    }
+
+    /// Holds the next deliveries back until the broker has told a client of a queue, behind which they come then. What is held when the
+    /// connection ends is lost.
+    pub fn deliver_late(&self) {
+        self.shared.holding.store(true, Ordering::SeqCst);
+    }
+
+    /// Has what [`FaultProxy::deliver_late`] held back come through?
+    #[must_use]
+    pub fn has_delivered(&self) -> bool {
+        !self.shared.holding.load(Ordering::SeqCst)
     }
 
     /// Ends all disturbances. Connections that are still there go on where they stood, those that were half-open too.

@@ -141,16 +141,25 @@ impl Look {
         let until = Instant::now() + LOOK_LIMIT;
         let (mut seen, mut bytes) = (0u32, 0usize);
         let mut copies: HashMap<String, u32> = HashMap::new();
+        // All that was handed to us has come.
+        let mut has_come = false;
         while seen < ready {
             let message = match timeout(QUIET, consumer.next()).await {
                 Ok(Some(Ok(message))) => message,
                 Ok(Some(Err(error))) => return Err(Failure::of(&what, &error).into()),
                 Ok(None) => return Err(TransportError::Unavailable(format!("{what}: the queue was deleted meanwhile"))),
-                // Others have taken or deleted some, or the broker is slow.
-                Err(_) if count(&hold.session, queue).await?.is_none_or(|count| count.ready == 0) => break,
+                Err(_) if has_come => break,
+                // None is left to be handed out: others have taken or deleted some, or they are on their way to us. The channel answers
+                // behind all that was handed out on it before it was asked.
+                Err(_) if count(&hold.session, queue).await?.is_none_or(|count| count.ready == 0) => {
+                    within(&what, LIMIT, channel.basic_qos(u16::MAX, BasicQosOptions::default())).await?;
+                    has_come = true;
+                    continue;
+                }
                 Err(_) if Instant::now() < until => continue,
                 Err(_) => return Err(too_slow(&what)),
             };
+            has_come = false;
             if Instant::now() > until {
                 return Err(too_slow(&what));
             }

@@ -42,6 +42,12 @@ impl Piece {
 }
 
 impl Piece {
+    /// Is it this method?
+    pub(super) fn is(&self, (class, method): (u16, u16)) -> bool {
+        let wanted = [class.to_be_bytes(), method.to_be_bytes()].concat();
+        self.bytes.first() == Some(&1) && self.bytes.get(HEAD_BYTES..HEAD_BYTES + 4) == Some(&wanted)
+    }
+
     /// The channel that a frame is of.
     pub(super) fn channel(&self) -> Option<[u8; 2]> {
         self.bytes.get(1..3)?.try_into().ok()

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    After, Refusing, Shared, Then, Towards, Weather,
+    After, Method, Refusing, Shared, Then, Towards, Weather,
     frames::{self, Frames, Kind, Piece},
     reach, reset,
 };
@@ -29,6 +29,11 @@ use super::{
 const READ_BYTES: usize = 64 << 10;
 /// Written at once when there is a limit per second, so that the limit is not a series of bursts.
 const TRICKLE_BYTES: usize = 1 << 10;
+
+/// `queue.declare-ok`.
+const QUEUE_DECLARE_OK: Method = (50, 11);
+/// `basic.deliver`.
+const DELIVER: Method = (60, 60);
 
 /// What the proxy itself says to a client at once.
 const SAYINGS_MAX: usize = 8;
@@ -63,8 +68,9 @@ pub(super) async fn connection(number: u64, client: TcpStream, target: SocketAdd
     let (mut from_broker, mut to_broker) = broker.into_split();
     let is_cut = {
         let (said, sayings) = mpsc::channel(SAYINGS_MAX);
-        let up = Direction { number, towards: Towards::Broker, shared: &shared, weather: weather.clone(), said: Some(said), sayings: None };
-        let down = Direction { number, towards: Towards::Client, shared: &shared, weather: weather.clone(), said: None, sayings: Some(sayings) };
+        let up = Direction { number, towards: Towards::Broker, shared: &shared, weather: weather.clone(), said: Some(said), sayings: None, held: Vec::new() };
+        let down =
+            Direction { number, towards: Towards::Client, shared: &shared, weather: weather.clone(), said: None, sayings: Some(sayings), held: Vec::new() };
         let both = async {
             // One side that only stops talking is passed on as such; one that breaks ends both.
             let up = up.carry(&mut from_client, &mut to_broker);
@@ -104,6 +110,8 @@ struct Direction<'a> {
     said: Option<mpsc::Sender<Vec<u8>>>,
     /// … and in the one that brings it there.
     sayings: Option<mpsc::Receiver<Vec<u8>>>,
+    /// Deliveries, and what came behind them on their channel.
+    held: Vec<Piece>,
 }
 
 impl Direction<'_> {
@@ -184,6 +192,30 @@ impl Direction<'_> {
             self.shared.counts.cuts.fetch_add(1, Ordering::SeqCst);
             return Err(End::Broken);
         }
+        let Some(piece) = self.hold(piece) else { return Ok(()) };
+        let releases = !self.held.is_empty() && piece.is(QUEUE_DECLARE_OK);
+        self.forward(&piece, now, to).await?;
+        if releases {
+            for piece in std::mem::take(&mut self.held) {
+                self.forward(&piece, now, to).await?;
+            }
+            self.shared.holding.store(false, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// Keeps a delivery that is held back, and what comes behind it on its channel.
+    fn hold(&mut self, piece: Piece) -> Option<Piece> {
+        let is_held = self.held.first().is_some_and(|first| first.channel() == piece.channel());
+        let begins = || self.held.is_empty() && piece.is(DELIVER) && self.shared.holding.load(Ordering::SeqCst);
+        if self.towards == Towards::Client && (is_held || begins()) {
+            self.held.push(piece);
+            return None;
+        }
+        Some(piece)
+    }
+
+    async fn forward(&mut self, piece: &Piece, now: Weather, to: &mut OwnedWriteHalf) -> Result<(), End> {
         // Counted first: who has seen a frame arrive finds it counted.
         let counts = &self.shared.counts;
         counts.bytes[self.towards as usize].fetch_add(u64::try_from(piece.bytes.len()).unwrap_or(u64::MAX), Ordering::SeqCst);

@@ -107,7 +107,12 @@ impl House {
 
     /// Another router on the same virtual host, with a store of its own.
     pub(crate) async fn neighbour(&self) -> Arc<AmqpTransport> {
-        let options = AmqpOptions { archive: None, ..AmqpOptions::new(self.vhost.url()) };
+        self.neighbour_at(self.vhost.url()).await
+    }
+
+    /// The same, by another way.
+    pub(crate) async fn neighbour_at(&self, url: String) -> Arc<AmqpTransport> {
+        let options = AmqpOptions { archive: None, ..AmqpOptions::new(url) };
         reached(options, Arc::new(MemoryStore::new(&MemoryState::new()))).await
     }
 

@@ -175,6 +175,19 @@ async fn many_who_look_at_once_from_several_routers_all_see_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn letters_that_the_broker_brings_late_are_waited_for() {
+    let house = House::open().await;
+    house.bind(&[subscription("a", &["k"])]).await;
+    house.bury("a", "k", &["1", "2", "3"]).await;
+    let proxy = house.vhost.broker().proxy();
+    let neighbour = house.neighbour_at(house.vhost.url_through(&proxy)).await;
+    // The queue has handed them all out and says that it is empty, and they come only then.
+    proxy.deliver_late();
+    assert_eq!(ids_of(&letters(&neighbour, "a").await), ["3", "2", "1"]);
+    assert!(proxy.has_delivered(), "they were not late");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_letter_whose_route_has_no_queue_any_more_stays_where_it_is_and_says_why() {
     let house = House::open().await;
     house.bind(&[subscription("a", &["k"])]).await;
