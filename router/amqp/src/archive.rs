@@ -340,9 +340,20 @@ impl Follower {
     async fn last_offset(&self, session: &Session) -> Result<Option<u64>, Stop> {
         let mut taking = self.open(session, Begin::Last).await?;
         let mut last = None;
-        while let Some(message) = taking.next(PROBE_QUIET).await? {
-            last = Some(offset_of(&message)?);
-            taking.done(message.delivery_tag).await?;
+        let mut has_come = false;
+        loop {
+            match taking.next(PROBE_QUIET).await? {
+                Some(message) => {
+                    (last, has_come) = (Some(offset_of(&message)?), false);
+                    taking.done(message.delivery_tag).await?;
+                }
+                None if has_come => break,
+                // A silence alone may be that of a slow broker. The channel answers behind what it had handed out before.
+                None => {
+                    within("follow the archive", LIMIT, taking.channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
+                    has_come = true;
+                }
+            }
         }
         taking.end().await;
         Ok(last)
