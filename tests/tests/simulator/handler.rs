@@ -74,6 +74,18 @@ impl Drop for Running<'_> {
     }
 }
 
+/// Lane and number of what a handling emits. Of the event's id and of the handling's key, as the emitted event's own id is: a repetition emits
+/// the same again, but where nothing recognises one, the same event published twice is handled as two.
+fn number_of_emitted(port: &Port, from: u64, route: usize, newest: u64, cx: &Context) -> (u64, u64) {
+    let mut inner = port.world.lock();
+    let (lane, id) = inner.oracle.track_of(route, newest).map_or((0, 0), |track| (track.lane, track.id));
+    let mut number = from + id * 16 + route as u64;
+    while *inner.emitters.entry(number).or_insert_with(|| cx.idempotency_key()) != cx.idempotency_key() {
+        number += EMITTED / 10;
+    }
+    (lane, number)
+}
+
 fn number(event: &Envelope) -> u64 {
     let body: Value = serde_json::from_slice(event.raw()).unwrap_or(Value::Null);
     body["payload"]["n"].as_u64().unwrap_or(0)
@@ -137,17 +149,13 @@ impl ScheduledHandler {
             Answer::Pause => Err(HandlerError::pause("the schedule says so")),
             Answer::Hang => std::future::pending().await,
             Answer::Emit => {
-                // Of the event's id, as the emitted event's own id is: a repetition emits the same again.
-                let (lane, id) = port.world.lock().oracle.track_of(route, newest).map_or((0, 0), |track| (track.lane, track.id));
-                let emitted = EMITTED + id * 16 + route as u64;
+                let (lane, emitted) = number_of_emitted(port, EMITTED, route, newest, cx);
                 let key = RoutingKey::new("echo.a").expect("the literal is a key");
                 cx.emit(&key, json!({ "n": emitted, "lane": lane, "session_id": format!("s{lane}"), "kind": "wanted" }));
                 Ok(Outcome::Done)
             }
             Answer::EmitAfter(delay) => {
-                // Of the event's id, as the emitted event's own id is: a repetition emits the same again.
-                let (lane, id) = port.world.lock().oracle.track_of(route, newest).map_or((0, 0), |track| (track.lane, track.id));
-                let emitted = COMES_BACK + id * 16 + route as u64;
+                let (lane, emitted) = number_of_emitted(port, COMES_BACK, route, newest, cx);
                 let key = RoutingKey::new("later.a").expect("the literal is a key");
                 cx.emit_after(delay, &key, json!({ "n": emitted, "lane": lane, "session_id": format!("s{lane}"), "kind": "wanted" }));
                 Ok(Outcome::Done)

@@ -48,6 +48,8 @@ pub struct Inner {
     pub bursts: BTreeMap<(RouteName, String), Vec<String>>,
     /// Ids of what handlers emitted, and the numbers that the schedule has for them.
     pub emitted: BTreeMap<String, u64>,
+    /// The keys of the handlings that emit events of these numbers.
+    pub emitters: BTreeMap<u64, String>,
     pub oracle: Oracle,
     /// How often each kind of question was asked.
     asked: BTreeMap<&'static str, u64>,
@@ -75,6 +77,7 @@ impl World {
                 refuses_until: Duration::ZERO,
                 bursts: BTreeMap::new(),
                 emitted: BTreeMap::new(),
+                emitters: BTreeMap::new(),
                 oracle: Oracle::new(plan),
                 asked: BTreeMap::new(),
                 trace: Vec::new(),
