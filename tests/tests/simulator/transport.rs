@@ -473,6 +473,7 @@ impl SimConsumer {
             let (luck, late) = self.luck("recording");
             self.port.sleep(late / 2, "recording").await;
             let refused = luck == Luck::Refused || (world.now() < world.lock().refuses_until && !world.is_calm());
+            let mut unconfirmed = None;
             if !refused && luck != (Luck::Cut { stored: false }) {
                 let mut inner = world.lock();
                 if !inner.hands.contains_key(&self.number) {
@@ -480,8 +481,10 @@ impl SimConsumer {
                     return Err((SettleError::SessionOver, Vec::new()));
                 }
                 self.record(&mut inner, &[delivery.tag], &what);
-                if luck != Luck::Recorded {
-                    let number = inner.item(self.number, delivery.tag).map(|item| item.number).unwrap_or_default();
+                let number = inner.item(self.number, delivery.tag).map(|item| item.number).unwrap_or_default();
+                if luck == Luck::Recorded {
+                    unconfirmed = Some(number);
+                } else {
                     inner.oracle.copied(index, number);
                     world.tell(&mut inner, || format!("the confirm of event {number} of {} is lost", self.route));
                 }
@@ -493,6 +496,10 @@ impl SimConsumer {
             self.port.sleep(late / 2, "recorded").await;
             let mut inner = world.lock();
             if !inner.hands.contains_key(&self.number) {
+                // The session went between the publication and its confirm: it is there, and goes back to its queue as well.
+                if let Some(number) = unconfirmed {
+                    inner.oracle.copied(index, number);
+                }
                 return Err((SettleError::SessionOver, Vec::new()));
             }
             if refused || luck == Luck::LostConfirm {
