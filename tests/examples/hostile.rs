@@ -26,23 +26,23 @@ impl Plugin for Hostile {
 }
 
 impl Hostile {
-    fn note(&self, line: &str) -> std::io::Result<()> {
-        let mut log = OpenOptions::new().create(true).append(true).open(self.directory.join("handled.log"))?;
+    fn note(&self, file: &str, line: &str) -> std::io::Result<()> {
+        let mut log = OpenOptions::new().create(true).append(true).open(self.directory.join(file))?;
         log.write_all(format!("{line}\n").as_bytes())
     }
 }
 
 #[async_trait]
 impl Handler for Hostile {
-    async fn handle(&self, event: &Envelope, cx: &Context) -> Result<Outcome, HandlerError> {
+    async fn handle(&self, event: &Envelope, _: &Context) -> Result<Outcome, HandlerError> {
         let said = |name: &str| event.body().pointer(&format!("/payload/{name}")).map(ToString::to_string).unwrap_or_default();
         match said("do").trim_matches('"') {
             "block" => {
-                std::fs::write(self.directory.join("blocked"), cx.attempt().number.to_string())?;
+                self.note("blocked.log", &said("seq"))?;
                 while !self.directory.join("gate").exists() {
                     std::thread::sleep(Duration::from_millis(10));
                 }
-                self.note(&said("seq"))?;
+                self.note("handled.log", &said("seq"))?;
             }
             "panic" => panic!("the event says so"),
             "hang" => std::future::pending::<()>().await,
@@ -50,7 +50,7 @@ impl Handler for Hostile {
                 // Never touched, so that only the limit is used up, and not the machine.
                 std::mem::forget(Vec::<u8>::with_capacity(64 << 20));
             },
-            _ => self.note(&said("seq"))?,
+            _ => self.note("handled.log", &said("seq"))?,
         }
         Ok(Outcome::Done)
     }

@@ -3,7 +3,7 @@
 
 use std::{fs, os::unix::process::ExitStatusExt as _, process::Command, time::Duration};
 
-use router_tests::{Home, Service, eventually, hostile_binary, post, request, untested};
+use router_tests::{Home, Service, eventually, hostile_binary, post, request};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -48,7 +48,13 @@ fn send(service: &Service, key: &str, number: u32, what: &str) {
 }
 
 fn handled(home: &Home) -> Vec<u32> {
-    let mut numbers: Vec<u32> = home.read("handled.log").lines().filter_map(|line| line.parse().ok()).collect();
+    noted(home, "handled.log")
+}
+
+/// Those that are in this file of the handler's.
+fn noted(home: &Home, file: &str) -> Vec<u32> {
+    let text = fs::read_to_string(home.path().join(file)).unwrap_or_default();
+    let mut numbers: Vec<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
     numbers.sort_unstable();
     numbers.dedup();
     numbers
@@ -70,18 +76,26 @@ fn dead(home: &Home, reason: &str) -> i64 {
 
 #[test]
 fn a_handler_that_blocks_its_thread_stops_neither_the_others_nor_the_end() {
-    if std::thread::available_parallelism().is_ok_and(|threads| threads.get() < 2) {
-        untested("a handler that blocks its thread beside others: this machine has one processor, and so one thread for handlers");
-        return;
-    }
-    let home = home("drain_ms = 500");
+    others_and_the_end_stand_no_worse_beside(1);
+}
+
+#[test]
+fn handlers_that_block_more_threads_than_there_are_processors_stop_neither_the_others_nor_the_end() {
+    others_and_the_end_stand_no_worse_beside(std::thread::available_parallelism().map_or(1, Into::into) + 6);
+}
+
+fn others_and_the_end_stand_no_worse_beside(blocked: usize) {
+    let home = home(&format!("drain_ms = 500\nconcurrency = {blocked}"));
     let service = Service::start(command(&home));
-    send(&service, "bad.block", 1, "block");
-    eventually("it blocks its thread", || home.path().join("blocked").exists().then_some(()));
-    for number in 2..=51 {
+    let bad: Vec<u32> = (1_001..).take(blocked).collect();
+    for number in &bad {
+        send(&service, "bad.block", *number, "block");
+    }
+    eventually("they block their threads", || (noted(&home, "blocked.log") == bad).then_some(()));
+    for number in 1..=50 {
         send(&service, "good.event", number, "");
     }
-    eventually("the others are handled", || (handled(&home) == (2..=51).collect::<Vec<_>>()).then_some(()));
+    eventually("the others are handled", || (handled(&home) == (1..=50).collect::<Vec<_>>()).then_some(()));
     let door = service.address();
     let health = request(door, format!("GET /healthz HTTP/1.1\r\nhost: {door}\r\nconnection: close\r\n\r\n").as_bytes()).expect("the door answers");
     assert_eq!(health.status, 200, "{health:?}");
@@ -91,13 +105,13 @@ fn a_handler_that_blocks_its_thread_stops_neither_the_others_nor_the_end() {
     let status = eventually("it ends, though the handler does not", || service.ended());
     assert_eq!(status.code(), Some(0), "{}", service.log().join("\n"));
 
-    // It has no fate yet, and gets one.
-    assert_eq!(count(&home, "SELECT count(*) FROM deliveries WHERE state < 2"), 1);
+    // They have no fate yet, and get one.
+    assert_eq!(count(&home, "SELECT count(*) FROM deliveries WHERE state < 2"), i64::try_from(blocked).expect("few"));
     fs::write(home.path().join("gate"), "").expect("the gate can be opened");
     let service = Service::start(command(&home));
-    eventually("it is handled", || is_done(&home).then_some(()));
+    eventually("they are handled", || is_done(&home).then_some(()));
     service.stop();
-    assert_eq!(handled(&home), (1..=51).collect::<Vec<_>>());
+    assert_eq!(handled(&home), (1..=50).chain(bad).collect::<Vec<_>>());
     assert_eq!(count(&home, "SELECT count(*) FROM dead_letters"), 0);
 }
 

@@ -14,6 +14,7 @@ mod event_line;
 mod failpoints;
 mod fates;
 mod filter_text;
+mod handler_threads;
 mod hints;
 mod hook_prices;
 mod log;
@@ -49,6 +50,7 @@ use crate::{
     terminal::{BAD, BOLD, Output, harmless_lines, styled},
 };
 pub use crate::{
+    handler_threads::HandlerThreads,
     system::{OsChance, SystemClock},
     threads::io_threads,
 };

@@ -22,6 +22,7 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
+    sync::Arc,
     time::Duration,
 };
 
@@ -94,9 +95,10 @@ fn client(which: &str) -> Result<(), Failed> {
                 other => return Err(format!("there is no client `{other}`").into()),
             };
             let io = runtime("io", event_router::io_threads())?;
-            let handlers = runtime("handlers", processors())?;
-            let result = io.block_on(whole::drain(remembers, &url, &kind, handlers.handle().clone()));
-            handlers.shutdown_background();
+            let handlers = event_router::HandlerThreads::start()?;
+            io.spawn(handlers.watch(Arc::new(event_router::SystemClock)));
+            let result = io.block_on(whole::drain(remembers, &url, &kind, handlers.handle()));
+            handlers.end(Duration::ZERO);
             return result;
         }
     };

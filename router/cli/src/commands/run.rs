@@ -1,7 +1,7 @@
 //! `run`: the service. Opens the store, starts the routes, opens the doors, and stops in good order.
 //!
-//! Two runtimes: one for intake, store and sockets, one for handlers. A handler that blocks its thread delays other handlers, but
-//! neither a health check nor an event that comes in.
+//! Two runtimes: one for intake, store and sockets, one for handlers (`handler_threads.rs`). A handler that blocks its thread delays
+//! neither a health check nor an event that comes in; other handlers only until there is another thread for them.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -28,6 +28,7 @@ use crate::{
     access::store_options,
     args::Global,
     broker::{self, FirstEvents, Serving},
+    handler_threads::HandlerThreads,
     log::{self, LogGuard},
     log_observer::LogObserver,
     reload::{Reloader, ReloadingAdmin, log_taken_up, status_line},
@@ -65,14 +66,15 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<Ended> {
     #[cfg(debug_assertions)]
     crate::failpoints::install(crate::failpoints::asked(&setup::environment(global)?)?.as_deref())?;
     let io = Builder::new_multi_thread().worker_threads(io_threads()).thread_name("io").enable_all().build()?;
-    let handlers = Builder::new_multi_thread().thread_name("handlers").enable_all().build()?;
-    let result = io.block_on(serve(setup, global.clone(), handlers.handle().clone()));
+    let handlers = HandlerThreads::start()?;
+    io.spawn(handlers.watch(Arc::new(SystemClock)));
+    let result = io.block_on(serve(setup, global.clone(), handlers.handle()));
     end(handlers, io, log);
     result.map(|()| Ended::Well)
 }
 
-fn end(handlers: Runtime, io: Runtime, log: LogGuard) {
-    handlers.shutdown_timeout(HANDLERS_END);
+fn end(handlers: HandlerThreads, io: Runtime, log: LogGuard) {
+    handlers.end(HANDLERS_END);
     io.shutdown_timeout(HANDLERS_END);
     drop(log);
 }
