@@ -18,7 +18,7 @@ use router_api::{
 };
 
 use crate::{
-    AmqpOptions,
+    AmqpOptions, AmqpTransport,
     bindings::Bindings,
     bound::Bound,
     connection::{Bus, Session},
@@ -297,6 +297,10 @@ impl TransportAdmin for Desk {
         }
         scratch.end().await;
         Ok(stats)
+    }
+
+    fn cannot_tell(&self) -> Option<&'static str> {
+        Some(AmqpTransport::CANNOT_TELL)
     }
 
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<StoredDeadLetter>, TransportError> {

@@ -116,6 +116,10 @@ impl AmqpTransport {
         exact_times: false,
     };
 
+    /// See [`TransportAdmin::cannot_tell`].
+    pub const CANNOT_TELL: &str = "AMQP cannot tell how old what waits in a queue is, what other consumers hold of it, nor what is in a wait, \
+                                   which is not counted, and is skipped only when it comes out";
+
     /// Has a first try to reach the broker ended, one way or the other? None takes longer than the limits of this crate.
     #[must_use]
     pub fn has_been_tried(&self) -> bool {

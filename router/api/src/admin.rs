@@ -120,6 +120,9 @@ pub struct RouterStatus {
     /// How the transport is.
     #[serde(default)]
     pub condition: Condition,
+    /// What the transport cannot tell of the queues, if there is such a thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untold: Option<String>,
     /// Every route of the configuration, in its order.
     pub routes: Vec<RouteStatus>,
 }
@@ -278,6 +281,9 @@ pub struct Enabled {
     /// It was paused by an operator, and stays so: all this happens when it is let go on.
     #[serde(default)]
     pub paused: bool,
+    /// What the transport cannot tell of the queue, where that matters: events that are skipped, and not counted here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untold: Option<String>,
     /// What loading the configuration did; `None` where no router runs.
     pub reloaded: Option<Reloaded>,
 }

@@ -516,6 +516,11 @@ pub trait TransportAdmin: Send + Sync {
         Condition::well()
     }
 
+    /// What it cannot tell of its queues, as a sentence for who asks how they stand.
+    fn cannot_tell(&self) -> Option<&'static str> {
+        None
+    }
+
     /// What [`Transport::bind`] would change, without changing it.
     async fn plan(&self, subscriptions: &[Subscription]) -> Result<Vec<PlanLine>, TransportError> {
         let _ = subscriptions;

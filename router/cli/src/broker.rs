@@ -318,6 +318,10 @@ impl TransportAdmin for OnDemand {
         self.broker().await?.admin().remove_queue(route).await
     }
 
+    fn cannot_tell(&self) -> Option<&'static str> {
+        Some(AmqpTransport::CANNOT_TELL)
+    }
+
     async fn plan(&self, subscriptions: &[Subscription]) -> Result<Vec<PlanLine>, TransportError> {
         self.broker().await?.admin().plan(subscriptions).await
     }

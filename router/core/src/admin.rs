@@ -93,9 +93,15 @@ async fn queues(transport: &dyn Transport) -> Result<Vec<QueueStats>, AdminError
     }
 }
 
+/// What cannot be told of the events that a route begins behind.
+pub(crate) fn untold(transport: &dyn Transport, from: EnableFrom) -> Option<String> {
+    transport.admin().cannot_tell().filter(|_| from == EnableFrom::Now).map(str::to_owned)
+}
+
 fn router_status(transport: &dyn Transport, started_at: Timestamp, config_hash: String, routes: Vec<RouteStatus>) -> RouterStatus {
-    let (version, transport, condition) = (env!("CARGO_PKG_VERSION").to_owned(), transport.name().to_owned(), transport.admin().condition());
-    RouterStatus { version, started_at, transport, config_hash, condition, routes }
+    let (version, name, condition) = (env!("CARGO_PKG_VERSION").to_owned(), transport.name().to_owned(), transport.admin().condition());
+    let untold = transport.admin().cannot_tell().map(str::to_owned);
+    RouterStatus { version, started_at, transport: name, config_hash, condition, untold, routes }
 }
 
 async fn event(store: &dyn Store, reference: &str) -> Result<Vec<ArchivedEvent>, AdminError> {
@@ -420,7 +426,7 @@ impl Admin for StoreAdmin {
         let (waiting, since) = waiting_in(&self.transport.admin().queues().await?, route);
         set_skips(&*self.store, route, (request.from == EnableFrom::Now).then(|| self.clock.now())).await?;
         let paused = is_paused(&*self.store, route).await?;
-        Ok(Enabled { route: route.clone(), from: request.from, waiting, since, paused, reloaded: None })
+        Ok(Enabled { route: route.clone(), from: request.from, waiting, since, paused, untold: untold(&*self.transport, request.from), reloaded: None })
     }
 }
 

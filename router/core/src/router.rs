@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    admin::RouterAdmin,
+    admin::{RouterAdmin, untold},
     alerts::DeadLetterAlerts,
     archiving::{Archiving, Rules},
     config::{Config, RouteConfig},
@@ -248,7 +248,8 @@ impl Router {
                     applied.taken_up.retain(|taken_up| taken_up.route != *route);
                 }
                 let paused = applied.paused.contains(route);
-                Ok((Enabled { route: route.clone(), from, waiting, since, paused, reloaded: None }, applied))
+                let untold = untold(&*self.parts.transport, from);
+                Ok((Enabled { route: route.clone(), from, waiting, since, paused, untold, reloaded: None }, applied))
             }
             Err(error) => {
                 // It was asked for once, and did not come to pass.

@@ -223,7 +223,7 @@ mod tests {
 
     fn status(routes: Vec<RouteStatus>) -> Result<RouterStatus, String> {
         let (version, transport, config_hash) = ("1".into(), "embedded".into(), "h".into());
-        Ok(RouterStatus { version, started_at: Timestamp::UNIX_EPOCH, transport, config_hash, condition: Condition::well(), routes })
+        Ok(RouterStatus { version, started_at: Timestamp::UNIX_EPOCH, transport, config_hash, condition: Condition::well(), untold: None, routes })
     }
 
     fn applied() -> Readiness {

@@ -42,7 +42,7 @@ struct FakeAdmin {
 impl Admin for FakeAdmin {
     async fn status(&self) -> Result<RouterStatus, AdminError> {
         let (version, transport, config_hash, condition) = ("0".into(), "fake".into(), "h".into(), Condition::well());
-        Ok(RouterStatus { version, started_at: jiff::Timestamp::UNIX_EPOCH, transport, config_hash, condition, routes: Vec::new() })
+        Ok(RouterStatus { version, started_at: jiff::Timestamp::UNIX_EPOCH, transport, config_hash, condition, untold: None, routes: Vec::new() })
     }
 
     async fn publish(&self, publication: Publication) -> Result<Published, AdminError> {

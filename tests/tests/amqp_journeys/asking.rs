@@ -91,6 +91,29 @@ async fn the_variables_of_a_file_say_where_the_broker_is() {
     assert!(wrong.stderr.contains("broker.env:1: ") && wrong.stderr.contains("without `export`") && !wrong.stderr.contains("hunter22"), "{wrong:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_amqp_cannot_tell_is_said_where_it_is_asked() {
+    const UNTOLD: &str = "AMQP cannot tell how old";
+    let off = ROUTES.replace("name = \"kept\"", "name = \"kept\"\nenabled = false");
+    let world = World::new(&off);
+    let service = world.serve();
+    let told = world.run(&["routes"]).code(0);
+    assert!(told.stdout.contains(UNTOLD), "{told:?}");
+    let told = world.run(&["routes", "list", "--json"]).code(0).json();
+    assert!(told["status"]["untold"].as_str().is_some_and(|untold| untold.starts_with(UNTOLD)), "{told}");
+
+    // Who skips what waits is told what is not counted; who begins with it need not know.
+    world.configure("", ROUTES);
+    let told = world.run(&["routes", "enable", "kept", "--from", "now", "--json"]).code(0).json();
+    let told = &told["result"];
+    assert!(told["reloaded"].is_object() && told["untold"].as_str().is_some_and(|untold| untold.starts_with(UNTOLD)), "{told}");
+    let _ = service.stop();
+    for (from, is_told) in [("now", true), ("beginning", false)] {
+        let told = world.run(&["routes", "enable", "kept", "--from", from]).code(0);
+        assert_eq!(told.stdout.contains(UNTOLD), is_told, "{told:?}");
+    }
+}
+
 #[test]
 fn on_the_embedded_transport_there_is_no_broker_to_check() {
     let home = router_tests::Home::new("[[route]]\nname = \"a\"\non = [\"a\"]\nhandler = \"log\"\n");

@@ -90,6 +90,9 @@ fn enable(reach: &Reach, args: &EnableArgs, out: &mut Output) -> anyhow::Result<
         return Ok(Ended::Well);
     }
     out.line(format_args!("{} {}", styled(GOOD, "✓"), begun(&enabled, SystemClock.now())))?;
+    if let Some(untold) = &enabled.untold {
+        out.prose(2, styled(DIM, untold))?;
+    }
     if let Some(mut reloaded) = enabled.reloaded {
         // What is said above.
         reloaded.taken_up.retain(|taken_up| taken_up.route != args.route);
@@ -181,6 +184,9 @@ fn show(out: &mut Output, status: &RouterStatus, now: Timestamp) -> anyhow::Resu
     let over = window.map_or_else(|| "no router runs, so nothing is done".to_owned(), |window| format!("DONE and FAIL are of the last {}", duration(window)));
     let bursts = if status.routes.iter().any(|route| route.failing_bursts > 0) { "; BURSTS are collecting!failing" } else { "" };
     out.line(styled(DIM, format_args!("{over}{bursts}")))?;
+    if let Some(untold) = &status.untold {
+        out.prose(0, styled(DIM, untold))?;
+    }
     Ok(())
 }
 
@@ -289,7 +295,8 @@ DONE and FAIL are of the last 5 min; BURSTS are collecting!failing
     #[test]
     fn switching_on_says_how_many_wait_and_what_becomes_of_them() {
         let now = Timestamp::UNIX_EPOCH;
-        let told = |from, waiting| begun(&Enabled { route: "ci".parse().unwrap(), from, waiting, since: Some(now), paused: false, reloaded: None }, now);
+        let told =
+            |from, waiting| begun(&Enabled { route: "ci".parse().unwrap(), from, waiting, since: Some(now), paused: false, untold: None, reloaded: None }, now);
         assert!(told(EnableFrom::Beginning, 0).ends_with("nothing waits in its queue"));
         assert!(told(EnableFrom::Beginning, 3).contains("handles first what waits: 3 events since "));
         assert!(told(EnableFrom::Now, 1).contains("dead letters (reason `dropped`): 1 event since "));

@@ -49,7 +49,7 @@ fn has(text: &str, line: &str) {
 
 fn status(routes: Vec<RouteStatus>) -> RouterStatus {
     let (version, transport, config_hash) = ("1".into(), "embedded".into(), "h".into());
-    RouterStatus { version, started_at: Timestamp::UNIX_EPOCH, transport, config_hash, condition: Condition::well(), routes }
+    RouterStatus { version, started_at: Timestamp::UNIX_EPOCH, transport, config_hash, condition: Condition::well(), untold: None, routes }
 }
 
 fn route(route: &str, queue: Option<QueueStats>) -> RouteStatus {
