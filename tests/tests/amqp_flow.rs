@@ -280,6 +280,46 @@ async fn what_is_finished_above_a_slow_one_is_acknowledged_and_the_slow_one_is_n
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_finished_at_the_last_moment_does_not_come_again() {
+    let forms =
+        [QueueWish::default(), QueueWish { parallel: true, ..QueueWish::default() }, QueueWish { kind: Some(QueueKind::Classic), ..QueueWish::default() }];
+    for wish in forms {
+        let (vhost, is_shared) = (Broker::shared().vhost(), wish.parallel);
+        // Nothing is acknowledged before the end, and then all of it one by one.
+        let transport = start(&vhost, |options| AmqpOptions { ack_delay: PATIENCE, ..options }).await;
+        transport.bind(&[route("one", &["#"], wish)]).await.expect("the route can be bound");
+        let client = AmqpClient::connect(&vhost.url()).await;
+        publish(&client, 0..700).await;
+        let consumer = consume(&transport, 500).await;
+        // One less than are acknowledged at once.
+        let (finished, left): (Vec<_>, Vec<_>) =
+            take_many(&consumer, 200).await.into_iter().partition(|delivery| number(delivery) % 2 == 1 && number(delivery) < 198);
+        assert_eq!(finished.len(), 99);
+        done(&consumer, finished).await;
+        consumer.close().await;
+        let mut expected = numbers(&left);
+        expected.extend(200..700);
+        let again = consume(&transport, 500).await;
+        let (mut back, mut open) = (Vec::new(), expected.len());
+        while open > 0 {
+            // No more than can be in hand.
+            let some = take_many(&again, open.min(100)).await;
+            open -= some.len();
+            back.extend(numbers(&some));
+            done(&again, some).await;
+        }
+        if is_shared {
+            back.sort_unstable();
+        }
+        assert_eq!(back, expected);
+        again.close().await;
+        assert_eq!(client.depth("services.router.one").await, Some(0));
+        client.close().await;
+        transport.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_gets_everything_in_order_when_the_active_one_leaves() {
     let vhost = Broker::shared().vhost();
     let (active, client) = one_route(&vhost, QueueWish::default()).await;

@@ -204,6 +204,12 @@ impl Bound {
         self.lock().all().iter().any(|wanted| wanted.route == *route && wanted.queue.parallel)
     }
 
+    /// May a second consumer be at the route's queue for a moment, without bringing anything out of order? Of somebody else's queue nobody
+    /// knows whether it has a single active consumer.
+    pub(crate) fn takes_a_second(&self, route: &RouteName) -> bool {
+        self.lock().all().iter().any(|wanted| wanted.route == *route && (wanted.queue.parallel || wanted.queue.name.is_none()))
+    }
+
     /// Why an event with this key would not come to all who want it, although the broker takes it.
     pub(crate) fn out_of_reach(&self, key: &RoutingKey) -> Option<String> {
         if self.reach.is_all_in_reach() {

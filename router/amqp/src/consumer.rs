@@ -7,8 +7,9 @@
 //! ```
 //!
 //! A consumer is never cancelled: with a single active consumer the standby would get what comes next before what is in hand here
-//! has gone back. Leaving closes the channel, which gives everything back in order. lapin cancels a consumer whose handle is dropped
-//! while its channel is open, so the channel is closed first, whatever happens.
+//! has gone back. Leaving closes the channel, which gives everything back in order, once the broker has what was acknowledged
+//! (`fence.rs`). lapin cancels a consumer whose handle is dropped while its channel is open, so the channel is closed first, whatever
+//! happens.
 //!
 //! What is in hand is bounded by the prefetch, which the broker keeps to.
 
@@ -69,6 +70,8 @@ pub(crate) struct Parts {
     pub(crate) options: Arc<AmqpOptions>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// See [`crate::bound::Bound::takes_a_second`].
+    pub(crate) takes_a_second: bool,
 }
 
 /// Takes up `queue`, which is that of `route`, with at most `prefetch` deliveries in hand.
@@ -104,6 +107,7 @@ pub(crate) async fn take(session: Session, route: RouteName, queue: String, pref
             held: HeldBack::new(usize::from(prefetch).div_ceil(4)),
             pace: Pace::new(prefetch),
             heard_at: Duration::ZERO,
+            has_acknowledged: false,
         }),
         changed: Notify::new(),
         work: Notify::new(),
@@ -149,6 +153,7 @@ struct Hand {
     pace: Pace,
     /// When something last came, or the queue was last looked at.
     heard_at: Duration,
+    has_acknowledged: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,6 +273,7 @@ impl Shared {
         let up_to = acks.up_to.map(|tag| (tag, BasicAckOptions { multiple: true }));
         let singly = acks.singly.iter().map(|tag| (*tag, BasicAckOptions { multiple: false }));
         for (tag, options) in up_to.into_iter().chain(singly) {
+            hand.has_acknowledged = true;
             if let Some(Err(error)) = self.channel.basic_ack(tag, options).now_or_never() {
                 self.end(hand, &Failure::of("acknowledging", &error).to_string());
                 return;
@@ -441,7 +447,7 @@ impl Consumer for AmqpConsumer {
         self.shared.leave();
         let gone = self.shared.gone.listener();
         // Its parts have limits of their own; this is for a runtime that is going down.
-        drop(tokio::time::timeout(LIMIT * 3, gone.cancelled()).await);
+        drop(tokio::time::timeout(LIMIT * 4, gone.cancelled()).await);
     }
 }
 

@@ -167,7 +167,12 @@ impl Transport for AmqpTransport {
             return Err(TransportError::Unavailable(why));
         }
         let prefetch = self.window(route, &queue, prefetch);
-        let parts = consumer::Parts { options: Arc::clone(&self.options), publisher: Arc::clone(&self.publisher), clock: Arc::clone(&self.clock) };
+        let parts = consumer::Parts {
+            options: Arc::clone(&self.options),
+            publisher: Arc::clone(&self.publisher),
+            clock: Arc::clone(&self.clock),
+            takes_a_second: self.bound.takes_a_second(route),
+        };
         let asked = session.clone();
         let is_over = || asked.is_over();
         let taken = match consumer::take(session.clone(), route.clone(), queue.clone(), prefetch, parts.clone()).await {

@@ -155,9 +155,43 @@ impl Broker {
         ));
     }
 
+    /// Lets nothing that comes to quorum queues be written any more, as on a disk that stands still. They go on answering what needs no
+    /// disk.
+    ///
+    /// # Panics
+    ///
+    /// When the node refuses.
+    pub fn hold_log(&self) {
+        self.order(&of_log("sys:suspend"));
+    }
+
+    /// Lets it be written again.
+    ///
+    /// # Panics
+    ///
+    /// When the node refuses.
+    pub fn release_log(&self) {
+        self.order(&of_log("sys:resume"));
+    }
+
+    /// Holds the log again and again from now on, each time for so long, as on a disk that others keep busy.
+    ///
+    /// # Panics
+    ///
+    /// When the node refuses.
+    pub fn stutter_log(&self, hold: Duration) {
+        let stutter = format!("Again(Wal) -> sys:suspend(Wal), timer:sleep({}), sys:resume(Wal), timer:sleep(20), Again(Wal)", hold.as_millis());
+        self.order(&of_log(&format!("(fun(Log) -> spawn(fun() -> (fun {stutter} end)(Log) end), ok end)")));
+    }
+
     /// An expression whose value is `ok` when it was obeyed.
     fn order(&self, expression: &str) {
         let obeyed = self.ask("", &format!("case {expression} of ok -> true; {{ok, _}} -> true; No -> list_to_binary(io_lib:format(\"~p\", [No])) end"));
         assert_eq!(obeyed, Value::Bool(true), "the node refused `{expression}`");
     }
+}
+
+/// Calls a function of one argument with the process that writes for all quorum queues of a node.
+fn of_log(function: &str) -> String {
+    format!("begin #{{names := #{{wal := Wal}}}} = ra_system:fetch(quorum_queues), {function}(Wal) end")
 }

@@ -59,6 +59,34 @@ fn an_end_under_load_repeats_nothing() {
 }
 
 #[test]
+fn an_end_while_the_brokers_disk_stands_still_repeats_nothing() {
+    let broker = Broker::start();
+    let world = World::new(broker.vhost(), &kept("dedup = false"));
+    let log = world.log("kept");
+    let mut confirmed = BTreeSet::new();
+    let (rounds, events) = (size(2, 20), 600);
+    for round in 0..rounds {
+        let service = world.serve();
+        world.shut_gate();
+        confirmed.extend(publish_more(&world.vhost.url(), "kept.event", round * events..(round + 1) * events));
+        until("the window is full", || world.vhost.queue(QUEUE).filter(|queue| queue.unacked >= 450));
+        broker.hold_log();
+        world.open_gate();
+        // Some four hundred events, each of which is told when it begins and when it is done: acknowledged in many more than 32 parts.
+        log.await_growth(400 * 2 * 20);
+        service.signal(Signal::TERM);
+        // As long as it would take to end without asking. It waits for ten seconds.
+        std::thread::park_timeout(Duration::from_millis(700));
+        broker.release_log();
+        let _ = service.stop_asked();
+    }
+    let service = world.serve();
+    let account = settle("ends while the broker's disk stands still", &world, &confirmed);
+    assert!((account.repeated, account.charged, account.dead.len()) == (0, 0, 0), "{account:?}");
+    let _ = service.stop();
+}
+
+#[test]
 fn an_end_during_a_reconnect_and_in_the_middle_of_the_start_repeats_nothing() {
     let vhost = Arc::new(Broker::shared().vhost());
     let proxy = vhost.broker().proxy();

@@ -12,6 +12,7 @@ use futures_util::Stream;
 use super::{Phase, Shared};
 use crate::{
     failure::{Failure, LIMIT, within},
+    fence,
     scratch::Scratch,
 };
 
@@ -138,11 +139,22 @@ impl Shared {
         if !self.session.is_over() && tokio::time::timeout(LIMIT, forwarded).await.is_err() {
             tracing::warn!(route = %self.route, "events on their way to a wait were not confirmed in time, and come back twice");
         }
-        {
+        let may_be_kept_back = {
             let mut hand = self.hand();
             let now = self.now();
             self.acknowledge(&mut hand, now, true);
+            // Of a consumer that has ended by itself, nobody knows whether anybody would answer.
+            let is_leaving = hand.phase != Phase::Over;
             hand.phase = Phase::Over;
+            is_leaving && hand.has_acknowledged && self.parts.takes_a_second
+        };
+        if may_be_kept_back
+            && self.channel.status().connected()
+            && let Err(failure) = fence::acknowledged(&self.session, &self.channel, &self.queue).await
+            && !self.session.is_over()
+            && !failure.is_missing()
+        {
+            tracing::warn!(route = %self.route, "some of what was handled may come again, since the broker has not said that it has its acknowledgements: {failure}");
         }
         if self.channel.status().connected() {
             let closed = within("closing its channel", LIMIT, self.channel.close(200, "leaving".into())).await;
