@@ -177,7 +177,7 @@ impl Desk {
                 return Err(so_far(total, task, error));
             }
             if !is_certain {
-                let error = TransportError::Unavailable("the session ended before the broker had said that they are gone: some may still lie there".to_owned());
+                let error = TransportError::Unavailable("the broker has not said that they are gone: some may still lie there".to_owned());
                 return Err(so_far(total, task, error));
             }
         }

@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::{
     connection::Session,
     failure::{Failure, LIMIT, within},
-    names,
+    fence, names,
     scratch::{QueueCount, Scratch},
     topology, wire,
 };
@@ -70,6 +70,8 @@ struct Hold {
     lock: Option<Lock>,
     /// Letters that will return.
     taken: u32,
+    /// Some were taken out for good.
+    removes: bool,
     /// A queue that is known to be there.
     asked: Option<String>,
 }
@@ -105,7 +107,7 @@ impl Look {
         let lock = locked(session, route).await?;
         // Only now: while another one looks, some of them are in its hands.
         let channel = session.channel("look at dead letters").await?;
-        let hold = Hold { session: session.clone(), queue: queue.clone(), channel: channel.clone(), lock, taken: 0, asked: None };
+        let hold = Hold { session: session.clone(), queue: queue.clone(), channel: channel.clone(), lock, taken: 0, removes: false, asked: None };
         let mut look = Self { hold: Some(hold), letters: Vec::new() };
         let filled = async {
             let ready = count(session, &queue).await?.map_or(0, |count| count.ready);
@@ -208,10 +210,11 @@ impl Look {
         let Some(hold) = &mut self.hold else { return Err(Failure::lost("the look has ended")) };
         within("take a dead letter away", LIMIT, hold.channel.basic_ack(tag, BasicAckOptions::default())).await?;
         hold.taken = hold.taken.saturating_sub(1);
+        hold.removes = true;
         Ok(())
     }
 
-    /// Gives back what was not removed. True when the broker has said that it is done.
+    /// Gives back what was not removed. True when the broker has said that it is done, and that the others are gone.
     pub(crate) async fn end(mut self) -> bool {
         match self.hold.take() {
             Some(hold) => hold.end().await,
@@ -237,7 +240,12 @@ fn shed(letters: &mut Vec<Held>, last: usize) -> usize {
 
 impl Hold {
     async fn end(self) -> bool {
-        let Self { session, queue, channel, lock, taken, .. } = self;
+        let Self { session, queue, channel, lock, taken, removes, .. } = self;
+        let mut is_certain = true;
+        if removes && let Err(failure) = fence::acknowledged(&session, &channel, &queue).await {
+            tracing::debug!(%failure, "some of the letters that were taken out may still lie there");
+            is_certain = false;
+        }
         let closed = close(channel).await;
         let until = Instant::now() + RETURN_LIMIT;
         while closed && Instant::now() < until {
@@ -257,7 +265,7 @@ impl Hold {
             }
             close(lock.channel).await;
         }
-        closed
+        closed && is_certain
     }
 }
 

@@ -1,7 +1,9 @@
 //! Dead letters.
 
+use std::time::Duration;
+
 use router_api::{DeadLetterQuery, DeadLetterReason, Transport, TransportError};
-use router_tests::AmqpClient;
+use router_tests::{AmqpClient, Broker};
 use serde_json::json;
 
 use crate::house::*;
@@ -112,6 +114,20 @@ async fn a_discarded_letter_is_gone_and_the_others_keep_their_order() {
     assert_eq!(house.depth(QUEUE), 0);
     let stats = within("counting", house.transport.admin().queues()).await.unwrap();
     assert_eq!((stats[0].dead, stats[0].ready), (3, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn letters_that_are_discarded_together_are_gone_though_the_brokers_disk_is_busy() {
+    let broker = Broker::start();
+    let house = House::on(broker.vhost(), |_| {}).await;
+    house.bind(&[subscription("a", &["k"])]).await;
+    let names: Vec<String> = (0..99).map(|n| n.to_string()).collect();
+    house.bury("a", "k", &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let letters = house.letters("a").await;
+    let chosen: Vec<String> = letters.iter().take(95).map(|letter| letter.id.clone()).collect();
+    broker.stutter_log(Duration::from_millis(500));
+    assert_eq!(within("discarding", house.transport.admin().discard(&chosen)).await.unwrap(), 95);
+    assert_eq!(ids_of(&house.letters("a").await), ["3", "2", "1", "0"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
