@@ -12,6 +12,7 @@ pub mod broker;
 pub mod fuzz;
 mod home;
 mod http;
+pub mod lives;
 mod observe;
 pub mod proxy;
 mod service;

@@ -13,7 +13,11 @@ use std::{
     time::Duration,
 };
 
-use router_tests::{Home, Service, eventually, post};
+use router_tests::{
+    Home, Service, eventually,
+    lives::{LIFE, Run, repeated, repeated_without_a_death, runs},
+    post,
+};
 use serde_json::json;
 
 /// Kills of the service; `tests/run --long` makes ten times as many.
@@ -21,7 +25,10 @@ fn rounds() -> usize {
     if std::env::var_os("EVENT_ROUTER_TESTS_LONG").is_some() { 500 } else { 50 }
 }
 
-const LANES: u64 = 6;
+/// More than may run at once, so that it is not their number that bounds what a kill repeats.
+const LANES: u64 = 24;
+/// What a kill may repeat: the handlings of a route that run at once by default, of events or of bursts.
+const CONCURRENCY: usize = 8;
 
 /// Two routes over the same events: one ordered by session, one coalescing. On a machine under load one event may be what runs at many
 /// kills, and is not to be given up on for that. Both append to a log; one short line is one write, so
@@ -36,7 +43,7 @@ order_by = "session_id"
 handler = "exec"
 crashes_max = 1000
 retry = { attempts_max = 1000, first_delay_ms = 1, max_delay_ms = 5 }
-with = { command = ["sh", "append.sh", "handled.log", "{{ payload.seq }}", "{{ session_id }}", "{{ attempt }}"], cwd = "HOME" }
+with = { command = ["sh", "append.sh", "handled.log", "{{ payload.seq }}", "{{ session_id }}", "${LIFE}"], cwd = "HOME" }
 
 [[route]]
 name = "bursts"
@@ -45,13 +52,21 @@ coalesce = { by = "session_id", quiet_ms = 20, max_wait_ms = 200, events_max = 5
 handler = "exec"
 crashes_max = 1000
 retry = { attempts_max = 1000 }
-with = { command = ["sh", "append.sh", "bursts.log", "{{ burst | map(attribute='payload') | map(attribute='seq') | join(',') }}", "{{ session_id }}", "{{ attempt }}"], cwd = "HOME" }
+with = { command = ["sh", "append.sh", "bursts.log", "{{ burst | map(attribute='payload') | map(attribute='seq') | join(',') }}", "{{ session_id }}", "${LIFE}"], cwd = "HOME" }
 "#,
     );
     let text = home.read("config/router.toml").replace("HOME", &home.path().display().to_string());
     home.write("config/router.toml", &text);
-    home.write("append.sh", "printf '%s %s %s\\n' \"$2\" \"$3\" \"$4\" >> \"$1\"\n");
+    // What is done takes a while, so that as many run at a kill as may.
+    home.write("append.sh", "printf '%s %s %s\\n' \"$2\" \"$3\" \"$4\" >> \"$1\"\nsleep 0.05\n");
     home
+}
+
+/// Starts the program's life of this number.
+fn live(home: &Home, life: usize) -> Service {
+    let mut command = home.command(&["run", "--log-format", "json"]);
+    command.env(LIFE, life.to_string());
+    Service::start(command)
 }
 
 struct Publisher {
@@ -100,8 +115,8 @@ fn fifty_kills_under_load_lose_nothing_and_keep_the_order_of_each_session() {
 
     // Seeded, so that a failure can be tried again with the same rhythm; the machine adds its own chance.
     let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
-    for _ in 0..rounds() {
-        let service = home.serve();
+    for life in 0..rounds() {
+        let service = live(&home, life);
         *address.lock().unwrap() = Some(service.address());
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let more = 1 + usize::try_from(seed >> 33).unwrap_or(0) % 40;
@@ -116,47 +131,44 @@ fn fifty_kills_under_load_lose_nothing_and_keep_the_order_of_each_session() {
     assert!(accepted.len() > rounds());
     assert!(query(&home, "SELECT count(*) FROM events") >= i64::try_from(accepted.len()).unwrap(), "the file itself has what was accepted");
 
-    let last = home.serve();
+    let last = live(&home, rounds());
     eventually("all queues are empty", || (unfinished(&home) == 0).then_some(()));
     last.stop();
 
-    let handled = numbers(&home.read("handled.log"));
-    let bursts = numbers(&home.read("bursts.log"));
-    for (log, name) in [(&handled, "ordered"), (&bursts, "bursts")] {
-        let distinct: BTreeSet<u64> = log.iter().map(|(number, _)| *number).collect();
-        let lost: Vec<u64> = accepted.keys().filter(|number| !distinct.contains(number)).copied().collect();
+    for (name, log) in [("ordered", "handled.log"), ("bursts", "bursts.log")] {
+        let runs = runs(&home.read(log));
+        let handled: BTreeSet<u64> = runs.iter().flat_map(|run| run.events.iter().copied()).collect();
+        let lost: Vec<u64> = accepted.keys().filter(|number| !handled.contains(number)).copied().collect();
         assert!(lost.is_empty(), "route `{name}` lost {lost:?} of {}", accepted.len());
         let dead: i64 = query(&home, &format!("SELECT count(*) FROM dead_letters JOIN routes ON routes.id = dead_letters.route WHERE routes.name = '{name}'"));
         assert_eq!(dead, 0, "nothing was given up on");
-        // A repetition needs a handling that was running, or just finished, when the process died: at most `concurrency` each time.
-        let repeated = log.len() - distinct.len();
-        let bound = if name == "ordered" { 8 * rounds() } else { 8 * 50 * rounds() };
-        assert!(repeated <= bound, "route `{name}` repeated {repeated}, the bound is {bound}");
+        assert_little_is_repeated(&runs, name);
+        assert_in_order(&runs, name);
     }
-    assert_in_order(&handled, "ordered");
-    assert_in_order(&bursts, "bursts");
+}
+
+/// A repetition needs a handling that was running, or just finished, when the process died: no more of them than run at once, each time, and
+/// one of each lane.
+fn assert_little_is_repeated(runs: &[Run], name: &str) {
+    let twice = repeated_without_a_death(runs);
+    assert!(twice.is_empty(), "route `{name}` repeated without a kill, by life and number: {twice:?}");
+    for (life, again) in repeated(runs) {
+        assert!(again.len() <= CONCURRENCY, "route `{name}` repeated more than {CONCURRENCY} handlings of life {life}: {again:?}");
+        let lanes: BTreeSet<&str> = again.iter().map(|run| run.lane.as_str()).collect();
+        assert_eq!(lanes.len(), again.len(), "route `{name}` repeated more than one handling of a lane of life {life}: {again:?}");
+    }
 }
 
 /// The first time each number was handled comes in ascending order within its lane.
-fn assert_in_order(log: &[(u64, String)], name: &str) {
+fn assert_in_order(runs: &[Run], name: &str) {
     let mut highest: BTreeMap<&str, u64> = BTreeMap::new();
     let mut seen = BTreeSet::new();
-    for (number, lane) in log {
-        if seen.insert(*number) {
-            let before = highest.insert(lane, *number);
-            assert!(before.is_none_or(|before| before < *number), "route `{name}`, lane {lane}: {number} after {before:?}");
+    for (number, lane) in runs.iter().flat_map(|run| run.events.iter().map(|number| (*number, run.lane.as_str()))) {
+        if seen.insert(number) {
+            let before = highest.insert(lane, number);
+            assert!(before.is_none_or(|before| before < number), "route `{name}`, lane {lane}: {number} after {before:?}");
         }
     }
-}
-
-/// The numbers of a log in its order, each with its lane.
-fn numbers(log: &str) -> Vec<(u64, String)> {
-    let line = |line: &str| {
-        let mut words = line.split(' ').map(str::to_owned);
-        let (numbers, lane) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        numbers.split(',').filter_map(|number| Some((number.parse().ok()?, lane.clone()))).collect::<Vec<_>>()
-    };
-    log.lines().flat_map(line).collect()
 }
 
 fn query(home: &Home, sql: &str) -> i64 {

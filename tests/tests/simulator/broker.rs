@@ -259,6 +259,7 @@ impl Inner {
     pub fn give_back(&mut self, world: &World, consumer: u64, excused: bool, all_arrived: bool) {
         let Some(hand) = self.hands.remove(&consumer) else { return };
         let index = world.route(&hand.route);
+        self.oracle.session_over(index);
         let mut finished = 0;
         for place in hand.tags.values() {
             let Some(item) = self.queues.get_mut(&hand.route).and_then(|queue| queue.items.get_mut(place)) else { continue };

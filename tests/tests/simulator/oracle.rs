@@ -75,13 +75,18 @@ impl Track {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Run {
     route: usize,
     numbers: Vec<u64>,
     lane: u64,
     wrote: bool,
+    /// The session that it is of is over: whatever it comes to, its events come again.
+    is_left_over: bool,
 }
+
+/// Quick handlings that the router asks for at once; see `WAVE` in the core.
+const QUICK_AT_ONCE: u32 = 32;
 
 /// See the module.
 #[derive(Debug)]
@@ -91,6 +96,8 @@ pub struct Oracle {
     /// Events of a lane as they came into the queue.
     arrivals: BTreeMap<(usize, u64), Vec<u64>>,
     running: BTreeMap<u64, Run>,
+    /// Handlings that ended well, whose events have no fate recorded yet.
+    finished: BTreeMap<u64, Run>,
     runs: u64,
     /// Successes by the id of the event, which a repetition shares.
     done: BTreeMap<(usize, u64), u32>,
@@ -109,6 +116,7 @@ impl Oracle {
             tracks: BTreeMap::new(),
             arrivals: BTreeMap::new(),
             running: BTreeMap::new(),
+            finished: BTreeMap::new(),
             runs: 0,
             done: BTreeMap::new(),
             parked: BTreeSet::new(),
@@ -207,6 +215,7 @@ impl Oracle {
     /// Its fate is recorded: it leaves its queue.
     pub fn recorded(&mut self, route: usize, number: u64, fate: &Fate) {
         let plan = self.plan.routes[route].clone();
+        self.finished.retain(|_, run| run.route != route || !run.numbers.contains(&number));
         let track = self.track(route, number);
         track.fates += 1;
         let (id, key, wanted) = (track.id, track.key.clone(), track.wanted);
@@ -231,6 +240,7 @@ impl Oracle {
     /// It lies in the dead letters.
     pub fn buried(&mut self, route: usize, number: u64, letter: &DeadLetter, age: Duration) {
         let plan = self.plan.routes[route].clone();
+        self.finished.retain(|_, run| run.route != route || !run.numbers.contains(&number));
         let track = self.track(route, number);
         track.letters += 1;
         let (id, lane, is_garbage, may_drop) = (track.id, track.lane, track.is_garbage, track.may_drop);
@@ -339,7 +349,7 @@ impl Oracle {
             }
         }
         self.runs += 1;
-        self.running.insert(self.runs, Run { route, numbers: numbers.to_vec(), lane, wrote: false });
+        self.running.insert(self.runs, Run { route, numbers: numbers.to_vec(), lane, wrote: false, is_left_over: false });
         (self.runs, runs)
     }
 
@@ -443,7 +453,11 @@ impl Oracle {
 
     /// A run is over.
     pub fn ends(&mut self, run: u64, end: RunEnd) {
-        let Some(Run { route, numbers, wrote, .. }) = self.running.remove(&run) else { return };
+        let Some(ended) = self.running.remove(&run) else { return };
+        let Run { route, numbers, wrote, is_left_over, .. } = ended.clone();
+        if matches!(end, RunEnd::Done | RunEnd::Dry | RunEnd::Skipped) && !is_left_over {
+            self.finished.insert(run, ended);
+        }
         let shadow = self.plan.routes[route].shadow;
         let newest = numbers.last().copied();
         for number in numbers {
@@ -470,9 +484,32 @@ impl Oracle {
         }
     }
 
+    /// A session of a route is over. What is finished and not recorded comes again for that, and for no death.
+    pub fn session_over(&mut self, route: usize) {
+        self.finished.retain(|_, run| run.route != route);
+        self.running.values_mut().filter(|run| run.route == route).for_each(|run| run.is_left_over = true);
+    }
+
+    /// The process has died over a file, where one commit records what a handling came to. What its death repeats is what ran, or was finished
+    /// and not recorded: of each route no more than it may run at once.
+    pub fn check_what_a_death_repeats(&mut self) {
+        for (index, plan) in self.plan.routes.clone().iter().enumerate() {
+            let of_route = |runs: &BTreeMap<u64, Run>| runs.values().filter(|run| run.route == index).count();
+            let (running, finished) = (of_route(&self.running), of_route(&self.finished));
+            // A reload may have let one more run.
+            let bound = (plan.concurrency + 1).max(QUICK_AT_ONCE.min(plan.prefetch / 5));
+            if running + finished > usize::try_from(bound).unwrap_or(usize::MAX) {
+                let what =
+                    format!("{}: {running} handlings ran at the death, {finished} were finished and not recorded, and {bound} may be repeated", plan.name);
+                self.find(what);
+            }
+        }
+    }
+
     /// The process died. `marked` is what it had marked as running.
     pub fn crashed(&mut self, marked: impl Iterator<Item = (usize, u64)>) {
         self.running.clear();
+        self.finished.clear();
         for (route, number) in marked {
             self.track(route, number).crashes += 1;
         }

@@ -15,7 +15,7 @@ use crate::{
     broker::{Hand, Letter, Queue},
     draw::{Dice, dice},
     oracle::Oracle,
-    plan::Plan,
+    plan::{Kind, Plan},
 };
 
 /// See the module.
@@ -139,6 +139,9 @@ impl World {
     pub fn end_life(&self) {
         let mut inner = self.lock();
         inner.is_dead = true;
+        if self.plan.kind == Kind::File {
+            inner.oracle.check_what_a_death_repeats();
+        }
         let hands: Vec<u64> = inner.hands.keys().copied().collect();
         for hand in hands {
             inner.lose(self, hand);
