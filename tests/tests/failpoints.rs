@@ -479,6 +479,24 @@ fn each_failpoint_of_the_list_stands_in_the_sources() {
 }
 
 #[test]
+fn each_class_of_failpoints_is_killed_at_by_a_test() {
+    let mut classes = BTreeMap::new();
+    for point in Failpoint::ALL {
+        // Without a default: a new class is to say who kills at it.
+        let file = match point.passed() {
+            Passed::Opening | Passed::Working | Passed::Retaining | Passed::Ending => "tests/tests/failpoints.rs",
+            Passed::OnBroker => "tests/tests/amqp_faults/between.rs",
+        };
+        classes.insert(format!("{:?}", point.passed()), file);
+    }
+    for (class, file) in classes {
+        let text = fs::read_to_string(workspace().join(file)).unwrap();
+        let iterates = [format!("points(Passed::{class})"), format!("Failpoint::ALL.iter().filter(|point| point.passed() == Passed::{class})")];
+        assert!(iterates.iter().any(|words| text.contains(words)), "{file} kills at no failpoint of the class `{class}`");
+    }
+}
+
+#[test]
 fn only_a_build_with_debug_assertions_knows_the_variable() {
     let knowing: Vec<String> =
         sources(&workspace().join("router")).into_iter().filter(|(_, text)| text.contains("EVENT_ROUTER_FAILPOINT")).map(|(file, _)| file).collect();

@@ -1,12 +1,14 @@
 //! The router is killed between two things that it does one after the other: what was done first is on the broker, the acknowledgement
 //! that should follow never arrives.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, os::unix::process::ExitStatusExt as _, sync::Arc};
 
+use router_api::failpoint::{Failpoint, Passed};
 use router_tests::{AmqpClient, Broker, FaultProxy, Service, amqp_client::persistent, request};
 
 use crate::{
-    load::{body, id_in},
+    deaths::CONCURRENCY,
+    load::{body, id_in, publish},
     oracle::settle,
     world::{DEAD, EXCHANGE, QUEUE, World, kept, size, until, wait},
 };
@@ -127,4 +129,34 @@ fn a_kill_between_success_and_its_acknowledgement_repeats_just_that_and_dedup_re
     assert_eq!(handled_again("dedup = false"), 60, "all of them, once more");
     let again = handled_again("");
     assert!(again < 60, "what the store remembered before the kill is not handled again: {again}");
+}
+
+#[test]
+fn a_kill_before_or_after_the_store_remembers_what_is_done_repeats_only_what_it_does_not_know() {
+    // A fifth of it is acknowledged together, and as many may be on their way into the store beside what runs.
+    let prefetch = 20;
+    for point in Failpoint::ALL.iter().filter(|point| point.passed() == Passed::OnBroker) {
+        let world = World::new(Broker::shared().vhost(), &kept(&format!("prefetch = {prefetch}")));
+        let _ = world.serve().stop();
+        let confirmed = publish(&world.vhost.url(), "kept.event", size(150, 5_000));
+        // At the first of all, and in the middle of many.
+        for pass in [1, 40] {
+            let mut command = world.command();
+            command.env("EVENT_ROUTER_FAILPOINT", format!("{}:{pass}", point.name()));
+            let mut service = Service::begin(command);
+            let status = service.wait();
+            assert_eq!(status.signal(), Some(9), "{}: {status}\n{}", point.name(), service.log().join("\n"));
+        }
+        let service = world.serve();
+        let account = settle(&format!("killed twice at {}", point.name()), &world, &confirmed);
+        assert!(account.dead.is_empty() && account.charged <= 2 * CONCURRENCY, "{account:?}");
+        assert!(account.repeated <= 2 * (CONCURRENCY + prefetch / 5), "{account:?}");
+        if *point == Failpoint::InboxBefore {
+            assert!(account.repeated >= 2, "what was done and not remembered is done again: {account:?}");
+        } else {
+            // The broker was not told of it, so it came again.
+            until("what was remembered is recognised", || (counted(&service, "duplicate") >= 1).then_some(()));
+        }
+        let _ = service.stop();
+    }
 }
