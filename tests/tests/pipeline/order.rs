@@ -1,9 +1,14 @@
 //! Order within a lane, through failures; and that a waiting lane blocks only itself.
 
-use router_api::DeadLetterReason;
-use router_core::{config::OnExhausted, observe::RouterEvent};
+use std::time::Duration;
 
-use crate::bench::{Answer, Bench, HOUR, SECOND, ids, ordered};
+use router_api::DeadLetterReason;
+use router_core::{
+    config::{OnExhausted, RouteConfig},
+    observe::RouterEvent,
+};
+
+use crate::bench::{Answer, Bench, HOUR, SECOND, ids, ordered, route};
 
 #[tokio::test]
 async fn events_of_one_session_run_one_after_the_other_and_sessions_side_by_side() {
@@ -107,6 +112,35 @@ async fn one_hot_session_does_not_starve_the_others() {
     bench.send_in("cold", "cold").await;
     bench.pass(3 * SECOND).await;
     assert!(bench.called().contains(&vec!["cold".to_owned()]), "the transport looks past the lane that floods the window: {:?}", bench.called());
+}
+
+#[tokio::test]
+async fn a_slow_route_leaves_the_rate_of_another_untouched() {
+    const TICK: Duration = Duration::from_millis(10);
+    /// How many the quick route has begun with after each tick.
+    async fn rate(beside: Option<Answer>) -> Vec<usize> {
+        let bench = Bench::new();
+        let slow = beside.clone().unwrap_or(Answer::Done);
+        bench.behave(move |call| if call.route == "quick" { Answer::Take(TICK) } else { slow.clone() });
+        let mut routes = vec![route("quick")];
+        routes.extend(beside.map(|_| RouteConfig { prefetch: 16, ..route("slow") }));
+        bench.apply(&routes).await;
+        for number in 0..800 {
+            bench.send("any.event", &format!("e{number}")).await;
+        }
+        bench.settle_down().await;
+        let mut begun = Vec::new();
+        for _ in 0..100 {
+            begun.push(bench.calls().iter().filter(|call| call.route == "quick").count());
+            bench.pass(TICK).await;
+        }
+        begun
+    }
+    let alone = rate(None).await;
+    assert_eq!(alone, (1..=100).map(|tick| 8 * tick).collect::<Vec<_>>(), "eight in each tick");
+    for beside in [Answer::Take(HOUR), Answer::Hang, Answer::Take(7 * TICK), Answer::Retry, Answer::Panic, Answer::Pause] {
+        assert_eq!(rate(Some(beside.clone())).await, alone, "beside a route whose handler answers {beside:?}");
+    }
 }
 
 #[tokio::test]
