@@ -115,6 +115,37 @@ async fn one_hot_session_does_not_starve_the_others() {
 }
 
 #[tokio::test]
+async fn of_very_many_sessions_each_has_its_turn_before_the_backlog_of_a_hot_one_is_done() {
+    const HOT: usize = 400;
+    const COLD: usize = 1_000;
+    const PREFETCH: usize = 100;
+    let bench = Bench::new();
+    bench.behave(|_| Answer::Take(SECOND));
+    bench.apply(&[RouteConfig { prefetch: u32::try_from(PREFETCH).unwrap(), ..ordered("one") }]).await;
+    // The hot one comes first, with more than a window takes, and goes on among the others.
+    for number in 0..HOT / 2 {
+        bench.send_in("hot", &format!("hot{number}")).await;
+    }
+    for number in 0..COLD {
+        bench.send_in(&format!("s{number}"), &format!("cold{number}")).await;
+        if number % (2 * COLD / HOT) == 0 {
+            bench.send_in("hot", &format!("hot{}", HOT / 2 + number / (2 * COLD / HOT))).await;
+        }
+    }
+    // At most one of the eight that run is of the hot session.
+    bench.pass(SECOND * u32::try_from(COLD.div_ceil(7)).unwrap()).await;
+    let called: Vec<String> = bench.called().into_iter().flatten().collect();
+    let of = |kind: &str| called.iter().filter(|id| id.starts_with(kind)).cloned().collect::<Vec<_>>();
+    assert_eq!(of("cold"), (0..COLD).map(|number| format!("cold{number}")).collect::<Vec<_>>(), "each in its turn, whatever waits of the hot one");
+    let hot = of("hot");
+    assert_eq!(hot, (0..hot.len()).map(|number| format!("hot{number}")).collect::<Vec<_>>());
+    assert!(hot.len() < HOT, "the backlog of the hot one outlasts the others");
+    // Nor is the hot one starved: before each of its turns come those that are ready, which are no more than the window has.
+    let longest = called.split(|id| id.starts_with("hot")).map(<[String]>::len).max().unwrap_or_default();
+    assert!(longest <= PREFETCH, "{longest} others between two turns of the hot one");
+}
+
+#[tokio::test]
 async fn a_slow_route_leaves_the_rate_of_another_untouched() {
     const TICK: Duration = Duration::from_millis(10);
     /// How many the quick route has begun with after each tick.
