@@ -174,14 +174,14 @@ impl Broker {
         self.order(&of_log("sys:resume"));
     }
 
-    /// Holds the log again and again from now on, each time for so long, as on a disk that others keep busy.
+    /// Holds the log from now on, so many times and each time for so long, with a moment between them, as on a disk that others keep busy.
     ///
     /// # Panics
     ///
     /// When the node refuses.
-    pub fn stutter_log(&self, hold: Duration) {
-        let stutter = format!("Again(Wal) -> sys:suspend(Wal), timer:sleep({}), sys:resume(Wal), timer:sleep(20), Again(Wal)", hold.as_millis());
-        self.order(&of_log(&format!("(fun(Log) -> spawn(fun() -> (fun {stutter} end)(Log) end), ok end)")));
+    pub fn stutter_log(&self, times: u32, hold: Duration) {
+        let again = format!("Again(Wal, N) -> sys:suspend(Wal), timer:sleep({}), sys:resume(Wal), timer:sleep(20), Again(Wal, N - 1)", hold.as_millis());
+        self.order(&of_log(&format!("(fun(Log) -> spawn(fun() -> (fun Again(_, 0) -> ok; {again} end)(Log, {times}) end), ok end)")));
     }
 
     /// An expression whose value is `ok` when it was obeyed.
