@@ -2,7 +2,7 @@
 
 use router_tests::{AmqpClient, Broker, FaultProxy, eventually, post};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::world::*;
 
@@ -73,6 +73,80 @@ async fn what_came_in_is_told_from_the_local_archive_with_the_broker_and_without
     }
     let told = world.run(&["events"]).code(0);
     assert!(!told.stdout.contains("the broker was not asked"), "it is known where it is: {told:?}");
+}
+
+/// The ids of what the archive of this home has, oldest first.
+fn archived(world: &World) -> Vec<String> {
+    let events = world.run(&["events", "--last", "1000", "--json"]).code(0).json();
+    let mut ids: Vec<String> = events["events"].as_array().into_iter().flatten().filter_map(|event| event["id"].as_str().map(str::to_owned)).collect();
+    ids.reverse();
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_stream_dropped_while_no_router_ran_is_told_with_its_number_and_the_archive_goes_on() {
+    const STREAM: &str = "services.router.sys.archive";
+    let world = World::new(ROUTES);
+    world.configure("archive = { retention_days = 1, retention_bytes_max = 2_000_000 }", ROUTES);
+    let service = world.serve();
+    let stream = world.vhost.queue(STREAM).expect("it is made");
+    let retention = json!({
+        "x-queue-type": "stream", "x-max-age": "86400s", "x-max-length-bytes": 2_000_000, "x-stream-max-segment-size-bytes": 1_048_576,
+    });
+    assert_eq!((stream.kind.as_str(), json!(stream.arguments)), ("stream", retention));
+    let mut expected = vec!["before-0".to_owned(), "before-1".to_owned(), "before-2".to_owned()];
+    for id in &expected {
+        service.send("kept.one", &serde_json::from_slice(&event("kept.one", id)).unwrap());
+    }
+    eventually("the archive has them", || (archived(&world) == expected).then_some(()));
+    let _ = service.stop();
+
+    // Whole segments go, of those that are full. The broker is shared, and no other stream on it drops anything.
+    let first = || {
+        let all = "lists:max([0 | [F || {{osiris_writer, _}, #{first_offset := F}} <- maps:to_list(osiris_counters:overview())]])";
+        world.vhost.broker().ask("", all).as_u64().expect("a number")
+    };
+    let client = AmqpClient::connect(&world.vhost.url()).await;
+    let mut published = 3;
+    while first() <= 3 {
+        assert!(published < 1_000, "nothing is dropped of {published}");
+        for _ in 0..10 {
+            let body = json!({ "event_id": format!("beside-{published}"), "event_type": "test", "payload": { "text": "x".repeat(100_000) } });
+            assert!(client.publish(EXCHANGE, "nobody.wants", body.to_string().as_bytes()).await);
+            published += 1;
+        }
+    }
+    let gone_before = first();
+
+    let mut service = world.serve();
+    // Mostly it is told before the router is ready, and so in what was read until then.
+    let is_it = |line: &String| line.contains("the stream has dropped up to ");
+    let told = service.log().iter().find(|line| is_it(line)).cloned();
+    let told = told.or_else(|| service.wait_for("the stream has dropped up to ")).expect("it is told");
+    let rest = told.split("has dropped up to ").nth(1).and_then(|rest| rest.split(' ').next());
+    let dropped: u64 = rest.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("a number of events: {told}"));
+    assert!(dropped >= gone_before - 3, "{gone_before}: {told}");
+    service.send("kept.one", &serde_json::from_slice(&event("kept.one", "afterwards")).unwrap());
+    let ids = eventually("the archive goes on", || Some(archived(&world)).filter(|ids| ids.last().is_some_and(|id| id == "afterwards")));
+    // What it had, and all that is left, each once. A stream counts things of its own among the events, so that fewer may be gone.
+    let gone = published + 1 - ids.len() as u64;
+    assert!((1..=dropped).contains(&gone), "{gone}: {told}");
+    expected.extend((3 + gone..published).map(|number| format!("beside-{number}")));
+    expected.push("afterwards".to_owned());
+    assert_eq!(ids, expected);
+    let _ = service.stop();
+    // Who comes new has no more than that.
+    let other = world.neighbour(ROUTES);
+    let service = other.serve();
+    let all_left = eventually("a new archive has all that is left", || Some(archived(&other)).filter(|ids| ids.last().is_some_and(|id| id == "afterwards")));
+    assert!(ids.ends_with(&all_left), "{all_left:?} instead of the end of {ids:?}");
+    let _ = service.stop();
+    // Nothing is missing since.
+    let service = world.serve();
+    service.send("kept.one", &serde_json::from_slice(&event("kept.one", "at-last")).unwrap());
+    expected.push("at-last".to_owned());
+    eventually("the archive goes on", || (archived(&world) == expected).then_some(()));
+    assert!(!service.stop().join("\n").contains("has dropped"), "it is told once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
