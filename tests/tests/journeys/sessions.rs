@@ -1,5 +1,7 @@
 //! `sessions`: imported from transcripts and made of events, listed, shown and added up, with a router and without one.
 
+use std::sync::LazyLock;
+
 use jiff::{SignedDuration, Timestamp};
 use router_tests::{Home, Service, eventually};
 use serde_json::{Value, json};
@@ -18,8 +20,10 @@ with = { command = ["tee", "-a", "../seen"] }
 const SESSION: &str = "0e6f2c1a-9d0b-4b52-8a63-2f1f6f3a9c11";
 const SUBAGENT_OF: &str = "0e6f2c1a-9d0b-4b52-8a63-2f1f6f3a9c11/subagents/agent-1";
 
+/// The same moment for as long as the tests run, so that what is to have been on one day was.
 fn ago(hours: i64) -> Timestamp {
-    Timestamp::now() - SignedDuration::from_hours(hours)
+    static NOW: LazyLock<Timestamp> = LazyLock::new(Timestamp::now);
+    *NOW - SignedDuration::from_hours(hours)
 }
 
 fn line(at: Timestamp, message: &str, model: &str, is_sidechain: bool, usage: Value) -> String {
@@ -35,7 +39,10 @@ fn line(at: Timestamp, message: &str, model: &str, is_sidechain: bool, usage: Va
 
 /// The worked example, put below `name` in the home: 6,907 tokens for 0.020022 dollars.
 fn put_example(home: &Home, name: &str) {
-    let at = ago(2);
+    put_example_of(home, name, ago(2));
+}
+
+fn put_example_of(home: &Home, name: &str, at: Timestamp) {
     let first = |output: u64| {
         json!({ "input_tokens": 10, "output_tokens": output, "cache_creation_input_tokens": 2000, "cache_read_input_tokens": 1000,
             "cache_creation": { "ephemeral_5m_input_tokens": 500, "ephemeral_1h_input_tokens": 1500 } })
@@ -275,7 +282,8 @@ fn prices_of_the_configuration_count_for_imports_and_hooks_and_what_is_wrong_in_
 #[test]
 fn a_session_has_its_parent_and_its_models_whether_it_is_known_by_events_or_by_its_transcript() {
     let home = Home::new(ALL);
-    put_example(&home, "projects");
+    // When the events say that it was, or else it is another day within the first hours of one.
+    put_example_of(&home, "projects", ago(1));
     let service = home.serve();
     send(&service, "session.thread.start", "first", "before", &json!({}), json!({ "working_directory": "/home/ada/shop", "model": "m" }));
     let start = json!({ "event_id": "second", "event_type": "session.thread.start", "timestamp": ago(2), "version": "1.0.0", "agent_context": null,
