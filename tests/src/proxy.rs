@@ -119,6 +119,7 @@ struct Counts {
     dropped: AtomicU64,
     bytes: [AtomicU64; 2],
     frames: [AtomicU64; 2],
+    heartbeats: [AtomicU64; 2],
 }
 
 /// What went through a proxy until now.
@@ -140,6 +141,8 @@ pub struct Counters {
     pub frames_to_broker: u64,
     /// Frames from the broker to clients, without heartbeats.
     pub frames_to_client: u64,
+    /// Heartbeats from clients to the broker.
+    pub heartbeats_to_broker: u64,
 }
 
 /// A cut that waits for its moment.
@@ -327,6 +330,7 @@ impl FaultProxy {
             bytes_to_client: read(&counts.bytes[Towards::Client as usize]),
             frames_to_broker: read(&counts.frames[Towards::Broker as usize]),
             frames_to_client: read(&counts.frames[Towards::Client as usize]),
+            heartbeats_to_broker: read(&counts.heartbeats[Towards::Broker as usize]),
         }
     }
 

@@ -222,6 +222,9 @@ impl Direction<'_> {
         if !matches!(piece.kind, Kind::Opaque | Kind::Greeting | Kind::Heartbeat) {
             counts.frames[self.towards as usize].fetch_add(1, Ordering::SeqCst);
         }
+        if piece.kind == Kind::Heartbeat {
+            counts.heartbeats[self.towards as usize].fetch_add(1, Ordering::SeqCst);
+        }
         self.write(&piece.bytes, now, to).await.map_err(|_| End::Broken)?;
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use router_tests::{AmqpClient, Broker, amqp_client::persistent};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     load::{body, id_in},
@@ -73,6 +73,37 @@ fn a_dead_queue_that_is_gone_costs_no_event_and_holds_up_no_other_lane() {
     say!("dead queue deleted: what could not be buried was, {:?} after it was there again", back.elapsed());
     let letters: Vec<Vec<u8>> = wait(client.drain(DEAD)).into_iter().map(|letter| letter.body).collect();
     assert!(letters == hopeless, "{} letters instead of {}, or in another order", letters.len(), hopeless.len());
+    let _ = service.stop();
+}
+
+#[test]
+fn a_dead_queue_that_is_full_costs_no_event_and_holds_up_no_other_lane() {
+    let world = World::new(Broker::shared().vhost(), &kept(""));
+    let room = |events: u64| {
+        let definition = json!({ "max-length": events, "overflow": "reject-publish" });
+        world.vhost.broker().policy(world.vhost.name(), "room", &format!("^{}$", DEAD.replace('.', "\\.")), &definition);
+    };
+    room(1);
+    let service = world.serve();
+    let client = world.client();
+    // Each in a lane of its own. A queue may take some more than it should before it refuses.
+    let hopeless: BTreeSet<u64> = (0..20).collect();
+    send(&client, "kept.event", hopeless.iter().map(|id| body(*id, 100 + id, 0, "reject")));
+    until("all are refused by their handler", || (world.log("kept").of("reject").len() >= hopeless.len()).then_some(()));
+    let others = size(300, 5_000);
+    send(&client, "kept.event", (100..100 + others).map(|id| body(id, 1 + id % 5, id, "done")));
+    until("the other lanes go on", || (handled(&world, "kept").len() as u64 == others).then_some(()));
+    let held = until("what the dead queue does not take is still in hand", || {
+        let (queue, dead) = (world.vhost.queue(QUEUE)?, world.vhost.queue(DEAD)?);
+        (queue.ready == 0 && queue.unacked > 0 && queue.unacked + dead.ready == hopeless.len() as u64).then_some(queue.unacked)
+    });
+    say!("full dead queue: {held} of {} stayed in hand", hopeless.len());
+
+    room(1_000);
+    world.await_empty(QUEUE);
+    let letters: Vec<u64> = wait(client.drain(DEAD)).iter().map(|letter| id_in(&letter.body)).collect();
+    assert_eq!(letters.len(), hopeless.len(), "each once: {letters:?}");
+    assert_eq!(letters.into_iter().collect::<BTreeSet<_>>(), hopeless);
     let _ = service.stop();
 }
 

@@ -17,6 +17,7 @@ mod cluster;
 mod deaths;
 mod deleted;
 mod fairness;
+mod heartbeats;
 mod leaving;
 mod load;
 mod oracle;

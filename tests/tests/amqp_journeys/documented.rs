@@ -72,6 +72,13 @@ async fn the_permissions_of_the_page_are_enough_for_everything() {
     let _ = service.stop();
     let _ = world.run(&["dead-letters", "redrive", "--all"]).code(0);
 
+    // What is there is found to be as it should, and not made again: for that nobody needs to be allowed to make anything.
+    vhost.broker().permit(&format!("router-{}", vhost.name()), vhost.name(), "^$", &write, &read);
+    let service = world.serve();
+    service.send("kept.three", &serde_json::from_slice(&event("kept.three", "nothing-to-make")).unwrap());
+    eventually("the event is handled", || world.home.read("seen").contains("nothing-to-make").then_some(()));
+    let _ = service.stop();
+
     // Somebody else makes everything, and the router only looks.
     vhost.broker().permit(&format!("router-{}", vhost.name()), vhost.name(), "^$", &write, &read);
     world.configure("topology = \"verify\"", &routes);

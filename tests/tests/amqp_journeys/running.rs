@@ -8,10 +8,11 @@ use crate::world::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn run_makes_its_queues_says_what_it_does_and_hands_over_what_comes() {
-    let world = World::new(ROUTES);
+    let resting = "\n[[route]]\nname = \"resting\"\non = [\"resting.#\"]\nenabled = false\nhandler = \"log\"\n";
+    let world = World::new(&format!("{ROUTES}{resting}"));
     let mut service = world.serve();
     let begun = service.log().join("\n");
-    for said in ["the broker is `amqp://", "queue `services.router.kept`", "route `poisoned` is on"] {
+    for said in ["the broker is `amqp://", "queue `services.router.kept`", "route `poisoned` is on", "switched off: resting"] {
         assert!(begun.contains(said), "{said}\n{begun}");
     }
     let names = world.queue_names();
