@@ -66,7 +66,7 @@ impl Office {
         let roots = format!("roots = [{:?}]", self.code());
         self.home.configure(&format!(
             "{}[[route]]\nname = \"worktree\"\non = [\"session.thread.start\"]\norder_by = \"session_id\"\nretry = {{ attempts_max = 2, first_delay_ms = 10 }}\nhandler = \"imi\"\n[route.with]\n{roots}\n{options}\n\n\
-             [[route]]\nname = \"told\"\non = [\"worktree.synced\"]\norder_by = \"session_id\"\nhandler = \"exec\"\nwith = {{ command = [\"sh\", \"-c\", \"cat >> ../emitted; echo >> ../emitted\"] }}\n",
+             [[route]]\nname = \"told\"\non = [\"worktree.synced\"]\norder_by = \"session_id\"\nconcurrency = 1\nhandler = \"exec\"\nwith = {{ command = [\"sh\", \"-c\", \"cat >> ../emitted; echo >> ../emitted\"] }}\n",
             self.transport
         ));
         self.home.serve()

@@ -94,7 +94,7 @@ fn routes(address: SocketAddr) -> String {
         route("unknown-job", "unknown.job", "", "job = \"nothing_of_this_name\""),
         route("bad-config", "bad.config", "", "run_config = { ops = { process_session = { config = { session = 1 } } } }"),
         route("asset", "asset.wanted", "", "assets = [\"session_report\"]\nonly_if_changed = false"),
-        "[[route]]\nname = \"told\"\non = [\"dagster.run.finished\"]\nhandler = \"exec\"\nwith = { command = [\"sh\", \"-c\", \"cat >> ../told; echo >> ../told\"] }\n".to_owned(),
+        "[[route]]\nname = \"told\"\non = [\"dagster.run.finished\"]\nconcurrency = 1\nhandler = \"exec\"\nwith = { command = [\"sh\", \"-c\", \"cat >> ../told; echo >> ../told\"] }\n".to_owned(),
     ]
     .concat()
 }

@@ -89,7 +89,7 @@ fn two_hundred_writes_over_five_seconds_are_one_run_of_a_real_pytest_in_each_dir
     for transport in TRANSPORTS {
         let (home, main, worktree) = repositories();
         let routes = format!(
-            "[[route]]\nname = \"ci\"\non = [\"session.thread.agent.action\"]\nprefetch = 1_000\ncoalesce = {{ by = \"working_directory\", quiet_ms = {}, max_wait_ms = 600_000, events_max = 250 }}\ntimeout_ms = 300_000\nhandler = \"ci\"\nwith = {{ command = [\"{}\", \"-q\"], roots = [\"{}\"] }}\n[[route]]\nname = \"told\"\non = [\"ci.run.finished\"]\nhandler = \"exec\"\nwith = {{ command = [\"sh\", \"-c\", \"cat >> ../told; echo >> ../told\"] }}\n",
+            "[[route]]\nname = \"ci\"\non = [\"session.thread.agent.action\"]\nprefetch = 1_000\ncoalesce = {{ by = \"working_directory\", quiet_ms = {}, max_wait_ms = 600_000, events_max = 250 }}\ntimeout_ms = 300_000\nhandler = \"ci\"\nwith = {{ command = [\"{}\", \"-q\"], roots = [\"{}\"] }}\n[[route]]\nname = \"told\"\non = [\"ci.run.finished\"]\nconcurrency = 1\nhandler = \"exec\"\nwith = {{ command = [\"sh\", \"-c\", \"cat >> ../told; echo >> ../told\"] }}\n",
             QUIET.as_millis(),
             installed("pytest").display(),
             home.path().display()
