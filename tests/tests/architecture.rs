@@ -139,6 +139,8 @@ const RULES: &[Rule] = &[
             "router/effects/src/http.rs",
             "router/effects/src/worker.rs",
             "router/effects/src/worker_pool.rs",
+            // It only decides what shares a commit, and a virtual clock must not be driven on by that.
+            "router/embedded/src/writer/thread.rs",
             // A hook is one call of a process, with limits in real time.
             "router/hook/src/system.rs",
         ],

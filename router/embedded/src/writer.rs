@@ -2,8 +2,8 @@
 //! thread does stands in `writer/thread.rs`.
 //!
 //! Whatever arrives while one commit runs is the next commit. What brings something is never kept waiting for company; what only says that
-//! something is over waits for a moment where more is likely to come, so that one commit takes both (see [`Work::waits_for_company`]). A
-//! caller is answered after the commit that holds its work. When something in a group fails, the group is rolled back and each piece of work gets a commit of
+//! something is over waits for a moment where more is likely to come, so that one commit takes all of it (see
+//! [`Work::waits_for_company`]). A caller is answered after the commit that holds its work. When something in a group fails, the group is rolled back and each piece of work gets a commit of
 //! its own, so that one caller's trouble is no other's; that is why [`Work::apply`] may be called again.
 //!
 //! After an error of the disk itself the connection is dropped: after a failed sync the kernel may have dropped the very pages that the
@@ -13,9 +13,12 @@
 mod reopening;
 mod thread;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering, fence},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
+    },
+    thread::Thread,
 };
 
 use router_api::failpoint::{self, Failpoint};
@@ -34,8 +37,10 @@ const WAITING_MAX: usize = 1_024;
 /// Pieces of work in one commit at most, an event being one. The last one that is taken may go beyond it.
 pub(crate) const GROUP_MAX: usize = 512;
 
-/// So long at most what waits for company waits for it, in milliseconds. Real time: it only decides what shares a commit.
-const COMPANY_MS: u64 = 1;
+/// So long at most what waits for company waits for it, in microseconds. Real time: it only decides what shares a commit.
+const COMPANY_US: u64 = 1_000;
+/// So many pieces wait for no more: as many as a route that asks for quick handlings has at once.
+const COMPANY_MAX: usize = 32;
 
 /// Why something was not written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,9 +163,12 @@ struct WriterShared {
     used: AtomicBool,
     stopping: AtomicBool,
     wake: tokio::sync::Notify,
-    /// The writer has only what waits for company: whoever brings anything else wakes it, and nobody else does.
+    /// The writer has only what waits for company: whoever brings anything else wakes it, and who brings the last of [`COMPANY_MAX`].
     awaits_company: AtomicBool,
-    company_ms: AtomicU64,
+    /// Pieces that it has then, beside those that are still in the channel.
+    in_company: AtomicUsize,
+    company_us: AtomicU64,
+    thread: OnceLock<Thread>,
     disk: DiskState,
     inbox_keys: InboxKeys,
 }
@@ -169,7 +177,7 @@ impl Writer {
     /// The handle, and what the thread runs on.
     pub(crate) fn new() -> (Self, WriterInbox) {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
-        let shared = Arc::new(WriterShared { company_ms: COMPANY_MS.into(), ..WriterShared::default() });
+        let shared = Arc::new(WriterShared { company_us: COMPANY_US.into(), ..WriterShared::default() });
         (Self { sender, shared: Arc::clone(&shared) }, WriterInbox::new(receiver, shared))
     }
 
@@ -196,16 +204,21 @@ impl Writer {
     /// Hands over work; waits only for room in the queue. Work that cannot be handed over is finished as closed.
     pub(crate) async fn send(&self, work: Box<dyn Work>) {
         self.shared.used.store(true, Ordering::SeqCst);
-        let is_company = !work.waits_for_company();
+        let is_patient = work.waits_for_company();
         if let Err(mpsc::error::SendError(work)) = self.sender.send(work).await {
             work.finish(Err(WriteError::Closed));
             return;
         }
-        // Either this sees that the writer waits, or the writer sees the work before it waits.
+        // Either this sees that the writer waits, and with how much, or the writer sees the work before it waits.
         fence(Ordering::SeqCst);
-        if is_company && self.shared.awaits_company.load(Ordering::SeqCst) {
-            self.shared.wake.notify_one();
+        if self.shared.awaits_company.load(Ordering::SeqCst) && (!is_patient || self.in_company() >= COMPANY_MAX) {
+            self.shared.unpark();
         }
+    }
+
+    /// Pieces that a writer has that waits for company, and those that it has not looked at yet.
+    fn in_company(&self) -> usize {
+        self.shared.in_company.load(Ordering::SeqCst) + (self.sender.max_capacity() - self.sender.capacity())
     }
 
     /// Runs `run` inside a commit. Dropping the future does not undo what was handed over.
@@ -266,6 +279,16 @@ impl Writer {
     pub(crate) fn stop(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         self.shared.wake.notify_one();
+        self.shared.unpark();
+    }
+}
+
+impl WriterShared {
+    /// Ends the writer's waiting for company, or the next one at once.
+    fn unpark(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
     }
 }
 

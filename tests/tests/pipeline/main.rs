@@ -3,6 +3,7 @@
 
 mod archiving;
 mod attacks;
+mod behind;
 mod bench;
 mod bursts;
 mod busy;

@@ -50,6 +50,8 @@ pub struct Track {
     pub cuts: u32,
     pub rejections: u32,
     pub skips: u32,
+    /// Handlings in shadow, whatever they came to: it is recorded, and not tried again.
+    pub shadowed: u32,
     /// Handlings that ended with an error after a write.
     pub failed_writes: u32,
     /// Times that its write was done outside.
@@ -71,7 +73,7 @@ pub struct Track {
 impl Track {
     /// Has it come to an end, so that its lane may go on?
     fn has_ended(&self) -> bool {
-        self.successes + self.skips + self.told + self.fates + self.letters > 0
+        self.successes + self.skips + self.shadowed + self.told + self.fates + self.letters > 0
     }
 }
 
@@ -84,9 +86,6 @@ struct Run {
     /// The session that it is of is over: whatever it comes to, its events come again.
     is_left_over: bool,
 }
-
-/// Quick handlings that the router asks for at once; see `WAVE` in the core.
-const QUICK_AT_ONCE: u32 = 32;
 
 /// See the module.
 #[derive(Debug)]
@@ -462,6 +461,7 @@ impl Oracle {
         let newest = numbers.last().copied();
         for number in numbers {
             let track = self.track(route, number);
+            track.shadowed += u32::from(shadow && end != RunEnd::Cut);
             match end {
                 RunEnd::Done | RunEnd::Dry => track.successes += 1,
                 RunEnd::Skipped => track.skips += 1,
@@ -490,14 +490,14 @@ impl Oracle {
         self.running.values_mut().filter(|run| run.route == route).for_each(|run| run.is_left_over = true);
     }
 
-    /// The process has died over a file, where one commit records what a handling came to. What its death repeats is what ran, or was finished
-    /// and not recorded: of each route no more than it may run at once.
+    /// The process has died over a file, where one commit records what many handlings came to. What its death repeats is what ran, which is no
+    /// more than may run at once, and what was finished and not recorded, which is no more than is acknowledged together.
     pub fn check_what_a_death_repeats(&mut self) {
         for (index, plan) in self.plan.routes.clone().iter().enumerate() {
             let of_route = |runs: &BTreeMap<u64, Run>| runs.values().filter(|run| run.route == index).count();
             let (running, finished) = (of_route(&self.running), of_route(&self.finished));
             // A reload may have let one more run.
-            let bound = (plan.concurrency + 1).max(QUICK_AT_ONCE.min(plan.prefetch / 5));
+            let bound = plan.concurrency + (plan.prefetch / 5).max(1);
             if running + finished > usize::try_from(bound).unwrap_or(usize::MAX) {
                 let what =
                     format!("{}: {running} handlings ran at the death, {finished} were finished and not recorded, and {bound} may be repeated", plan.name);

@@ -31,6 +31,8 @@ pub(crate) struct Behind {
     oldest: Option<jiff::Timestamp>,
     done: Done,
     remembering: Option<BoxFuture<'static, ()>>,
+    /// Where the settlement remembers it.
+    under_way: Option<UnderWay>,
 }
 
 impl Behind {
@@ -41,7 +43,7 @@ impl Behind {
 
     /// Waits for a disk.
     pub(super) fn is_slow(&self) -> bool {
-        self.remembering.is_some()
+        self.remembering.is_some() || self.under_way.is_some()
     }
 }
 
@@ -55,12 +57,19 @@ impl Worker {
             Some(()) => None,
             None => Some(remembering),
         });
-        Behind { batch, handled, oldest, done, remembering }
+        let under_way = self
+            .route
+            .parts
+            .transport
+            .features()
+            .inbox_in_settlement
+            .then(|| UnderWay::new(Arc::clone(&self.route), handled.inbox.iter().flatten().map(|inbox| inbox.key.clone()).collect()));
+        Behind { batch, handled, oldest, done, remembering, under_way }
     }
 
     /// Takes it to its end. False when the session is over.
     pub(crate) async fn end_behind(&self, behind: Behind) -> bool {
-        let Behind { batch, handled, oldest, done, remembering } = behind;
+        let Behind { batch, handled, oldest, done, remembering, under_way } = behind;
         if let Some(remembering) = remembering {
             remembering.await;
         }
@@ -68,6 +77,7 @@ impl Worker {
         if !self.settle_handled(handled, &done.fate).await {
             return false;
         }
+        drop(under_way);
         self.forget(&batch, &done.beginning.identity).await;
         if let Some(oldest) = oldest {
             // A wall clock that was set back makes nothing younger than now.
@@ -97,7 +107,7 @@ pub(super) async fn remember_beside(route: Arc<RouteParts>, keys: Vec<InboxKey>)
         match (&mut inserting).now_or_never() {
             Some(remembered) => remembered,
             None => {
-                let _under_way = UnderWay::new(&route, &keys);
+                let _under_way = UnderWay::new(Arc::clone(&route), keys.iter().map(|inbox| inbox.key.clone()).collect());
                 inserting.await
             }
         }
@@ -109,20 +119,20 @@ pub(super) async fn remember_beside(route: Arc<RouteParts>, keys: Vec<InboxKey>)
 }
 
 /// Keys of which the route's memory knows that they are done.
-struct UnderWay<'a> {
-    route: &'a RouteParts,
-    keys: &'a [InboxKey],
+struct UnderWay {
+    route: Arc<RouteParts>,
+    keys: Vec<String>,
 }
 
-impl<'a> UnderWay<'a> {
-    fn new(route: &'a RouteParts, keys: &'a [InboxKey]) -> Self {
-        route.memory.is_done(keys.iter().map(|inbox| inbox.key.clone()));
+impl UnderWay {
+    fn new(route: Arc<RouteParts>, keys: Vec<String>) -> Self {
+        route.memory.is_done(keys.iter().cloned());
         Self { route, keys }
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.route.memory.is_stored(self.keys.iter().map(|inbox| inbox.key.as_str()));
+        self.route.memory.is_stored(self.keys.iter().map(String::as_str));
     }
 }

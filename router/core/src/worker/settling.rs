@@ -19,7 +19,7 @@ pub(super) const RECORD_AGAIN_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Handled {
     pub deliveries: Vec<Delivery>,
     /// For a transport that keeps the inbox itself.
-    inbox: Vec<Option<InboxKey>>,
+    pub(super) inbox: Vec<Option<InboxKey>>,
 }
 
 impl Worker {

@@ -80,7 +80,7 @@ async fn what_waits_for_company_goes_with_the_next_that_does_not_wait() {
     let (_directory, store) = open();
     let writer = &store.shared.writer;
     // Nobody waits so long: each end of the waiting below is one that somebody else has brought about.
-    writer.shared.company_ms.store(3_600_000, Ordering::Relaxed);
+    writer.shared.company_us.store(3_600_000_000, Ordering::Relaxed);
     for _ in 0..20 {
         store.publish(event(10)).await.unwrap();
         let before = store.measures().commits;
@@ -100,10 +100,37 @@ async fn what_waits_for_company_goes_with_the_next_that_does_not_wait() {
 }
 
 #[tokio::test]
+async fn enough_that_waits_for_company_is_company_and_what_comes_after_it_waits_again() {
+    let (_directory, store) = open();
+    let writer = &store.shared.writer;
+    writer.shared.company_us.store(3_600_000_000, Ordering::Relaxed);
+    store.publish(event(10)).await.unwrap();
+    for _ in 0..20 {
+        let before = store.measures().commits;
+        let mut all = Vec::new();
+        for _ in 0..COMPANY_MAX {
+            let (work, done) = patient(&store);
+            writer.send(work).await;
+            all.push(done);
+        }
+        for done in all {
+            assert_eq!(done.await.unwrap(), before + 1);
+        }
+    }
+    // Several came together, so one more waits for the next.
+    let before = store.measures().commits;
+    let (last, last_done) = patient(&store);
+    writer.send(last).await;
+    store.publish(event(10)).await.unwrap();
+    assert_eq!((last_done.await.unwrap(), store.measures().commits), (before + 1, before + 1));
+    store.close().await;
+}
+
+#[tokio::test]
 async fn where_nothing_came_in_before_nothing_waits_for_company() {
     let (_directory, store) = open();
     let writer = &store.shared.writer;
-    writer.shared.company_ms.store(3_600_000, Ordering::Relaxed);
+    writer.shared.company_us.store(3_600_000_000, Ordering::Relaxed);
     store.publish(event(10)).await.unwrap();
     store.set_state(&"a".parse().unwrap(), "s", Some(serde_json::json!(1))).await.unwrap();
     for _ in 0..3 {
@@ -112,7 +139,7 @@ async fn where_nothing_came_in_before_nothing_waits_for_company() {
         done.await.unwrap();
     }
     // It waits once behind each commit that brought something, and no longer than it may.
-    writer.shared.company_ms.store(1, Ordering::Relaxed);
+    writer.shared.company_us.store(1_000, Ordering::Relaxed);
     store.publish(event(10)).await.unwrap();
     let (work, done) = patient(&store);
     writer.send(work).await;

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{Ordering, fence},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use router_api::failpoint::{self, Failpoint};
@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use tokio::sync::mpsc;
 
 use super::{
-    GROUP_MAX, Work, WriteError, WriterShared, Writing,
+    COMPANY_MAX, GROUP_MAX, Work, WriteError, WriterShared, Writing,
     reopening::{Reopening, disk_error},
 };
 use crate::{checkpoint::Checkpoints, disk::Reserve, retention::Retention, schema, side_file::SideFile, store_time::StoreTime};
@@ -112,8 +112,8 @@ impl WriterInbox {
             }
         };
         let mut group = std::mem::take(&mut self.waiting);
-        // Where events came with the last commit, more are likely to come soon.
-        let mut expects_company = false;
+        let _ = self.shared.thread.set(std::thread::current());
+        let mut company = None;
         loop {
             if self.shared.disk.heals() && !self.shared.stopping.load(Ordering::SeqCst) && !self.receiver.is_closed() {
                 self.wait_broken(&mut desk, &waiting);
@@ -152,11 +152,11 @@ impl WriterInbox {
                 }
             }
             self.take_more(&mut group);
-            if std::mem::take(&mut expects_company) && waits_for_company(&group) {
-                self.await_company(&mut group, &waiting);
+            if let Some(company) = company.take().filter(|_| waits_for_company(&group)) {
+                self.await_company(&mut group, company);
             }
             if !group.is_empty() {
-                expects_company = group.iter().any(|work| work.adds_events());
+                company = Company::after(&group);
                 self.commit_guarded(&mut desk, std::mem::take(&mut group));
             }
             if self.shared.disk.broken().is_none() {
@@ -182,20 +182,32 @@ impl WriterInbox {
         }
     }
 
-    /// Gives other work a moment to come along. More of what waits for company itself does not end it, and wakes nobody.
-    fn await_company(&mut self, group: &mut Vec<Box<dyn Work>>, waiting: &tokio::runtime::Runtime) {
+    /// Gives other work a moment to come along.
+    fn await_company(&mut self, group: &mut Vec<Box<dyn Work>>, company: Company) {
+        let longest = Duration::from_micros(self.shared.company_us.load(Ordering::Relaxed));
+        let begun = Instant::now();
+        let (mut count, mut came) = (group.len(), begun);
         self.shared.awaits_company.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        self.take_more(group);
-        if waits_for_company(group) && !self.shared.stopping.load(Ordering::SeqCst) {
-            let company = Duration::from_millis(self.shared.company_ms.load(Ordering::Relaxed));
-            waiting.block_on(async {
-                tokio::select! {
-                    biased;
-                    () = self.shared.wake.notified() => {}
-                    () = tokio::time::sleep(company) => {}
-                }
-            });
+        loop {
+            self.shared.in_company.store(group.len(), Ordering::SeqCst);
+            // Either this sees work that was handed over, or whoever handed it over sees that it is waited for.
+            fence(Ordering::SeqCst);
+            if !self.receiver.is_empty() && waits_for_company(group) {
+                self.take_more(group);
+                continue;
+            }
+            if !waits_for_company(group) || self.shared.stopping.load(Ordering::SeqCst) {
+                break;
+            }
+            let now = Instant::now();
+            if group.len() > count {
+                (count, came) = (group.len(), now);
+            }
+            let until = (begun + longest).min(came + longest / company.part());
+            if until <= now {
+                break;
+            }
+            std::thread::park_timeout(until - now);
         }
         self.shared.awaits_company.store(false, Ordering::SeqCst);
         self.take_more(group);
@@ -286,6 +298,35 @@ impl WriterInbox {
     }
 }
 
+/// What is likely to come soon, by what came with the last commit.
+#[derive(Debug, Clone, Copy)]
+enum Company {
+    /// More events came, so there may be more: the longest wait.
+    Events,
+    /// Several ends came together: for as long as they go on coming.
+    Ends,
+}
+
+impl Company {
+    fn after(group: &[Box<dyn Work>]) -> Option<Self> {
+        if group.iter().any(|work| work.adds_events()) {
+            Some(Self::Events)
+        } else if group.len() > 1 && group.iter().all(|work| work.waits_for_company()) {
+            Some(Self::Ends)
+        } else {
+            None
+        }
+    }
+
+    /// Of the longest wait, after which nothing more is expected if nothing came.
+    fn part(self) -> u32 {
+        match self {
+            Self::Events => 1,
+            Self::Ends => 4,
+        }
+    }
+}
+
 enum Arrived {
     Work(Option<Box<dyn Work>>),
     Nothing,
@@ -295,9 +336,9 @@ fn weight(group: &[Box<dyn Work>]) -> usize {
     group.iter().map(|work| work.weight()).sum()
 }
 
-/// Nothing else, and room for more.
+/// Nothing else, and not yet company enough.
 fn waits_for_company(group: &[Box<dyn Work>]) -> bool {
-    !group.is_empty() && group.iter().all(|work| work.waits_for_company()) && weight(group) < GROUP_MAX
+    (1..COMPANY_MAX).contains(&group.len()) && group.iter().all(|work| work.waits_for_company())
 }
 
 fn chunks(group: &mut Vec<Box<dyn Work>>) -> Vec<Vec<Box<dyn Work>>> {
