@@ -66,6 +66,9 @@ struct Remembered {
     /// All archived events up to this number are in the record, as far as limits allow.
     archived_to: u64,
     asked_at: u64,
+    /// Somebody has asked with events in hand, so that the archive was waited for. Who only looks on waits for nothing, and what he finds may lack
+    /// what an earlier process handled.
+    is_whole: bool,
 }
 
 /// What was read of a session.
@@ -89,8 +92,8 @@ impl Projection {
     }
 
     /// The archive follows what is handled, and may be behind for so long. What this process was asked for it remembers; but of a session
-    /// that it is asked for the first time, after a restart, the archive may lack what an earlier process handled. An archive keeps the
-    /// order, so with the events in hand it has all that came before them: they are waited for, that long at most.
+    /// that it is asked for the first time with events in hand, after a restart, the archive may lack what an earlier process handled. An
+    /// archive keeps the order, so with the events in hand it has all that came before them: they are waited for, that long at most.
     #[must_use]
     pub fn behind(mut self, at_most: Duration) -> Self {
         self.behind = Some(at_most);
@@ -172,8 +175,10 @@ impl Projection {
                 oldest.map(|id| known.sessions.remove(&id));
             }
         }
-        let remembered = known.sessions.entry(id.to_owned()).or_insert_with(|| Remembered { record: Record::default(), archived_to: 0, asked_at: now });
+        let new = || Remembered { record: Record::default(), archived_to: 0, asked_at: now, is_whole: false };
+        let remembered = known.sessions.entry(id.to_owned()).or_insert_with(new);
         remembered.asked_at = now;
+        remembered.is_whole |= !in_hand.is_empty();
         remembered.archived_to = remembered.archived_to.max(read.archived_to);
         if read.is_cut {
             remembered.record.is_cut();
@@ -192,7 +197,8 @@ impl Projection {
         if id.is_empty() || id.len() > ID_BYTES_MAX {
             return Ok(None);
         }
-        let remembered = self.known().sessions.get(id).map(|remembered| remembered.archived_to);
+        let remembered = self.known().sessions.get(id).map(|remembered| (remembered.archived_to, remembered.is_whole));
+        let remembered = remembered.filter(|(_, is_whole)| *is_whole || in_hand.is_empty()).map(|(archived_to, _)| archived_to);
         let (after, read) = match remembered {
             Some(after) => (after, self.read(id, after).await?),
             None => (0, self.read_with(id, in_hand).await?),

@@ -262,6 +262,10 @@ async fn of_a_session_that_is_new_to_the_process_an_archive_that_is_behind_is_wa
     let projection = Projection::new(Arc::new(MemoryStore::new(&state)), Arc::new(clock.clone())).behind(Duration::from_secs(10));
     let (earlier, end) = (event("session.thread.message").session("s"), event("session.thread.end").session("s"));
     let in_hand = [end.envelope()];
+    // Who has looked at it before, with nothing in hand, has not waited for anything.
+    let first = event("session.thread.start").session("s");
+    router_api::Transport::publish(&transport, first.publication()).await.expect("it is taken");
+    assert_eq!(projection.session("s", &[]).await.expect("it is read").expect("it is known").events, 1);
     let (session, ()) = clock
         .run_until(async {
             let follow = async {
@@ -273,7 +277,7 @@ async fn of_a_session_that_is_new_to_the_process_an_archive_that_is_behind_is_wa
             tokio::join!(projection.session("s", &in_hand), follow)
         })
         .await;
-    assert_eq!(session.expect("it is read").expect("it is known").events, 2);
+    assert_eq!(session.expect("it is read").expect("it is known").events, 3);
 
     // One that does not come is not waited for longer than that, and then not at once again.
     let waited = async |id: &str| {
