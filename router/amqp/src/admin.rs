@@ -1,8 +1,8 @@
 //! The operator's desk: queues, dead letters, what would change, and the removal of what no route has any more.
 //!
 //! What AMQP cannot tell stays untold: of a queue it knows how many events wait in it, not how old they are nor how many are in
-//! somebody's hands, and the steps of the ladder of waits belong to all routes together. So [`QueueStats::oldest`] is `None`, and
-//! [`QueueStats::waiting`] and [`QueueStats::in_flight`] are 0.
+//! somebody's hands, and the steps of the ladder of waits belong to all routes together. So [`QueueStats::oldest`] is `None`,
+//! [`QueueStats::waiting`] is 0, and [`QueueStats::in_flight`] is what the routes of this process have in hand.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,6 +22,7 @@ use crate::{
     bindings::Bindings,
     bound::Bound,
     connection::{Bus, Session},
+    consumers::Consumers,
     dead_letters::{Held, Look, Wanted},
     names,
     plan::Plan,
@@ -41,6 +42,7 @@ pub(crate) struct Desk {
     bus: Arc<Bus>,
     publisher: Arc<Publisher>,
     bound: Arc<Bound>,
+    consumers: Arc<Consumers>,
     bindings: Arc<Bindings>,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
@@ -60,7 +62,13 @@ impl Desk {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { options, bus, publisher, bound, bindings, store, clock, looking: tokio::sync::Mutex::default(), in_hand: Mutex::default() }
+        let (consumers, looking, in_hand) = Default::default();
+        Self { options, bus, publisher, bound, consumers, bindings, store, clock, looking, in_hand }
+    }
+
+    /// Counts what these have in hand.
+    pub(crate) fn counting(self, consumers: Arc<Consumers>) -> Self {
+        Self { consumers, ..self }
     }
 
     async fn session(&self) -> Result<Session, TransportError> {
@@ -292,7 +300,8 @@ impl TransportAdmin for Desk {
             let dead = lying.unwrap_or(0).max(in_hand);
             // Bound and not made yet, or recorded and long gone.
             if exists || lying.is_some() || self.bound.queue_of(&route).is_some() {
-                stats.push(QueueStats { route, ready, waiting: 0, in_flight: 0, dead, oldest: None });
+                let in_flight = self.consumers.in_hand(&route);
+                stats.push(QueueStats { route, ready, waiting: 0, in_flight, dead, oldest: None });
             }
         }
         scratch.end().await;

@@ -79,7 +79,7 @@ pub(crate) struct Parts {
 /// # Errors
 ///
 /// [`Failure::is_missing`] where there is no such queue.
-pub(crate) async fn take(session: Session, route: RouteName, queue: String, prefetch: u32, parts: Parts) -> Result<Arc<dyn Consumer>, Failure> {
+pub(crate) async fn take(session: Session, route: RouteName, queue: String, prefetch: u32, parts: Parts) -> Result<Arc<AmqpConsumer>, Failure> {
     let what = format!("taking up queue `{queue}`");
     let name = short("queue", &queue)?;
     let prefetch = u16::try_from(prefetch.max(1)).unwrap_or(u16::MAX);
@@ -118,8 +118,21 @@ pub(crate) async fn take(session: Session, route: RouteName, queue: String, pref
 }
 
 /// The core's handle. Forgetting it is leaving.
-struct AmqpConsumer {
+pub(crate) struct AmqpConsumer {
     shared: Arc<Shared>,
+}
+
+impl AmqpConsumer {
+    /// Whose queue it takes from.
+    pub(crate) fn route(&self) -> &RouteName {
+        &self.shared.route
+    }
+
+    /// Deliveries that the route has and has not finished.
+    pub(crate) fn in_hand(&self) -> u64 {
+        let hand = self.shared.hand();
+        if hand.phase == Phase::Over { 0 } else { hand.window.in_hand() as u64 }
+    }
 }
 
 struct Shared {

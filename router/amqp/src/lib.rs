@@ -14,6 +14,7 @@ mod bound;
 mod confirms;
 mod connection;
 mod consumer;
+mod consumers;
 mod dead_letters;
 mod dial;
 mod failure;

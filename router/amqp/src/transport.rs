@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -20,6 +20,7 @@ use crate::{
     bound::Bound,
     connection::Bus,
     consumer,
+    consumers::Consumers,
     failure::{Failure, shown_url},
     hold::Hold,
     lost, names,
@@ -46,7 +47,7 @@ pub struct AmqpTransport {
     routed: Routed,
     desk: Desk,
     clock: Arc<dyn Clock>,
-    consumers: Mutex<Vec<Weak<dyn Consumer>>>,
+    consumers: Arc<Consumers>,
     /// The largest window that each queue was taken up with.
     windows: Mutex<BTreeMap<String, u32>>,
 }
@@ -71,13 +72,14 @@ impl AmqpTransport {
         let hold = if archivist.is_some() { Hold::each() } else { Hold::never() };
         let bus = Bus::start(Arc::clone(&options), chance, Arc::clone(&bound) as _, hold, standing, notes);
         let publisher = Publisher::new(Arc::clone(&bus));
-        let desk = Desk::new(Arc::clone(&options), Arc::clone(&bus), Arc::clone(&publisher), Arc::clone(&bound), bindings, store, Arc::clone(&clock));
+        let consumers = Arc::new(Consumers::default());
+        let desk = Desk::new(Arc::clone(&options), Arc::clone(&bus), Arc::clone(&publisher), Arc::clone(&bound), bindings, store, Arc::clone(&clock))
+            .counting(Arc::clone(&consumers));
         let is_archived = archivist.is_some();
         if let Some(archivist) = archivist {
             tokio::spawn(Follower::new(Arc::clone(&options), Arc::clone(&bus), archivist, Arc::clone(&clock)).run());
         }
-        let this =
-            Arc::new(Self { options, bus, publisher, bound, routed: Routed::default(), desk, clock, consumers: Mutex::default(), windows: Mutex::default() });
+        let this = Arc::new(Self { options, bus, publisher, bound, routed: Routed::default(), desk, clock, consumers, windows: Mutex::default() });
         tokio::spawn(lost::watch(Arc::clone(&this.options), Arc::clone(&this.bus), Arc::clone(&this.bound), Arc::clone(&this.publisher)));
         tokio::spawn(Arc::clone(&this.bound).mend(Arc::clone(&this.bus), Arc::clone(&this.publisher)));
         tokio::spawn(reach::watch(Arc::clone(&this.bound), Arc::clone(&this.bus)));
@@ -196,9 +198,7 @@ impl Transport for AmqpTransport {
             taken => taken?,
         };
         self.bound.reach().is_taken_up(route);
-        let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
-        consumers.retain(|consumer| consumer.strong_count() > 0);
-        consumers.push(Arc::downgrade(&taken));
+        self.consumers.add(&taken);
         Ok(taken)
     }
 
@@ -237,8 +237,7 @@ impl Transport for AmqpTransport {
     }
 
     async fn close(&self) {
-        let left: Vec<_> = std::mem::take(&mut *self.consumers.lock().unwrap_or_else(PoisonError::into_inner));
-        let closing = futures_util::future::join_all(left.into_iter().filter_map(|consumer| consumer.upgrade()).map(|consumer| async move {
+        let closing = futures_util::future::join_all(self.consumers.take().into_iter().map(|consumer| async move {
             consumer.close().await;
         }));
         if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {

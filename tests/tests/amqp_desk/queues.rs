@@ -56,6 +56,29 @@ async fn queues_of_routes_that_are_on_or_were_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_routes_of_this_process_have_in_hand_is_counted_until_it_is_settled_or_given_back() {
+    let house = House::open().await;
+    house.bind(&[subscription("a", &["a"])]).await;
+    for id in ["1", "2", "3"] {
+        house.publish("a", id).await;
+    }
+    let counted = async || {
+        let stats = within("counting", house.transport.admin().queues()).await.unwrap();
+        (stats[0].ready, stats[0].in_flight)
+    };
+    assert_eq!(counted().await, (3, 0));
+    let consumer = house.consume("a").await;
+    let first = take(&consumer).await;
+    let (_second, _third) = (take(&consumer).await, take(&consumer).await);
+    assert_eq!(counted().await, (0, 3));
+    done(&consumer, first).await;
+    assert_eq!(counted().await, (0, 2));
+    within("leaving", consumer.close()).await;
+    until("the two are back", || house.depth("services.router.a") == 2).await;
+    assert_eq!(counted().await, (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_is_removed_only_when_nobody_is_bound_to_it_or_takes_from_it() {
     let house = House::open().await;
     house.bind(&[subscription("a", &["k"])]).await;
