@@ -1,6 +1,6 @@
 //! What is done and not yet recorded: it holds up neither its lane nor its place, and there is a bound to it.
 
-use crate::bench::{Bench, SECOND, ids, ordered};
+use crate::bench::{Bench, SECOND, coalescing, ids, ordered};
 
 /// For as long as a test lasts.
 const FOR_EVER: u32 = u32::MAX;
@@ -79,4 +79,30 @@ async fn a_drain_waits_until_what_is_done_is_recorded() {
     next.apply(&[narrow()]).await;
     next.settle_down().await;
     assert!(next.calls().is_empty());
+}
+
+#[tokio::test]
+async fn a_window_that_is_full_of_what_is_done_closes_no_burst_before_its_time() {
+    let mut narrow = coalescing("narrow");
+    narrow.prefetch = 20;
+    narrow.coalesce.as_mut().unwrap().events_max = 5;
+    let bench = Bench::new();
+    bench.apply(&[narrow]).await;
+    bench.transport.fail_settles(FOR_EVER);
+    for session in ["s1", "s2", "s3"] {
+        bench.send_in(session, session).await;
+    }
+    bench.pass(60 * SECOND).await;
+    assert_eq!(bench.called().len(), 3, "done, and not recorded");
+    for session in 0..5 {
+        for event in 0..if session < 2 { 4 } else { 3 } {
+            bench.send_in(&format!("t{session}"), &format!("t{session}-{event}")).await;
+        }
+    }
+    bench.settle_down().await;
+    assert_eq!(bench.called().len(), 3, "with what is done and 17 that collect the window is full");
+    bench.transport.fail_settles(0);
+    bench.pass(60 * SECOND).await;
+    let sizes: Vec<usize> = bench.called()[3..].iter().map(Vec::len).collect();
+    assert_eq!(sizes, [4, 4, 3, 3, 3]);
 }

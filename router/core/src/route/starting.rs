@@ -76,10 +76,11 @@ impl RouteLoop<'_> {
         }
     }
 
-    /// With a full window nothing more can come, so the burst that has collected longest need not wait for its quiet time.
+    /// With a full window nothing more can come, so the burst that has collected longest need not wait for its quiet time. What is done and
+    /// on its way to its settlement makes room by itself.
     pub(super) fn close_a_burst_if_full(&mut self, session: &Session) {
         let full = session.in_hand >= usize::try_from(self.route.config.prefetch).unwrap_or(usize::MAX).max(1);
-        if full && self.handlings == 0 && !self.lanes.has_ready() {
+        if full && self.handlings == 0 && self.behind == 0 && !self.lanes.has_ready() {
             self.lanes.close_oldest_open();
         }
     }
