@@ -49,6 +49,22 @@ async fn a_route_that_skips_handles_what_comes_when_its_lane_is_idle() {
 }
 
 #[tokio::test]
+async fn what_comes_again_with_a_new_session_is_not_skipped_for_its_own_handling_in_the_old_one() {
+    let bench = Bench::new();
+    bench.behave(|_| Answer::Take(10 * SECOND));
+    // Nothing but its delivery tells that it is the same.
+    bench.apply(&[RouteConfig { dedup: None, ..busy(WhenBusy::Skip) }]).await;
+    bench.send_in("s1", "a1").await;
+    bench.settle_down().await;
+    bench.transport.lose_session(&"all".parse().unwrap());
+    bench.pass(SECOND * 6).await;
+    bench.send_in("s1", "a2").await;
+    bench.pass(60 * SECOND).await;
+    assert_eq!(bench.called(), ids(&[&["a1"], &["a1"]]));
+    assert_eq!(reasons(&bench), [BUSY], "of the later one");
+}
+
+#[tokio::test]
 async fn what_was_skipped_is_done_with() {
     let bench = Bench::new();
     bench.behave(|_| Answer::Take(10 * SECOND));

@@ -73,7 +73,12 @@ pub struct Track {
 impl Track {
     /// Has it come to an end, so that its lane may go on?
     fn has_ended(&self) -> bool {
-        self.successes + self.skips + self.shadowed + self.told + self.fates + self.letters > 0
+        self.is_done() || self.told + self.fates + self.letters > 0
+    }
+
+    /// Has a handling of it ended well?
+    fn is_done(&self) -> bool {
+        self.successes + self.skips + self.shadowed > 0
     }
 }
 
@@ -409,13 +414,15 @@ impl Oracle {
             self.find(what);
         }
         let last = numbers.iter().filter(|number| !self.tracks.get(&(route, **number)).is_some_and(Track::has_ended)).filter_map(place).max();
+        // What repeats something that was done is recognised, and what repeats another event of its burst is handled with that.
+        let is_done = |id: u64| plan.dedup && self.tracks.range((route, 0)..=(route, u64::MAX)).any(|(_, track)| track.id == id && track.is_done());
         let is_repeated = |id: u64| numbers.iter().any(|number| self.tracks.get(&(route, *number)).is_some_and(|track| track.id == id));
         let overtaken = last.and_then(|last| {
             arrivals[..last].iter().find(|number| {
                 let track = &self.tracks[&(route, **number)];
                 // What the route does not want takes no part in the lane.
                 let takes_part = !track.is_garbage && (!self.plan.routes[route].is_picky || track.wanted);
-                !numbers.contains(number) && !is_repeated(track.id) && takes_part && !track.has_ended()
+                !numbers.contains(number) && !is_repeated(track.id) && !is_done(track.id) && takes_part && !track.has_ended()
             })
         });
         if let Some(overtaken) = overtaken {

@@ -33,6 +33,8 @@ pub(super) struct InLane {
     canceller: Canceller,
     by: Arc<OnceLock<String>>,
     dedups: Vec<String>,
+    /// Of its deliveries: after a lost session what still runs comes again, by itself and without a dedup key to tell it by.
+    identities: Vec<String>,
     is_direct: bool,
 }
 
@@ -50,8 +52,9 @@ impl RouteLoop<'_> {
         let (canceller, cancellation) = Canceller::new();
         let by = Arc::<OnceLock<String>>::default();
         let dedups = batch.items.iter().filter_map(|item| item.dedup.clone()).collect();
+        let identities = batch.items.iter().map(|item| item.delivery.identity.clone()).collect();
         let is_direct = batch.items.iter().any(|item| item.delivery.direct);
-        self.in_lanes.insert(Arc::clone(lane), InLane { canceller, by: Arc::clone(&by), dedups, is_direct });
+        self.in_lanes.insert(Arc::clone(lane), InLane { canceller, by: Arc::clone(&by), dedups, identities, is_direct });
         Overtaking { cancellation, by }
     }
 
@@ -136,6 +139,9 @@ impl RouteLoop<'_> {
     }
 
     fn is_repetition(&self, lane: &LaneKey, item: &Item) -> bool {
+        if self.in_lanes.get(lane).is_some_and(|in_lane| in_lane.identities.contains(&item.delivery.identity)) {
+            return true;
+        }
         let Some(dedup) = &item.dedup else { return false };
         let runs = self.in_lanes.get(lane).is_some_and(|in_lane| in_lane.dedups.contains(dedup));
         runs || self.set_aside.contains(dedup) || self.lanes.pending(lane).any(|other| other.dedup.as_ref() == Some(dedup))
