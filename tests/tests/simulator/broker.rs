@@ -39,6 +39,8 @@ pub struct Item {
     pub holder: Option<u64>,
     /// What its fate is when it is acknowledged.
     pub told: Option<Told>,
+    /// It lies elsewhere too, and the router has not heard of that.
+    pub unconfirmed: bool,
 }
 
 /// A dead letter, and the event that it is of.
@@ -119,6 +121,7 @@ impl Inner {
             due: delay.map_or(Duration::ZERO, |delay| world.now() + delay),
             holder: None,
             told: None,
+            unconfirmed: false,
         };
         self.queues.entry(route.clone()).or_default().items.insert(place, item);
         self.oracle.arrived(world.route(route), number, known);
@@ -268,7 +271,7 @@ impl Inner {
             let told = item.told.take();
             finished += usize::from(told.is_some());
             let number = item.number;
-            if matches!(told, Some(Told::Elsewhere)) {
+            if std::mem::take(&mut item.unconfirmed) || matches!(told, Some(Told::Elsewhere)) {
                 // It waits elsewhere, with another count of attempts, and comes from here again.
                 self.oracle.copied(index, number);
             } else if excused {

@@ -151,7 +151,12 @@ async fn live(port: &Port, quiet: Quiet, to_come: &mut ToCome) -> End {
     .build();
     let router = Arc::new(router);
     let mut doing = Doing::default();
-    doing.tasks.push(reload(&world, &router, &to_come.variants));
+    if to_come.is_calmed {
+        // Who was on his way out when it became calm has heard nothing of it.
+        calm(&world, &router, to_come, &mut doing);
+    } else {
+        doing.tasks.push(reload(&world, &router, &to_come.variants));
+    }
     for _ in 0..MOVES_MAX {
         quiet.wait().await;
         {

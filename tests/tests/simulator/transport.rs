@@ -416,7 +416,7 @@ impl SimConsumer {
     fn mark(&self, inner: &mut Inner, tag: u64, told: Told) {
         let index = self.port.world.route(&self.route);
         let Some(item) = inner.item(self.number, tag) else { return };
-        item.told = Some(told.clone());
+        (item.told, item.unconfirmed) = (Some(told.clone()), false);
         let number = item.number;
         if let Told::Done(fate) = &told {
             inner.oracle.told(index, number, fate);
@@ -473,7 +473,6 @@ impl SimConsumer {
             let (luck, late) = self.luck("recording");
             self.port.sleep(late / 2, "recording").await;
             let refused = luck == Luck::Refused || (world.now() < world.lock().refuses_until && !world.is_calm());
-            let mut unconfirmed = None;
             if !refused && luck != (Luck::Cut { stored: false }) {
                 let mut inner = world.lock();
                 if !inner.hands.contains_key(&self.number) {
@@ -481,9 +480,11 @@ impl SimConsumer {
                     return Err((SettleError::SessionOver, Vec::new()));
                 }
                 self.record(&mut inner, &[delivery.tag], &what);
-                let number = inner.item(self.number, delivery.tag).map(|item| item.number).unwrap_or_default();
+                let Some(item) = inner.item(self.number, delivery.tag) else { continue };
+                let number = item.number;
                 if luck == Luck::Recorded {
-                    unconfirmed = Some(number);
+                    // Until its confirm is there: its session may end before that, or its process.
+                    item.unconfirmed = true;
                 } else {
                     inner.oracle.copied(index, number);
                     world.tell(&mut inner, || format!("the confirm of event {number} of {} is lost", self.route));
@@ -496,10 +497,6 @@ impl SimConsumer {
             self.port.sleep(late / 2, "recorded").await;
             let mut inner = world.lock();
             if !inner.hands.contains_key(&self.number) {
-                // The session went between the publication and its confirm: it is there, and goes back to its queue as well.
-                if let Some(number) = unconfirmed {
-                    inner.oracle.copied(index, number);
-                }
                 return Err((SettleError::SessionOver, Vec::new()));
             }
             if refused || luck == Luck::LostConfirm {
