@@ -7,6 +7,8 @@
 //!
 //! The watch also mends what one blocked thread can do. Of the threads of a runtime one waits for timers and sockets in the name of all; if
 //! that one is woken by a single timer or socket, whose handler then blocks it, nobody takes its place, until a task comes from outside.
+//! And a task may come from outside while the only other thread is on its way to rest: that one counts as awake still, so nobody is woken
+//! for the task, and it has looked for the last time, so the task lies there until the next one comes.
 
 use std::{
     io, iter,

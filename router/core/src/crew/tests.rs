@@ -39,6 +39,11 @@ impl Clock for Hand {
 
 const NEVER: Duration = Duration::from_secs(1_000_000);
 
+/// Where handlers block their threads. Of two threads, one that is on its way to rest is not told of what comes, since it counts as awake;
+/// nor does it look again, since it was not the one that looks for others. If the other one is then blocked, what came lies there until
+/// the next comes. (In the program the watch over the handlers' threads sees to that.)
+const TO_SPARE: usize = 4;
+
 fn crew(threads: usize) -> (Runtime, Hand, Crew) {
     let runtime = Builder::new_multi_thread().worker_threads(threads).build().unwrap();
     let clock = Hand::default();
@@ -87,7 +92,7 @@ async fn handlers_that_are_done_at_once_take_turns_and_each_is_told() {
 
 #[tokio::test]
 async fn those_behind_a_handler_that_blocks_its_thread_are_freed_by_the_next_look() {
-    let (runtime, clock, crew) = crew(2);
+    let (runtime, clock, crew) = crew(TO_SPARE);
     warmed(&crew).await;
     let (release, held) = mpsc::channel::<()>();
     let blocked = Arc::new(AtomicBool::new(false));
@@ -186,7 +191,7 @@ fn a_task_that_no_thread_has_come_to_frees_those_who_wait_and_says_nothing_of_th
 
 #[tokio::test]
 async fn of_handlers_that_were_quick_for_long_one_that_stands_still_is_forgiven_and_a_second_one_is_not() {
-    let (runtime, clock, crew) = crew(2);
+    let (runtime, clock, crew) = crew(TO_SPARE);
     crew.desk.state().quick = QUICK_MAX;
     for stands_still in [1, 2] {
         let (release, held) = mpsc::channel::<()>();
@@ -211,7 +216,7 @@ async fn of_handlers_that_were_quick_for_long_one_that_stands_still_is_forgiven_
 
 #[tokio::test]
 async fn with_a_handler_that_waits_or_blocks_only_as_many_begin_as_may_run_at_once() {
-    let (runtime, clock, crew) = crew(2);
+    let (runtime, clock, crew) = crew(TO_SPARE);
     for blocks in [false, true] {
         warmed(&crew).await;
         let (release, held) = mpsc::channel::<()>();
@@ -345,7 +350,7 @@ async fn a_panic_is_caught_in_a_turn_as_in_a_task() {
 
 #[tokio::test]
 async fn handlers_that_compute_for_longer_than_a_turn_may_take_are_run_side_by_side() {
-    let (runtime, clock, crew) = crew(2);
+    let (runtime, clock, crew) = crew(TO_SPARE);
     warmed(&crew).await;
     let computes = |clock: &Hand| {
         let clock = clock.clone();
@@ -379,7 +384,7 @@ async fn handlers_that_compute_for_longer_than_a_turn_may_take_are_run_side_by_s
 
 #[tokio::test]
 async fn a_handler_that_blocks_its_thread_past_its_time_is_told_late_and_the_turns_go_on_without_it() {
-    let (runtime, clock, crew) = crew(2);
+    let (runtime, clock, crew) = crew(TO_SPARE);
     warmed(&crew).await;
     let (release, held) = mpsc::channel::<()>();
     let (tell, blocks_now) = tokio::sync::oneshot::channel::<()>();

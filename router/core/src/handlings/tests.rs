@@ -32,6 +32,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 const NEVER: Duration = Duration::from_secs(1_000_000);
 
+/// Threads where handlers block theirs: see the tests of the crew.
+const TO_SPARE: usize = 4;
+
 /// A route's loop, as far as handlings go.
 struct Loop {
     handlers: Option<Runtime>,
@@ -84,7 +87,7 @@ fn at_once() -> Work {
 
 #[tokio::test]
 async fn a_handler_that_blocks_its_thread_after_many_quick_ones_stops_no_other_one_of_its_route() {
-    let mut route = Loop::new(2);
+    let mut route = Loop::new(TO_SPARE);
     route.warm(400).await;
     let (release, held) = mpsc::channel::<()>();
     let held = Mutex::new(held);
@@ -124,7 +127,7 @@ async fn handlers_that_wait_for_each_other_after_many_quick_ones_meet() {
 
 #[tokio::test]
 async fn a_handler_that_blocks_its_thread_is_late_in_time_and_so_is_one_that_never_ends() {
-    let mut route = Loop::new(2);
+    let mut route = Loop::new(TO_SPARE);
     route.warm(400).await;
     let (release, held) = mpsc::channel::<()>();
     let held = Mutex::new(held);
